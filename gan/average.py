@@ -1,0 +1,104 @@
+"""Averages of the generator's parameters over the course of training."""
+
+import copy
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import nn
+
+from gan.registry import Count, NonNegative, Positive, register
+
+
+class Average(nn.Module, ABC):
+    """A second generator whose parameters follow the first one's.
+
+    Parameters are averaged in fp32 and buffers copied: averaged power-iteration vectors would let the
+    spectral norm exceed 1, averaged counters mean nothing.
+    """
+
+    def __init__(self, generator: nn.Module) -> None:
+        """Start as a copy of the generator."""
+        super().__init__()
+        self.generator = copy.deepcopy(generator).eval().requires_grad_(False)
+        self.updates = 0
+        self.images = 0
+        self._averaged = list(self.generator.parameters())
+        self._buffers_here = list(self.generator.buffers())
+
+    @abstractmethod
+    def weight(self, images: int) -> float:
+        """The weight of the newest parameters, when this update stands for so many images."""
+
+    @torch.no_grad()
+    def update(self, generator: nn.Module, images: int) -> None:
+        """Take in the generator after one of its updates."""
+        weight = self.weight(images)
+        torch._foreach_lerp_(self._averaged, list(generator.parameters()), weight)
+        if self._buffers_here:
+            torch._foreach_copy_(self._buffers_here, list(generator.buffers()))
+        self.updates += 1
+        self.images += images
+
+    @torch.no_grad()
+    def refreshed(self) -> nn.Module:
+        """The averaged generator, ready to draw: power iterations have followed its weights."""
+        for module in self.generator.modules():
+            for name, entries in getattr(module, "parametrizations", {}).items():
+                entries.train()  # a spectral norm iterates once whenever its weight is read in training
+                for _ in range(20):
+                    getattr(module, name)
+                entries.eval()
+        return self.generator
+
+    def counts(self) -> dict[str, int]:
+        """What a checkpoint keeps beside the tensors."""
+        return {"updates": self.updates, "images": self.images}
+
+    def resume(self, counts: dict[str, Any]) -> None:
+        """Continue from stored counts."""
+        self.updates, self.images = int(counts["updates"]), int(counts["images"])
+
+
+@register("average", "ema", given=("generator",))
+class Ema(Average):
+    """Exponential average with a half-life in images, hence the same at any batch size.
+
+    With `rampup` the half-life is at most that share of the images seen, so the first update copies.
+    Karras et al. 2020, arXiv:2006.06676.
+    """
+
+    def __init__(
+        self, generator: nn.Module, halflife: Positive = 10_000.0, rampup: NonNegative | None = 0.05
+    ) -> None:
+        """Half-life in images."""
+        super().__init__(generator)
+        self.halflife, self.rampup = halflife, rampup
+
+    def weight(self, images: int) -> float:
+        """1 - 0.5 ** (images / half-life)."""
+        ramped = self.halflife if self.rampup is None else self.rampup * self.images
+        halflife = min(self.halflife, ramped)
+        return 1.0 - 0.5 ** (images / halflife) if halflife > 0 else 1.0
+
+
+@register("average", "uniform", given=("generator",))
+class Uniform(Average):
+    """The arithmetic mean of the parameters after every update from `start` on.
+
+    Izmailov et al. 2018, arXiv:1803.05407; Yazici et al. 2019, arXiv:1806.04498.
+    """
+
+    def __init__(self, generator: nn.Module, start: Count = 1) -> None:
+        """`start` is the first generator update that counts; before it the average is a copy."""
+        super().__init__(generator)
+        self.start = start
+
+    def weight(self, images: int) -> float:
+        """1 / n for the n-th update that counts."""
+        return 1.0 / max(1, self.updates + 2 - self.start)
+
+
+@register("average", "none", given=("generator",))
+def none(generator: nn.Module) -> None:
+    """No average: the raw generator is sampled and measured."""

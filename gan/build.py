@@ -1,0 +1,133 @@
+"""From a configuration to a Trainer: the only place that knows every part."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import nn
+
+from gan import checkpoint, distributed, features, rundir
+from gan.check import SIDES, Checked, check
+from gan.data.stream import Stream
+from gan.metrics.evaluation import GlyphEvaluation
+from gan.player import Player
+from gan.recipe import Recipe
+from gan.registry import ConfigError
+from gan.trainer import Trainer
+
+Say = Callable[[str], None]
+
+
+def build(config: Mapping[str, Any], say: Say = print) -> Trainer:
+    """A trainer ready to train, resumed from its newest checkpoint where there is one."""
+    checked = check(config)
+    resumed = rundir.previous(checked.run_dir, checked.resume, checked.values, say)
+    _fix_lengths(checked)
+    torch.set_float32_matmul_precision("high")  # TF32 where the device has it
+    device = _device(checked.settings.device)
+    dataset = checked.create("data")
+    _require_keys(checked, dataset)
+    reads = checked.entries["recipe"][0].build.reads
+    stream = Stream(
+        dataset,
+        checked.settings.batch_size,
+        checked.seed,
+        device,
+        reads,
+        rank=distributed.rank(),
+        size=distributed.size(),
+    )
+    recipe = _recipe(checked, dataset, stream, device, say)
+    trainer = Trainer(
+        recipe,
+        *(_player(checked, recipe, side) for side in SIDES),
+        stream=stream,
+        average=checked.create("average", generator=recipe.generator),
+        settings=checked.settings,
+        run_dir=checked.run_dir,
+        seed=checked.seed,
+        config=yaml.safe_dump(checked.values, sort_keys=False, allow_unicode=True),
+        run_id=rundir.run_id(checked.values),
+        shown={name: stream.read(plan) for name, plan in dataset.shown(reads).items()},
+        evaluation=GlyphEvaluation(recipe, dataset, stream) if "target" in reads else None,
+    )
+    if resumed is not None:
+        trainer.resume(resumed)
+        say(f"{checked.run_dir} goes on at step {trainer.step}")
+    if distributed.rank() == 0:
+        checked.run_dir.mkdir(parents=True, exist_ok=True)
+        checkpoint.sweep(checked.run_dir / "checkpoints", trainer.run_id)
+        (checked.run_dir / "config.yaml").write_text(trainer.config, encoding="utf-8")
+    return trainer
+
+
+def _recipe(checked: Checked, dataset: Any, stream: Stream, device: torch.device, say: Say) -> Recipe:
+    facts = {"classes": 0, **dataset.facts}
+    distributed.seed(checked.seed, "start", 0, device)
+    networks = {side: checked.create(side, **facts) for side in SIDES}
+    recipe: Recipe = checked.create(
+        "recipe",
+        **networks,
+        adversarial=checked.create("adversarial"),
+        penalties={name.removeprefix("penalties."): checked.create(name) for name in checked.penalties()},
+        classifier=_classifier(checked, dataset, stream, device, say),
+    )
+    return recipe.to(device, memory_format=torch.channels_last)
+
+
+def _player(checked: Checked, recipe: Recipe, side: str) -> Player:
+    module = recipe.get_submodule(side)
+    (opponent,) = (recipe.get_submodule(other) for other in SIDES if other != side)
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    optimizer = checked.create(f"optimizer.{side}", parameters=parameters)
+    schedule = checked.create(f"schedule.{side}")
+    return Player(side, module, opponent, optimizer, schedule, checked.clip[side], recipe.statistics)
+
+
+def _classifier(
+    checked: Checked, dataset: Any, stream: Stream, device: torch.device, say: Say
+) -> nn.Module | None:
+    """The frozen classifier behind a recipe's feature loss, for recipes that look through one."""
+    chosen, arguments = checked.entries["recipe"]
+    if "classifier" not in chosen.given or not chosen.build.needs_classifier(arguments):
+        return None
+    rows, labels = dataset.labelled()
+    classes = {name: int(label.max()) + 1 for name, label in labels.items()}
+    network, values = checked.entries["classifier"]
+    return features.fitted(
+        lambda: network.build(classes=classes, **values),
+        stream.images,
+        rows,
+        labels,
+        dataset.store.content_hash,
+        Path("data/classifiers"),
+        device,
+        say=say,
+    )
+
+
+def _require_keys(checked: Checked, dataset: Any) -> None:
+    chosen, _ = checked.entries["recipe"]
+    missing = [key for key in chosen.build.reads if key not in dataset.gives]
+    if missing:
+        raise ConfigError(
+            f"recipe={chosen.name} reads {', '.join(missing)} from each batch, which "
+            f"data={checked.entries['data'][0].name} does not give (it gives {', '.join(dataset.gives)})"
+        )
+
+
+def _fix_lengths(checked: Checked) -> None:
+    """A schedule whose length was left open lasts as long as the run that starts it."""
+    settings = checked.settings
+    planned = {"generator": settings.steps, "discriminator": settings.discriminator_updates()}
+    for side, node in checked.values["schedule"].items():
+        node["length"] = node["length"] or planned[side]
+        checked.entries[f"schedule.{side}"][1]["length"] = node["length"]
+
+
+def _device(wanted: str) -> torch.device:
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device("cuda", torch.cuda.current_device()) if wanted == "cuda" else torch.device(wanted)

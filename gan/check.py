@@ -1,0 +1,171 @@
+"""A composed configuration against the registered signatures, before anything is built or written."""
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from gan import distributed, registry
+from gan.player import Clip
+from gan.registry import ConfigError, Count, Entry, Whole
+from gan.signature import coerce, conform, nearest
+from gan.trainer import Settings
+
+SIDES = ("generator", "discriminator")
+CHOICES = {  # section of the configuration -> kind of entry
+    "data": "source",
+    "generator": "generator",
+    "discriminator": "discriminator",
+    "recipe": "recipe",
+    "adversarial": "adversarial",
+    "average": "average",
+    "classifier": "classifier",
+}
+KNOWN = (*CHOICES, "penalties", "optimizer", "schedule", "clip", "image", "trainer", "model", "seed", "run_dir", "resume", "sweep")
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+
+@dataclass(frozen=True)
+class Image:
+    """The `image` section: pixels along a side, channels."""
+
+    size: Count
+    channels: Count
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A configuration that passed: entries with their arguments, and plain values."""
+
+    entries: dict[str, tuple[Entry, dict[str, Any]]]  # by section, such as optimizer.generator
+    clip: dict[str, Clip]
+    settings: Settings
+    seed: int
+    run_dir: Path
+    resume: str
+    values: dict[str, Any]  # the whole configuration, plain, with every default filled in
+
+    def create(self, section: str, **given: Any) -> Any:
+        """Build a section's entry from its arguments and from those given ones it takes."""
+        chosen, arguments = self.entries[section]
+        return chosen.build(**arguments, **{key: given[key] for key in chosen.given if key in given})
+
+    def penalties(self) -> list[str]:
+        """Sections of the penalties that are switched on."""
+        sections = [section for section in self.entries if section.startswith("penalties.")]
+        return [section for section in sections if self.entries[section][1].get("weight") != 0]
+
+
+def check(config: Mapping[str, Any]) -> Checked:
+    """Compare a composed configuration with the registered signatures.
+
+    Raises: ConfigError for the first key that is unknown, mistyped, out of range or contradictory.
+    """
+    _only(config, KNOWN, "")
+    for section in ("optimizer", "schedule", "clip"):
+        _only(_node(config, section), SIDES, f"{section}.")
+    entries = {section: _chosen(kind, config, section) for section, kind in CHOICES.items()}
+    for kind in ("optimizer", "schedule"):
+        entries |= {f"{kind}.{side}": _chosen(kind, config, f"{kind}.{side}") for side in SIDES}
+    entries |= {f"penalties.{name}": _penalty(config, name) for name in _node(config, "penalties")}
+    clip = {side: Clip(**_conformed(Clip, config, f"clip.{side}")) for side in SIDES}
+    settings = Settings(**_conformed(Settings, config, "trainer"))
+    values: dict[str, Any] = {
+        "model": coerce(str, config.get("model"), "model"),
+        "seed": coerce(Whole, config.get("seed"), "seed"),
+        "run_dir": coerce(str, config.get("run_dir"), "run_dir"),
+        "resume": coerce(str, config.get("resume"), "resume"),
+        "image": _conformed(Image, config, "image"),
+        "trainer": asdict(settings),
+        "clip": {side: asdict(clip[side]) for side in SIDES},
+        "penalties": {},
+    }
+    for section, (chosen, arguments) in entries.items():
+        _place(values, section, {"name": chosen.name, **arguments})
+    run_dir = Path(values["run_dir"])
+    checked = Checked(entries, clip, settings, values["seed"], run_dir, values["resume"], _plain(values))
+    _contradictions(checked)
+    _rehearse(checked)
+    return checked
+
+
+def _chosen(kind: str, config: Mapping[str, Any], section: str) -> tuple[Entry, dict[str, Any]]:
+    node = _node(config, section)
+    if "name" not in node:
+        raise ConfigError(f"{section} must name a {kind}; {nearest('', registry.names(kind))}")
+    found = registry.entry(kind, node["name"], f"{section}.name")
+    return found, conform(found.parameters, _unnamed(node), section)
+
+
+def _penalty(config: Mapping[str, Any], key: str) -> tuple[Entry, dict[str, Any]]:
+    """A penalty is named by its key, unless it has a name of its own."""
+    node = _node(config, f"penalties.{key}")
+    found = registry.entry("penalty", node.get("name", key), "penalties")
+    return found, conform(found.parameters, _unnamed(node), f"penalties.{key}")
+
+
+def _conformed(kind: Any, config: Mapping[str, Any], section: str) -> dict[str, Any]:
+    return conform(inspect.signature(kind).parameters, _node(config, section), section)
+
+
+def _node(config: Mapping[str, Any], section: str) -> Mapping[str, Any]:
+    node: Any = config
+    for key in section.split("."):
+        node = (node or {}).get(key)
+        if node is not None and not isinstance(node, Mapping):
+            raise ConfigError(f"{section} must be a section with keys of its own, not {node!r}")
+    return node or {}
+
+
+def _only(node: Mapping[str, Any], allowed: tuple[str, ...], path: str) -> None:
+    for key in node:
+        if key not in allowed:
+            raise ConfigError(f"{path}{key} is unknown; {nearest(key, allowed)}")
+
+
+def _contradictions(checked: Checked) -> None:
+    """Settings that cannot hold together; the message names both keys."""
+    settings = checked.settings
+    if settings.batch_size % distributed.size():
+        raise ConfigError(
+            f"trainer.batch_size={settings.batch_size} cannot be split over {distributed.size()} processes"
+        )
+    if isinstance(settings.n_critic, dict) and 0 not in settings.n_critic:
+        raise ConfigError("trainer.n_critic must say from step 0 on, as in {0: 5, 1000: 1}")
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("trainer.device=cuda, but there is no CUDA device here; use auto or cpu")
+
+
+def _rehearse(checked: Checked) -> None:
+    """Build both networks without memory: what they cannot serve is refused before data are touched."""
+    with torch.device("meta"):
+        checked.create("generator", classes=2, styles=2, characters=2)
+        discriminator = checked.create("discriminator", classes=2, styles=2)
+    if checked.penalties() and any(isinstance(module, BATCH_NORMS) for module in discriminator.modules()):
+        penalty = checked.penalties()[0]
+        raise ConfigError(
+            f"{penalty} needs each logit to depend on its own sample alone, but batch norm in the discriminator "
+            "mixes the batch: set discriminator.norm to layer, instance, group, spectral or none, or "
+            f"{penalty}.weight to 0"
+        )
+
+
+def _unnamed(node: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in node.items() if key != "name"}
+
+
+def _place(values: dict[str, Any], section: str, node: dict[str, Any]) -> None:
+    *parents, last = section.split(".")
+    for key in parents:
+        values = values.setdefault(key, {})
+    values[last] = node
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(part) for key, part in value.items()}
+    return [_plain(part) for part in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,540 @@
+"""Verified, atomic checkpoints: folders of safetensors and JSON that load whole or not at all.
+
+    checkpoints/step-00012000/
+      networks.safetensors      parameters and buffers
+      optimizers.safetensors    moments and step counts
+      state.json                whatever else training goes on from
+      config.yaml               the resolved configuration: data, never instantiated
+      manifest.json             run, step, versions, and the SHA-256 of each file; written last
+
+A folder gets its name when every byte of it is on the disk, and nothing is parsed before its hash
+has matched, since torch and safetensors load flipped bits without a word. Hashes show integrity,
+not origin: a hostile checkpoint is refused or is mere numbers, as nothing in it can be code.
+"""
+
+import copy
+import errno
+import hashlib
+import importlib.metadata
+import itertools
+import json
+import math
+import os
+import re
+import reprlib
+import shutil
+import stat
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import safetensors.torch
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+FORMAT = 1  # rises with every change; the manifest's closing hash is the same in all formats
+JSON_LIMIT = 16 << 20  # bytes of a JSON file, and of the header of a safetensors file
+NETWORKS, OPTIMIZERS = "networks.safetensors", "optimizers.safetensors"
+STATE, CONFIG, MANIFEST = "state.json", "config.yaml", "manifest.json"
+FILES = (NETWORKS, OPTIMIZERS, STATE, CONFIG)
+
+_NAME = re.compile(r"step-([0-9]+)(?:\.([0-9]+))?")  # step-00000007.1 made way for a later save
+_KERNELS = {"foreach", "fused", "capturable", "differentiable"}  # how an optimizer computes
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is damaged or does not fit, or a value that may not be stored."""
+
+
+class Checkpoint(NamedTuple):
+    """What a verified folder holds, on the CPU."""
+
+    path: Path
+    step: int
+    networks: dict[str, Tensor]
+    optimizers: dict[str, Tensor]  # empty where only the networks were asked for
+    state: dict[str, Any]
+    config: str
+    manifest: dict[str, Any]
+
+
+def save(
+    folder: Path,
+    step: int,
+    *,
+    run_id: str,
+    networks: Mapping[str, Tensor],
+    optimizers: Mapping[str, Tensor],
+    state: Mapping[str, Any],
+    config: str,
+    facts: Mapping[str, Any] = MappingProxyType({}),
+) -> Path:
+    """Write `folder/step-XXXXXXXX` and return its path once all of it is on the disk.
+
+    `facts` (device, threads, ...) go into the manifest. Where the name is taken, that folder moves
+    aside, to be removed in the end if it is a valid checkpoint of this run, and kept if damaged.
+    A save that fails leaves earlier checkpoints as they were, and nothing half written.
+
+    Raises:
+        CheckpointError: a value that may not be stored (NaN, no tensor, not JSON), by its name, or
+            another run's checkpoint in the way.
+        OSError: the disk, with the bytes needed and free, and what to do.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9._-]+", run_id):
+        raise CheckpointError(f"run_id must be letters, digits, '.', '_' and '-', not {run_id!r}")
+    files = {
+        NETWORKS: _packed(networks, "networks"),
+        OPTIMIZERS: _packed(optimizers, "optimizers"),
+        STATE: _dumped(state, "state"),
+        CONFIG: config.encode(),
+    }
+    files[MANIFEST] = _manifest_of(files, step, run_id, facts)
+    needed = sum(map(len, files.values())) * 6 // 5 + (64 << 20)
+    target = folder / f"step-{step:08d}"
+    temporary = folder / f".tmp-{run_id}-{target.name}"
+    try:
+        _write_folder(temporary, files, needed)
+        _publish(temporary, target, run_id)
+    except OSError as error:
+        raise _explained(error, target, needed) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    _note_newest(target, run_id)
+    return target
+
+
+def newest(folder: Path, notice: Callable[[str], None] = print) -> Path | None:
+    """The checkpoint of the highest step that loads; `notice` is told what was skipped and why."""
+    for _, path in _scan(folder):
+        try:
+            return load(path).path
+        except CheckpointError as error:
+            notice(f"skipped {error}")
+    return None
+
+
+def load(path: Path, *, networks_only: bool = False) -> Checkpoint:
+    """The checkpoint with exactly the bytes saved; with `networks_only`, no optimizer is read.
+
+    Raises:
+        CheckpointError: a file missing, damaged, hostile, or of a newer format, by its name.
+    """
+    try:
+        manifest = _manifest(path)
+        if strangers := {name for name in os.listdir(path) if name[0] != "."} - {*FILES, MANIFEST}:
+            raise ValueError(f"it holds {reprlib.repr(sorted(strangers))}, which no save writes")
+        parts = {
+            entry["name"]: _parsed(entry["name"], _verified(path, entry))
+            for entry in manifest["files"]
+            if not (networks_only and entry["name"] == OPTIMIZERS)
+        }
+    except (ValueError, OSError) as error:
+        raise CheckpointError(
+            f"checkpoint {path}: {error}; resume=auto takes the newest that verifies"
+        ) from error
+    optimizers = parts.get(OPTIMIZERS, {})
+    return Checkpoint(
+        path, manifest["step"], parts[NETWORKS], optimizers, parts[STATE], parts[CONFIG], manifest
+    )
+
+
+def restore(live: Mapping[str, Tensor], stored: Mapping[str, Tensor], what: str) -> None:
+    """Copy the stored tensors into the live ones in place, or none of them.
+
+    Raises:
+        CheckpointError: names, shapes or dtypes that differ, ten of them in words.
+    """
+    differences = [f"{name} is not stored" for name in live.keys() - stored.keys()]
+    differences += [f"{name} is unknown here" for name in stored.keys() - live.keys()]
+    differences += [
+        f"{name} is {_form(stored[name])} stored and {_form(live[name])} here"
+        for name in live.keys() & stored.keys()
+        if _form(live[name]) != _form(stored[name])
+    ]
+    if differences:
+        raise CheckpointError(
+            f"{what} does not fit in {len(differences)} places: "
+            f"{'; '.join(sorted(differences)[:10])}; compare its {CONFIG} with this run's"
+        )
+    with torch.no_grad():
+        for name, tensor in live.items():
+            tensor.copy_(stored[name])
+
+
+def flatten(optimizer: Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+    """An optimizer's live tensors by "<parameter's number>/<name>", and its groups as JSON."""
+    packed = optimizer.state_dict()
+    tensors = {
+        f"{index}/{name}": tensor
+        for index, state in packed["state"].items()
+        for name, tensor in state.items()
+    }
+    groups = [
+        {key: value.item() if isinstance(value, Tensor) else value for key, value in group.items()}
+        for group in packed["param_groups"]
+    ]
+    return tensors, _plain(groups, "param_groups")
+
+
+def unflatten(
+    optimizer: Optimizer, tensors: Mapping[str, Tensor], groups: Sequence[Mapping[str, Any]]
+) -> None:
+    """Give an optimizer the state that `flatten` took from its like, to the bit or not at all.
+
+    Options come from the checkpoint, but how a step is computed (`fused`, ...) is the optimizer's.
+
+    Raises:
+        CheckpointError: groups, names, shapes or dtypes that this optimizer would not have.
+    """
+    what = f"the state of {type(optimizer).__name__}"
+    merged = _merged(optimizer.state_dict()["param_groups"], groups, what)
+    members = [
+        (options, parameter)
+        for options, group in zip(merged, optimizer.param_groups, strict=True)
+        for parameter in group["params"]
+    ]
+    stepped = {name.partition("/")[0] for name in tensors}
+    state = {
+        index: _blank(optimizer, options, parameter)
+        for index, (options, parameter) in enumerate(members)
+        if str(index) in stepped
+    }
+    blank = {f"{index}/{name}": t for index, named in state.items() for name, t in named.items()}
+    restore(blank, tensors, what)
+    optimizer.load_state_dict({"state": state, "param_groups": merged})
+
+
+def rotate(folder: Path, run_id: str, keep: int = 2, pinned: Collection[int] = ()) -> None:
+    """Remove this run's checkpoints but the `keep` newest and the `pinned` steps.
+
+    Damaged manifests and other runs' checkpoints are neither counted nor touched.
+    """
+    if keep < 2:
+        raise ValueError(f"keep must be at least 2, not {keep}: the newest might be damaged later")
+    own = [(step, path) for step, path in _scan(folder) if _owner(path) == run_id]
+    steps = sorted({step for step, _ in own}, reverse=True)
+    for step, path in own:
+        if step not in steps[:keep] and step not in pinned:
+            _discard(path, run_id)
+
+
+def sweep(folder: Path, run_id: str) -> None:
+    """Remove what a killed process of this run left half written or half removed."""
+    leftover = rf"\.(tmp|trash)-{re.escape(run_id)}-(step-[0-9]+(\.[0-9]+)*|index\.json)"
+    for name in os.listdir(folder) if folder.is_dir() else []:
+        if re.fullmatch(leftover, name):
+            _remove(folder / name)
+
+
+# -- writing --------------------------------------------------------------------------------------
+
+
+def _packed(tensors: Mapping[str, Tensor], what: str) -> bytes:
+    """Safetensors bytes of the tensors; tied and channels-last ones become plain copies."""
+    try:
+        return safetensors.torch.save({name: _copied(name, t) for name, t in tensors.items()})
+    except Exception as error:  # names and types that safetensors lacks raise anything
+        raise CheckpointError(f"{what} cannot be stored: {error}") from error
+
+
+def _copied(name: str, tensor: Tensor) -> Tensor:
+    if not isinstance(tensor, Tensor) or tensor.is_meta or tensor.layout != torch.strided:
+        raise ValueError(f"{name} is {reprlib.repr(tensor)}, not a dense tensor")
+    plain = tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+    if not plain.isfinite().all():
+        raise ValueError(f"{name} has NaN or infinite values; go on from the last checkpoint")
+    return plain
+
+
+def _dumped(value: Mapping[str, Any], what: str) -> bytes:
+    data = json.dumps(_plain(value, what), indent=2).encode()
+    if len(data) > JSON_LIMIT:
+        raise CheckpointError(f"{what} takes {len(data)} bytes of JSON, more than {JSON_LIMIT}")
+    return data
+
+
+def _plain(value: Any, where: str) -> Any:
+    """The value as JSON gives it back; what JSON would change, as integer keys, is an error."""
+    match value:
+        case None | bool() | int() | str():
+            return value
+        case float() if math.isfinite(value):
+            return value
+        case list() | tuple():
+            return [_plain(item, f"{where}[{index}]") for index, item in enumerate(value)]
+        case Mapping() if all(isinstance(key, str) for key in value):
+            return {key: _plain(item, f"{where}.{key}") for key, item in value.items()}
+    raise CheckpointError(
+        f"{where} is {reprlib.repr(value)}, but a checkpoint keeps null, booleans, finite numbers, "
+        "strings, lists and mappings with string keys"
+    )
+
+
+def _manifest_of(
+    files: Mapping[str, bytes], step: int, run_id: str, facts: Mapping[str, Any]
+) -> bytes:
+    """JSON whose last entry is the SHA-256 of all bytes before it."""
+    installed = importlib.metadata.distributions(name="gan")
+    manifest = {
+        "format": FORMAT,
+        "run_id": run_id,
+        "step": step,
+        "config_sha256": _sha256(files[CONFIG]),
+        "versions": {"torch": torch.__version__, "gan": next((d.version for d in installed), None)},
+        "facts": facts,
+        "files": [
+            {"name": name, "bytes": len(data), "sha256": _sha256(data)}
+            for name, data in files.items()
+        ],
+    }
+    body = _dumped(manifest, "manifest").removesuffix(b"\n}") + b',\n  "sha256": "'
+    return body + _seal(body)
+
+
+def _seal(body: bytes) -> bytes:
+    return _sha256(body).encode() + b'"\n}\n'
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _write_folder(folder: Path, files: Mapping[str, bytes], needed: int) -> None:
+    """Write the files in order into a new folder, if `needed` bytes are free."""
+    if not folder.parent.is_dir():
+        folder.parent.mkdir(parents=True)
+        _sync(folder.parent.parent)
+    if shutil.disk_usage(folder.parent).free < needed:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    shutil.rmtree(folder, ignore_errors=True)  # left by the same save, killed earlier
+    folder.mkdir()
+    for name, data in files.items():
+        _write(folder / name, data)
+    _sync(folder)
+
+
+def _write(path: Path, data: bytes) -> None:
+    with open(path, "xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    if path.read_bytes() != data:
+        raise OSError(errno.EIO, "the bytes read back differ from those written")
+
+
+def _sync(folder: Path) -> None:
+    """Let the names in the folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _publish(temporary: Path, target: Path, run_id: str) -> None:
+    """Give the folder its name; at every moment one of this step, old or new, can be loaded."""
+    aside = _free(target)
+    replaced = aside != target and _replaceable(target, run_id)
+    if aside != target:
+        os.rename(target, aside)
+    os.rename(temporary, target)
+    _sync(target.parent)
+    if replaced:
+        _discard(aside, run_id)
+
+
+def _free(path: Path) -> Path:
+    """The path itself, or the first of path.1, path.2, ... that does not exist."""
+    numbered = (path.with_name(f"{path.name}.{number}") for number in itertools.count(1))
+    return next(name for name in itertools.chain([path], numbered) if not os.path.lexists(name))
+
+
+def _replaceable(path: Path, run_id: str) -> bool:
+    """Whether the checkpoint may go once the next is there: it is of this run and not damaged."""
+    owner = _owner(path)
+    if owner not in (None, run_id):
+        raise CheckpointError(f"{path} is of run {owner}, not {run_id}: choose another run_dir")
+    try:
+        return bool(load(path))
+    except CheckpointError:
+        return False
+
+
+def _owner(path: Path) -> str | None:
+    """The run whose manifest is there; None for a link and a damaged one."""
+    try:
+        return None if path.is_symlink() else _manifest(path)["run_id"]
+    except (ValueError, OSError):
+        return None
+
+
+def _explained(error: OSError, target: Path, needed: int) -> OSError:
+    """The error in words: what was to be written where, and the way out."""
+    free = shutil.disk_usage(next(place for place in target.parents if place.exists())).free
+    return OSError(
+        error.errno,
+        f"{target} was not saved ({error.strerror or error}): {needed >> 20} MiB needed, "
+        f"{free >> 20} MiB free; make room, mend the disk or its permissions, or move run_dir",
+    )
+
+
+def _note_newest(target: Path, run_id: str) -> None:
+    """Write index.json, a hint for people and scripts: nothing here relies on it."""
+    temporary = target.with_name(f".tmp-{run_id}-index.json")
+    try:
+        temporary.unlink(missing_ok=True)
+        _write(temporary, _dumped({"newest": target.name, "run_id": run_id}, "index"))
+        os.replace(temporary, target.with_name("index.json"))
+    except OSError as error:
+        warnings.warn(f"{target} is saved, but not index.json beside it: {error}", stacklevel=3)
+
+
+def _discard(path: Path, run_id: str) -> None:
+    """Remove a checkpoint by way of another name, so that no half of one is ever found."""
+    trash = _free(path.with_name(f".trash-{run_id}-{path.name}"))
+    try:
+        os.rename(path, trash)
+    except OSError as error:
+        warnings.warn(f"{path} could not be removed: {error}", stacklevel=3)
+    else:
+        _remove(trash)
+
+
+def _remove(path: Path) -> None:
+    try:
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    except OSError as error:
+        warnings.warn(f"{path} could not be removed: {error}", stacklevel=4)
+
+
+# -- reading --------------------------------------------------------------------------------------
+
+
+def _scan(folder: Path) -> list[tuple[int, Path]]:
+    """Whatever is named like a checkpoint, highest step first; those moved aside come after."""
+    names = os.listdir(folder) if folder.is_dir() else []
+    matches = [match for match in map(_NAME.fullmatch, names) if match]
+    matches.sort(key=lambda match: (-int(match[1]), int(match[2] or 0), match[0]))
+    return [(int(match[1]), folder / match[0]) for match in matches]
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    """The manifest, once its closing hash has matched; it lists each of FILES once, in order."""
+    data = _read(path / MANIFEST)
+    seal = len(_seal(b""))
+    body, found = data[:-seal], data[-seal:]
+    if found != _seal(body):
+        raise ValueError(f"{MANIFEST} has SHA-256 {_sha256(body)}, but says {found!r}")
+    manifest = _parsed(MANIFEST, data)
+    match manifest:
+        case {"format": int(number)} if number > FORMAT:
+            raise ValueError(f"its format is {number}, this version reads {FORMAT}: update gan")
+        case {"format": 1, "run_id": str(), "step": int(step), "files": [*files]}:
+            names = [file.get("name") if isinstance(file, dict) else file for file in files]
+        case _:
+            raise ValueError(f"{MANIFEST} lacks a known format, run_id, step or files")
+    if names != [*FILES]:
+        raise ValueError(f"{MANIFEST} lists {reprlib.repr(names)}, not {FILES}")
+    if (named := _NAME.fullmatch(path.name)) and int(named[1]) != step:
+        raise ValueError(f"{MANIFEST} is of step {step}, unlike the folder")
+    return manifest
+
+
+def _verified(path: Path, entry: Mapping[str, Any]) -> bytes:
+    """A listed file's bytes, which are those that were saved."""
+    name, stated = entry["name"], entry.get("sha256")
+    data = _read(path / name, entry.get("bytes"))
+    if (found := _sha256(data)) != stated:
+        raise ValueError(f"{name} has SHA-256 {found}, but {MANIFEST} says {stated}")
+    return data
+
+
+def _read(path: Path, size: int | None = None) -> bytes:
+    """All bytes of a regular file of this size; no link is followed and no pipe waited for."""
+    flags = os.O_NOFOLLOW | os.O_NONBLOCK
+    with open(path, "rb", opener=lambda name, mode: os.open(name, mode | flags)) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError(f"{path.name} is no regular file")
+        if size is None and status.st_size > JSON_LIMIT:
+            raise ValueError(f"{path.name} has {status.st_size} bytes, more than {JSON_LIMIT}")
+        if size not in (None, status.st_size):
+            raise ValueError(f"{path.name} has {status.st_size} bytes, but {MANIFEST} says {size}")
+        return file.read(status.st_size)
+
+
+def _parsed(name: str, data: bytes) -> Any:
+    """Tensors by name, a JSON object, or text, as the file's ending says."""
+    try:
+        if name.endswith(".safetensors"):
+            header = int.from_bytes(data[:8], "little")
+            _json(data[8 : 8 + header])  # where safetensors lets a name come twice
+            return safetensors.torch.load(data)
+        return _json(data) if name.endswith(".json") else data.decode()
+    except Exception as error:  # hostile content makes a parser raise anything
+        raise ValueError(f"{name} cannot be parsed: {error or type(error).__name__}") from error
+
+
+def _json(data: bytes) -> dict[str, Any]:
+    """A JSON object without repeated keys, and without NaN or infinity, be it written as 1e999."""
+    if len(data) > JSON_LIMIT:
+        raise ValueError(f"{len(data)} bytes of JSON, more than {JSON_LIMIT}")
+    value = json.loads(data.decode(), object_pairs_hook=_unique)
+    if not isinstance(value, dict):
+        raise ValueError(f"no object but {reprlib.repr(value)}")
+    return _plain(value, "value")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError(f"a key comes twice in {reprlib.repr([key for key, _ in pairs])}")
+    return found
+
+
+# -- optimizers -----------------------------------------------------------------------------------
+
+
+def _form(tensor: Tensor) -> str:
+    return f"{list(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
+
+
+def _merged(
+    live: Sequence[dict[str, Any]], stored: Sequence[Mapping[str, Any]], what: str
+) -> list[dict[str, Any]]:
+    """The live groups with the stored options; one that a newer torch has added stays as it is."""
+    here, there = ([len(group["params"]) for group in groups] for groups in (live, stored))
+    if here != there:
+        raise CheckpointError(f"{what} does not fit: parameters by group {there}, here {here}")
+    merged = []
+    for own, group in zip(live, stored, strict=True):
+        if unknown := sorted(group.keys() - own.keys()):
+            raise CheckpointError(f"{what} does not fit: the options {unknown} are unknown here")
+        taken = group.keys() - _KERNELS - {"params"}
+        merged.append(own | {key: _like(own[key], group[key]) for key in taken})
+    return merged
+
+
+def _like(own: Any, value: Any) -> Any:
+    """The value in the other's type, where JSON knows neither tuples nor tensors."""
+    if isinstance(own, Tensor):
+        return torch.full_like(own, value)
+    return tuple(value) if isinstance(own, tuple) else value
+
+
+def _blank(optimizer: Optimizer, options: dict[str, Any], parameter: Tensor) -> dict[str, Tensor]:
+    """Tensors formed like the state of this parameter, found by one step of a stand-in for it."""
+    state = optimizer.state.get(parameter)
+    if not state:
+        stand_in = torch.zeros_like(parameter).requires_grad_()
+        stand_in.grad = torch.zeros_like(parameter)
+        probe = copy.copy(optimizer)  # with neither hooks nor a schedule's wrapping of `step`
+        probe.state = defaultdict(dict)
+        probe.param_groups = [options | {"params": [stand_in]}]
+        probe.step()
+        state = probe.state[stand_in]
+    return {name: torch.empty_like(value) for name, value in state.items()}

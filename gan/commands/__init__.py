@@ -1,0 +1,33 @@
+"""The command line: `gan <command>`, also as `python -m gan <command>`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; the exit status: 0 done, 2 a mistake of the user's, 1 anything else."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["train"]:  # its arguments are Hydra's
+        from gan.commands import train
+
+        return train.main(given[1:])
+    parser = _parser()
+    chosen = parser.parse_args(given)
+    try:
+        return chosen.func(chosen)
+    except (ValueError, FileNotFoundError) as error:
+        print(f"gan: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    from gan.commands import data
+
+    parser = argparse.ArgumentParser(prog="gan", description="Train generative adversarial networks.")
+    commands = parser.add_subparsers(required=True, metavar="command")
+    commands.add_parser("train", help="train a model; the same as train.py", add_help=False)
+    data.add_parser(commands)
+    return parser

@@ -1,0 +1,137 @@
+"""`gan train`, the same as `train.py`: compose a configuration, check it, build a trainer, train."""
+
+import hashlib
+import os
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, MissingConfigException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+import gan  # noqa: F401 - fills the registries before anything is composed
+from gan.registry import ConfigError
+from gan.signature import nearest
+
+INVISIBLE = ("resume", "run_dir", "sweep", "trainer.device")  # no part of a job folder's name
+
+
+class Mistake(ValueError):
+    """Something the user gave that cannot be used: one sentence, exit status 2."""
+
+
+def conf_dir() -> Path:
+    """The checkout's `conf/`, or the one inside the installed package."""
+    package = Path(gan.__file__).parent
+    beside = package.parent / "conf"
+    return beside if (beside / "config.yaml").exists() else package / "conf"
+
+
+def job_folder(overrides: str) -> str:
+    """A folder name for a job of a multirun: its sorted overrides, safe and short enough for a file system."""
+    kept = [part for part in overrides.split(",") if part.split("=")[0].lstrip("+~") not in INVISIBLE]
+    name = re.sub(r"[^\w.=,+~-]", "_", ",".join(kept)) or "defaults"
+    digest = hashlib.sha256(overrides.encode()).hexdigest()[:8]
+    return name if len(name) <= 200 else f"{name[:190]}-{digest}"
+
+
+OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
+
+
+@hydra.main(version_base="1.3", config_path=str(conf_dir().resolve()), config_name="config")
+def job(config: DictConfig) -> None:
+    """One training run, alone or as a job of a multirun."""
+    try:
+        values = plain(config)
+        from gan.build import build  # imports torch's and TensorBoard's slower parts
+
+        trainer = build(values)
+    except (ValueError, OSError) as error:
+        raise Mistake(_sentence(error)) from error
+    if not trainer.train():
+        raise KeyboardInterrupt
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """The composed values without interpolations; in a multirun each job has a run directory of its own."""
+    values: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]  # a dict for a DictConfig
+    run = HydraConfig.get()
+    if run.mode == RunMode.MULTIRUN:
+        chosen = [o.split("=", 1)[1] for o in run.overrides.task if o.startswith("run_dir=")]
+        values["run_dir"] = str(Path(chosen[0] if chosen else run.sweep.dir) / run.sweep.subdir)
+    return values
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run from the command line; the exit status: 0 finished, 2 a mistake of the user's, 1 anything else."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    sys.argv = [sys.argv[0], *(_switched_on(argument) for argument in given)]
+    verbose = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of exiting
+    try:
+        job()
+    except KeyboardInterrupt:
+        return 1
+    except Mistake as error:
+        if verbose:
+            raise
+        return _fail(str(error))
+    except (HydraException, OmegaConfBaseException) as error:
+        if verbose:
+            raise
+        return _fail(explained(error, given))
+    return 0
+
+
+def explained(error: Exception, overrides: Sequence[str]) -> str:
+    """One sentence for what could not be composed, with the nearest known name."""
+    if isinstance(error, MissingConfigException) and error.options is not None:
+        group, _, name = str(error.missing_cfg_file).rpartition("/")
+        return f"there is no {group} {name!r}; {nearest(name, error.options)}"
+    unknown = re.search(r"Could not (?:override|delete)\w* '([^']+)'", str(error))
+    if unknown:
+        return _unknown_key(unknown.group(1).split("@")[0], overrides)
+    return _sentence(error)
+
+
+def _unknown_key(key: str, overrides: Iterable[str]) -> str:
+    """Name the nearest key at the deepest level that exists."""
+    groups = [o for o in overrides if re.fullmatch(r"(model|data|experiment|adversarial)=[\w-]+", o)]
+    with hydra.initialize_config_dir(str(conf_dir().resolve()), version_base="1.3"):
+        node: Any = OmegaConf.to_container(hydra.compose("config", groups))
+    node["experiment"] = None
+    done: list[str] = []
+    for part in key.split("."):
+        if not isinstance(node, Mapping):
+            return f"{key} is unknown: {'.'.join(done)} has no keys of its own"
+        if part not in node:
+            path = ".".join([*done, part])
+            chosen = f" to {done[-1]}={node['name']}" if done and "name" in node else ""
+            return f"{path} is unknown{chosen}; {nearest(part, [k for k in node if k != 'name'])}"
+        node = node[part]
+        done.append(part)
+    return f"{key} cannot be overridden"
+
+
+def _switched_on(argument: str) -> str:
+    """Penalties are added by naming them: `penalties.r1.weight=10` needs no `+`."""
+    return f"++{argument}" if argument.startswith("penalties.") else argument
+
+
+def _sentence(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+def _fail(sentence: str) -> int:
+    print(f"gan: {sentence}", file=sys.stderr)
+    return 2
+
+
+__all__ = ["ConfigError", "Mistake", "conf_dir", "explained", "job", "job_folder", "main", "plain"]

@@ -1,0 +1,264 @@
+"""Datasets: which rows of a store make a sample, as a function of (seed, epoch, index).
+
+A dataset reads nothing itself. For a slice of an epoch's order it says which rows of the store belong to
+each key of the batch; the stream copies them.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol
+
+import numpy as np
+
+from gan.data.store import Store, StoreError
+
+Resident = Literal["auto", "on", "off"]
+
+
+class Plan(NamedTuple):
+    """What a batch is made of: store rows [B] or [B, K] by image key, integers [B] by field, mirrored samples."""
+
+    images: dict[str, np.ndarray]
+    fields: dict[str, np.ndarray]
+    flip: np.ndarray | None = None
+
+
+class Dataset(Protocol):
+    """What the stream needs to know."""
+
+    store: Store
+    resident: Resident
+
+    def __len__(self) -> int:
+        """Samples in an epoch."""
+
+    def plan(self, seed: int, epoch: int, indices: np.ndarray) -> Plan:
+        """The samples at these places of the dataset, in this epoch."""
+
+    def shown(self, keys: Collection[str]) -> dict[str, Plan]:
+        """Samples to look at during training, always the same, by name."""
+
+
+def draw(seed: int, epoch: int, indices: np.ndarray, what: str) -> np.ndarray:
+    """Independent uniform uint64 numbers [B], one for each (seed, epoch, index) and purpose.
+
+    The finaliser of SplitMix64 (Steele et al. 2014, doi:10.1145/2660193.2660195) applied to a running hash.
+    """
+    state = np.full(len(indices), 0x9E3779B97F4A7C15, dtype=np.uint64)
+    for part in (int.from_bytes(what.encode()[:8], "little"), seed, epoch, indices):
+        state = _mix(state ^ np.asarray(part).astype(np.uint64)) + np.uint64(0x9E3779B97F4A7C15)
+    return _mix(state)
+
+
+def _mix(state: np.ndarray) -> np.ndarray:
+    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return state ^ (state >> np.uint64(31))
+
+
+class Images:
+    """Every image of a store under `real`, with an integer field of the store under `label`."""
+
+    gives: tuple[str, ...]
+
+    def __init__(
+        self, store: Store, label: str | None = None, flip: bool = False, resident: Resident = "auto"
+    ) -> None:
+        """`label` names the field that serves as class; `flip` mirrors half of the samples."""
+        if label is not None and label not in store.fields:
+            raise StoreError(
+                f"data.label={label} is no field of {store.path}; it has {', '.join(store.fields) or 'none'}"
+            )
+        self.store, self.label, self.flip, self.resident = store, label, flip, resident
+        self.gives = ("real",) if label is None else ("real", "label")
+
+    def __len__(self) -> int:
+        """Images in the store."""
+        return self.store.count
+
+    @property
+    def facts(self) -> dict[str, int]:
+        """Numbers that networks are built with."""
+        return {} if self.label is None else {"classes": len(self.store.names[self.label])}
+
+    def plan(self, seed: int, epoch: int, indices: np.ndarray) -> Plan:
+        """The image at each index."""
+        flip = draw(seed, epoch, indices, "flip") % np.uint64(2) == 1 if self.flip else None
+        fields = {} if self.label is None else {"label": self.store.fields[self.label][indices]}
+        return Plan({"real": indices}, fields, flip)
+
+    def shown(self, keys: Collection[str]) -> dict[str, Plan]:
+        """Up to 64 images, evenly spaced."""
+        rows = np.linspace(0, len(self) - 1, min(64, len(self))).astype(np.int64)
+        return {"images": self.plan(0, 0, rows)._replace(flip=None)}
+
+
+@dataclass(frozen=True)
+class Split:
+    """Disjoint numbers for training, validation and test, each sorted."""
+
+    train: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+
+
+class Glyphs:
+    """Triples: a character in the standard font, other characters of a style, the character in that style.
+
+    One epoch visits every pair of a training style and a training character once. References are training
+    characters of the same style and never the target. Families of styles, and characters, are split
+    70/10/20; the prototype is in no split.
+    """
+
+    gives = ("prototype", "reference", "target", "style", "character", "real", "label")
+
+    def __init__(
+        self,
+        store: Store,
+        references: int = 1,
+        split: int = 0,
+        prototype: str | None = None,
+        label: Literal["style", "character"] = "style",
+        resident: Resident = "auto",
+    ) -> None:
+        """`split` seeds the split; `prototype` names a style, the store's own choice when None.
+
+        `real` is the target under the name that other recipes read, `label` the field chosen for it.
+        """
+        self.store, self.references, self.label, self.resident = store, references, label, resident
+        self.style_names, self.characters = store.names["style"], store.names["character"]
+        self.rows = _table(store)  # [styles, characters], -1 where a glyph is missing
+        name = prototype or store.facts["prototype"]
+        if name not in self.style_names:
+            raise StoreError(
+                f"data.prototype={name} is no style of {store.path}: {', '.join(self.style_names)}"
+            )
+        self.prototype = self.style_names.index(name)
+        families = _families(store)
+        self.families = families
+        others = [s for s in range(len(self.style_names)) if families[s] != families[self.prototype]]
+        self.styles = split_groups(families, np.array(others), split)
+        drawn = np.flatnonzero(self.rows[self.prototype] >= 0)  # the prototype must have the character
+        self.split = split_groups(np.arange(len(self.characters)), drawn, split)
+        self.pairs = self._pairs(self.styles.train, self.split.train)
+        self._candidates, self._counts = self._reference_table()
+
+    def __len__(self) -> int:
+        """Usable pairs of a training style and a training character."""
+        return len(self.pairs)
+
+    @property
+    def facts(self) -> dict[str, int]:
+        """Numbers that networks are built with."""
+        counts = {"styles": len(self.styles.train), "characters": len(self.split.train)}
+        return {**counts, "classes": counts[f"{self.label}s"]}
+
+    def plan(self, seed: int, epoch: int, indices: np.ndarray) -> Plan:
+        """Targets at these indices, each with its prototype and with references drawn for this epoch."""
+        style, character = self.pairs[indices].T
+        chosen = np.stack(
+            [self._reference(seed, epoch, indices, style, character, k) for k in range(self.references)], 1
+        )  # [B, K]
+        return self.triple(style, character, chosen)
+
+    def triple(self, style: np.ndarray, character: np.ndarray, references: np.ndarray) -> Plan:
+        """The plan of given styles [B], characters [B] and reference characters [B, K]."""
+        images = {
+            "prototype": self.rows[self.prototype, character],
+            "reference": self.rows[style[:, None], references],
+            "target": self.rows[style, character],
+            "real": self.rows[style, character],
+        }
+        fields = {
+            "style": np.searchsorted(self.styles.train, style),
+            "character": np.searchsorted(self.split.train, character),
+        }
+        return Plan(images, {**fields, "label": fields[self.label]})
+
+    def labelled(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Rows of all training pairs, with their `style` and `character` counted from 0."""
+        style, character = self.pairs.T
+        fields = self.triple(style, character, character[:, None]).fields
+        return self.rows[style, character], {name: fields[name] for name in ("style", "character")}
+
+    def shown(self, keys: Collection[str]) -> dict[str, Plan]:
+        """Eight pairs of seen and held-out styles and characters each, or 64 glyphs where no triples are read."""
+        if "target" not in keys:
+            return {"glyphs": self.plan(0, 0, np.linspace(0, len(self) - 1, 64).astype(np.int64))}
+        styles = {"seen style": self.styles.train, "new style": self.styles.test}
+        characters = {"seen character": self.split.train, "new character": self.split.test}
+        return {
+            f"{s}, {c}".replace(" ", "-").replace(",", ""): self._spread(styles[s], characters[c])
+            for s in styles
+            for c in characters
+        }
+
+    def _spread(self, styles: np.ndarray, characters: np.ndarray, many: int = 8) -> Plan:
+        pairs = self._pairs(styles, characters)
+        style, character = pairs[np.linspace(0, len(pairs) - 1, min(many, len(pairs))).astype(np.int64)].T
+        table, counts = self._candidates[style], self._counts[style]
+        places = np.arange(self.references) + (len(style) + np.arange(len(style)))[:, None]
+        chosen = np.take_along_axis(table, places % counts[:, None], 1)
+        clash = chosen == character[:, None]
+        spare = np.take_along_axis(table, (places + self.references) % counts[:, None], 1)
+        return self.triple(style, character, np.where(clash, spare, chosen))
+
+    def _pairs(self, styles: np.ndarray, characters: np.ndarray) -> np.ndarray:
+        usable = self.rows[np.ix_(styles, characters)] >= 0
+        s, c = np.nonzero(usable)
+        return np.stack([styles[s], characters[c]], 1)  # [N, 2]
+
+    def _reference_table(self) -> tuple[np.ndarray, np.ndarray]:
+        """Training characters of each style [styles, most], and how many there are."""
+        lists = [self.split.train[self.rows[s, self.split.train] >= 0] for s in range(len(self.rows))]
+        for style in self.styles.train:
+            if len(lists[style]) <= self.references:
+                raise StoreError(
+                    f"style {self.style_names[style]!r} has {len(lists[style])} usable training characters, "
+                    f"too few for data.references={self.references} beside the target"
+                )
+        table = np.zeros((len(lists), max(map(len, lists))), dtype=np.int64)
+        for style, characters in enumerate(lists):
+            table[style, : len(characters)] = characters
+        return table, np.array([len(characters) for characters in lists])
+
+    def _reference(
+        self, seed: int, epoch: int, indices: np.ndarray, style: np.ndarray, character: np.ndarray, k: int
+    ) -> np.ndarray:
+        """A uniform training character of the style other than the target, [B]."""
+        table, counts = self._candidates[style], self._counts[style]
+        own = np.argmax(table == character[:, None], axis=1)  # every target is a training character
+        place = (draw(seed, epoch, indices, f"ref{k}") % (counts - 1).astype(np.uint64)).astype(np.int64)
+        place = place + (place >= own)  # steps over the target
+        return table[np.arange(len(style)), place]
+
+
+def split_groups(groups: np.ndarray, members: np.ndarray, seed: int) -> Split:
+    """Split members 70/10/20 so that no group is divided: whole groups go to test, then to validation."""
+    rng = np.random.Generator(np.random.Philox(key=[seed, 0x5917]))
+    order = rng.permutation(np.unique(groups[members]))
+    parts: dict[str, list[int]] = {"test": [], "validation": [], "train": []}
+    quota = {"test": 0.2 * len(members), "validation": 0.1 * len(members), "train": np.inf}
+    for group in order:
+        inside = members[groups[members] == group]
+        for name, part in parts.items():
+            if len(part) + len(inside) / 2 <= quota[name]:
+                part.extend(inside)
+                break
+    if not parts["validation"] or not parts["test"]:
+        raise StoreError(
+            f"{len(order)} families are too few to hold any out for validation and test; at least 8 are needed"
+        )
+    return Split(*(np.array(sorted(parts[name])) for name in ("train", "validation", "test")))
+
+
+def _table(store: Store) -> np.ndarray:
+    table = np.full((len(store.names["style"]), len(store.names["character"])), -1, dtype=np.int64)
+    table[store.fields["style"], store.fields["character"]] = np.arange(store.count)
+    return table
+
+
+def _families(store: Store) -> np.ndarray:
+    facts: Mapping[str, Mapping[str, str]] = store.facts["styles"]
+    named = [facts[name]["family"] for name in store.names["style"]]
+    return np.array([sorted(set(named)).index(family) for family in named])

@@ -1,0 +1,65 @@
+"""What `data=` can choose: each opens a store, building it first where needed, and returns a dataset."""
+
+from typing import Literal
+
+from gan.data.datasets import Glyphs, Images, Resident
+from gan.data.sources import embedded, open_store
+from gan.registry import Count, Whole, register
+
+SHAPE = {"size": "${image.size}", "channels": "${image.channels}"}
+
+
+@register("source", "hanzi", **SHAPE)
+def hanzi(
+    size: Count,
+    channels: Count,
+    references: Count = 1,
+    split: Whole = 0,
+    prototype: str | None = None,
+    label: Literal["style", "character"] = "style",
+    resident: Resident = "auto",
+) -> Glyphs:
+    """The embedded Chinese characters: 32 styles of 256 characters."""
+    store = open_store(embedded("hanzi"), size, channels)
+    return Glyphs(store, references, split, prototype, label, resident)
+
+
+@register("source", "fonts", **SHAPE)
+def fonts(
+    path: str,
+    size: Count,
+    channels: Count,
+    references: Count = 1,
+    split: Whole = 0,
+    prototype: str | None = None,
+    label: Literal["style", "character"] = "style",
+    resident: Resident = "auto",
+) -> Glyphs:
+    """A folder of TTF, OTF or TTC fonts, or a store made of one."""
+    return Glyphs(open_store(path, size, channels), references, split, prototype, label, resident)
+
+
+@register("source", "folder", **SHAPE)
+def folder(
+    path: str,
+    size: Count,
+    channels: Count,
+    label: str | None = None,
+    flip: bool = True,
+    resident: Resident = "auto",
+) -> Images:
+    """A folder of images of any size, or a store made of one; sub-folders are classes (field `label`)."""
+    return Images(open_store(path, size, channels), label, flip, resident)
+
+
+@register("source", "lmdb", **SHAPE)
+def lmdb(
+    path: str,
+    size: Count,
+    channels: Count,
+    label: str | None = None,
+    flip: bool = False,
+    resident: Resident = "auto",
+) -> Images:
+    """A store built before."""
+    return Images(open_store(path, size, channels), label, flip, resident)

@@ -1,0 +1,216 @@
+"""Endless, sharded, resumable batches on the device.
+
+A thread plans and copies batches ahead of need into a few reused buffers (pinned on CUDA, then sent on a
+side stream); bytes become floats, and are mirrored, on the device. The position is one integer: the order
+is a permutation by (seed, epoch), and a batch may run over an epoch's end, so batches are always full.
+"""
+
+import queue
+import threading
+from collections.abc import Callable, Collection
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gan.data.datasets import Dataset, Plan
+
+TIMEOUT = 120.0  # seconds without a batch after which the stream is called stalled
+
+
+class _Ready(NamedTuple):
+    images: dict[str, Tensor]  # uint8 [B, (K,) H, W, C]
+    fields: dict[str, Tensor]
+    flip: Tensor | None
+    copied: torch.cuda.Event | None
+    slot: int
+
+
+class Stream:
+    """An iterator over batches: float images [B, (K,) C, H, W] in [-1, 1] and integer fields [B]."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        batch_size: int,
+        seed: int,
+        device: torch.device,
+        keys: Collection[str] | None = None,
+        position: int = 0,
+        rank: int = 0,
+        size: int = 1,
+        ahead: int = 3,
+    ) -> None:
+        """`batch_size` counts all processes, `position` batches delivered before; `keys` are read, all if None."""
+        if len(dataset) < batch_size:
+            raise ValueError(
+                f"trainer.batch_size={batch_size} needs as many samples, but {dataset.store.path} gives "
+                f"{len(dataset)}: lower trainer.batch_size or add images"
+            )
+        self.dataset, self.batch_size, self.seed, self.device = dataset, batch_size, seed, device
+        self.keys, self.position, self.share, self.rank, self.ahead = keys, position, batch_size // size, rank, ahead
+        self._orders: dict[int, np.ndarray] = {}
+        self._resident = self._load() if self._stays() else None
+        self._buffers: list[dict[str, Tensor]] = [{} for _ in range(ahead)]
+        self._free: queue.Queue[int] = queue.Queue()
+        self._ready: queue.Queue[_Ready | BaseException] = queue.Queue()
+        self._side = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._closing = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def __iter__(self) -> "Stream":
+        """Itself: a stream has no end."""
+        return self
+
+    def __next__(self) -> dict[str, Tensor]:
+        """The next batch."""
+        if self._thread is None:
+            self._start()
+        ready = self._wait()
+        self.position += 1
+        batch = self.finish(ready)
+        self._free.put(ready.slot)
+        return batch
+
+    def close(self) -> None:
+        """Stop the thread; the stream is not used afterwards."""
+        self._closing.set()
+        if self._thread is not None:
+            self._free.put(0)
+            self._thread.join(timeout=10)
+
+    def plan(self, position: int) -> Plan:
+        """What this process's share of the batch at a position is made of."""
+        first = position * self.batch_size + self.rank * self.share
+        epoch, index = np.divmod(np.arange(first, first + self.share), len(self.dataset))
+        parts = [
+            self.dataset.plan(self.seed, int(e), self._order(int(e))[index[epoch == e]])
+            for e in np.unique(epoch)
+        ]
+        return parts[0] if len(parts) == 1 else _join(parts)
+
+    def read(self, plan: Plan) -> dict[str, Tensor]:
+        """A batch made at once in the calling thread, for samples and measures."""
+        return self.finish(self._send(plan, {}, -1))
+
+    def images(self, rows: np.ndarray) -> Tensor:
+        """The store's images at these rows, [N, C, H, W]."""
+        return self.finish(self._send(Plan({"image": rows}, {}), {}, -1, {"image"}))["image"]
+
+    def finish(self, ready: _Ready) -> dict[str, Tensor]:
+        """Bytes to floats, on the device."""
+        if ready.copied is not None:
+            current = torch.cuda.current_stream(self.device)
+            current.wait_event(ready.copied)
+            for tensor in [*ready.images.values(), *ready.fields.values()]:
+                tensor.record_stream(current)
+        images = {key: _floats(image, ready.flip) for key, image in ready.images.items()}
+        return {**images, **ready.fields}
+
+    def _order(self, epoch: int) -> np.ndarray:
+        if epoch not in self._orders:
+            rng = np.random.Generator(np.random.Philox(key=[self.seed, epoch]))
+            self._orders = {e: order for e, order in self._orders.items() if e == epoch - 1}
+            self._orders[epoch] = rng.permutation(len(self.dataset))
+        return self._orders[epoch]
+
+    def _start(self) -> None:
+        for slot in range(self.ahead):
+            self._free.put(slot)
+        self._thread = threading.Thread(target=self._feed, args=(self.position,), daemon=True, name="stream")
+        self._thread.start()
+
+    def _feed(self, position: int) -> None:
+        try:
+            while True:
+                slot = self._free.get()
+                if self._closing.is_set():
+                    return
+                self._ready.put(self._send(self.plan(position), self._buffers[slot], slot))
+                position += 1
+        except BaseException as error:  # raised again where the batch is awaited
+            self._ready.put(error)
+
+    def _wait(self) -> _Ready:
+        try:
+            ready = self._ready.get(timeout=TIMEOUT)
+        except queue.Empty:
+            raise TimeoutError(
+                f"no batch came from {self.dataset.store.path} for {TIMEOUT:g} s: is its disk reachable?"
+            ) from None
+        if isinstance(ready, BaseException):
+            raise ready
+        return ready
+
+    def _send(
+        self, plan: Plan, buffers: dict[str, Tensor], slot: int, keys: Collection[str] | None = None
+    ) -> _Ready:
+        """Gather the images that are read and put them on their way to the device."""
+        keys = keys or self.keys
+        move = self._moved if self._side is not None else lambda tensor: tensor
+        with torch.cuda.stream(self._side):
+            fields = {
+                key: move(torch.from_numpy(np.ascontiguousarray(field)))
+                for key, field in plan.fields.items()
+                if keys is None or key in keys
+            }
+            flip = None if plan.flip is None else move(torch.from_numpy(plan.flip))
+            images = {
+                key: self._gather(rows, key, buffers, move)
+                for key, rows in plan.images.items()
+                if keys is None or key in keys
+            }
+            copied = self._side.record_event() if self._side is not None else None
+        if copied is not None:
+            copied.synchronize()  # this thread waits, so that the pinned buffer may be filled again
+        return _Ready(images, fields, flip, copied, slot)
+
+    def _gather(
+        self, rows: np.ndarray, key: str, buffers: dict[str, Tensor], move: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        shape = (*rows.shape, *self.dataset.store.shape)
+        if self._resident is not None:
+            return self._resident[move(torch.from_numpy(rows.reshape(-1)))].view(shape)
+        if key not in buffers or buffers[key].shape != shape:
+            buffers[key] = torch.empty(shape, dtype=torch.uint8, pin_memory=self._side is not None)
+        flat = buffers[key].numpy().reshape(-1, *self.dataset.store.shape)
+        self.dataset.store.read(rows.reshape(-1), flat)
+        return move(buffers[key])
+
+    def _moved(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.device, non_blocking=True)
+
+    def _stays(self) -> bool:
+        """Whether the whole set is kept on the device: asked for, or within a quarter of its free memory."""
+        if self.dataset.resident != "auto":
+            return self.dataset.resident == "on"
+        if self.device.type != "cuda":
+            return False
+        free, _ = torch.cuda.mem_get_info(self.device)
+        return self.dataset.store.count * int(np.prod(self.dataset.store.shape)) <= free / 4
+
+    def _load(self) -> Tensor:
+        store = self.dataset.store
+        whole = torch.empty((store.count, *store.shape), dtype=torch.uint8, device=self.device)
+        part = np.empty((min(store.count, 4096), *store.shape), dtype=np.uint8)
+        for first in range(0, store.count, len(part)):
+            rows = np.arange(first, min(first + len(part), store.count))
+            store.read(rows, part[: len(rows)])
+            whole[first : first + len(rows)] = torch.from_numpy(part[: len(rows)]).to(self.device)
+        return whole
+
+
+def _floats(image: Tensor, flip: Tensor | None) -> Tensor:
+    """Bytes [B, (K,) H, W, C] to floats [B, (K,) C, H, W] in [-1, 1], channels last in memory."""
+    values = image.movedim(-1, -3).to(torch.float32).mul_(2 / 255).sub_(1)
+    if flip is None:
+        return values
+    return torch.where(flip.view(-1, *(1,) * (values.ndim - 1)), values.flip(-1), values)
+
+
+def _join(parts: list[Plan]) -> Plan:
+    images = {key: np.concatenate([part.images[key] for part in parts]) for key in parts[0].images}
+    fields = {key: np.concatenate([part.fields[key] for part in parts]) for key in parts[0].fields}
+    flips = [part.flip for part in parts if part.flip is not None]
+    return Plan(images, fields, np.concatenate(flips) if flips else None)

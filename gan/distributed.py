@@ -1,0 +1,58 @@
+"""Processes and randomness: rank, world size, step seeds, averaged gradients.
+
+One process is the special case in which nothing is sent.
+"""
+
+import random
+import zlib
+from collections.abc import Sequence
+
+import numpy
+import torch
+import torch.distributed
+from torch import Tensor
+
+
+def rank() -> int:
+    """The number of this process, 0 when it is alone."""
+    return torch.distributed.get_rank() if _together() else 0
+
+
+def size() -> int:
+    """How many processes train together."""
+    return torch.distributed.get_world_size() if _together() else 1
+
+
+def _together() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def seed(root: int, side: str, count: int, device: torch.device) -> None:
+    """Make what follows a function of (root seed, side, count, rank) alone.
+
+    Sets the generators in use directly: `torch.manual_seed` would visit every device. The CPU generator
+    reads 32 bits of a seed, hence the hash.
+    """
+    value = zlib.crc32(f"{root}/{side}/{count}/{rank()}".encode())
+    random.seed(value)
+    numpy.random.seed(value)  # noqa: NPY002 - the global generator is what users' modules draw from
+    torch.default_generator.manual_seed(value)
+    if device.type == "cuda":
+        torch.cuda.default_generators[device.index or 0].manual_seed(value)
+
+
+def average_gradients(parameters: Sequence[Tensor]) -> None:
+    """Replace every gradient by its mean over the processes, in one flat all-reduce.
+
+    The buffer always has the full length: a rank without some gradient contributes zeros and a mark, and a
+    gradient that is absent everywhere stays None (Adam would move a weight whose gradient is zero).
+    """
+    if size() == 1:
+        return
+    present = torch.tensor([float(p.grad is not None) for p in parameters], device=parameters[0].device)
+    parts = [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters]
+    flat = torch.cat([present, *parts])
+    torch.distributed.all_reduce(flat)
+    marks, flat = flat[: len(present)].tolist(), flat[len(present) :] / size()
+    for parameter, mark, part in zip(parameters, marks, flat.split([p.numel() for p in parts]), strict=True):
+        parameter.grad = part.view_as(parameter).clone() if mark else None

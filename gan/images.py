@@ -1,0 +1,66 @@
+"""Batches of images to bytes and back, and the pictures made of them."""
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+PAPER = 255
+GAP = 2  # pixels between pictures
+
+
+def to_bytes(images: Tensor) -> np.ndarray:
+    """Floats [B, C, H, W] in [-1, 1], on any device, to a new array uint8 [B, H, W, C]; rounds and clips."""
+    pixels = images.detach().float().add(1).mul(127.5).round().clamp(0, 255)
+    return pixels.to(torch.uint8).movedim(1, -1).contiguous().cpu().numpy()
+
+
+def to_floats(pixels: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
+    """Bytes [B, H, W, C] to a new tensor [B, C, H, W] of floats in [-1, 1] that shares no memory."""
+    return torch.tensor(pixels, device=device).movedim(-1, 1).float().div(127.5).sub(1)
+
+
+def grid(images: Tensor, columns: int | None = None, enlarge: int = 1) -> np.ndarray:
+    """Images [N, C, H, W] row by row in one picture uint8 [H', W', 3], about square unless told."""
+    pixels = _enlarged(to_bytes(images), enlarge)
+    columns = columns or max(1, round(len(pixels) ** 0.5))
+    rows = -(-len(pixels) // columns)
+    height, width = pixels.shape[1] + GAP, pixels.shape[2] + GAP
+    sheet = np.full((rows * height + GAP, columns * width + GAP, 3), PAPER, dtype=np.uint8)
+    for place, picture in enumerate(pixels):
+        top, left = place // columns * height + GAP, place % columns * width + GAP
+        sheet[top : top + height - GAP, left : left + width - GAP] = picture
+    return sheet
+
+
+def table(columns: dict[str, Tensor], enlarge: int = 1) -> np.ndarray:
+    """Named columns of images [N, C, H, W], side by side under their names, as one picture uint8."""
+    height, width = next(iter(columns.values())).shape[-2:]
+    wide = max(width * enlarge, *(_text_width(name) + 6 for name in columns)) + GAP
+    strips = []
+    for name, images in columns.items():
+        strip = grid(images, columns=1, enlarge=enlarge)
+        spare = wide - strip.shape[1]
+        strip = np.pad(strip, ((0, 0), (spare // 2, spare - spare // 2), (0, 0)), constant_values=PAPER)
+        strips.append(np.concatenate([_caption(name, wide), strip]))
+    return np.concatenate(strips, axis=1)
+
+
+def enlargement(size: int) -> int:
+    """How many times to enlarge images of this size so that they can be read on a screen."""
+    return max(1, 96 // size)
+
+
+def _enlarged(pixels: np.ndarray, times: int) -> np.ndarray:
+    pixels = pixels.repeat(times, axis=1).repeat(times, axis=2)
+    return pixels.repeat(3, axis=3) if pixels.shape[3] == 1 else pixels[..., :3]
+
+
+def _caption(text: str, width: int, height: int = 16) -> np.ndarray:
+    picture = Image.new("RGB", (width, height), (PAPER,) * 3)
+    ImageDraw.Draw(picture).text(((width - _text_width(text)) // 2, 2), text, fill=(0, 0, 0))
+    return np.array(picture)
+
+
+def _text_width(text: str) -> int:
+    return int(ImageDraw.Draw(Image.new("L", (1, 1))).textlength(text))

@@ -1,0 +1,5 @@
+"""What the players minimise."""
+
+from gan.losses import adversarial, penalties
+
+__all__ = ["adversarial", "penalties"]

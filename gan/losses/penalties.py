@@ -1,0 +1,123 @@
+"""Penalties on the discriminator's input gradient.
+
+A penalty is called as `penalty(judge, real, fake, update) -> scalar`. `judge` maps images [B, C, H, W] to
+logits with every condition bound, so the gradient is that of the candidate image alone. The norm is the
+full L2 norm of each sample, over C, H and W; one number a sample, never one a pixel or one a batch.
+"""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from gan.recipe import Judge
+from gan.registry import Count, NonNegative, register
+
+
+class GradientPenalty(ABC):
+    """weight * every * E term(gradient at chosen points), in fp32 and outside autocast."""
+
+    def __init__(self, weight: NonNegative, every: Count = 1) -> None:
+        """Paid at every `every`-th discriminator update, then scaled by it."""
+        self.weight, self.every = weight, every
+
+    def __call__(self, judge: Judge, real: Tensor, fake: Tensor, update: int) -> Tensor:
+        """The penalty of this update, whether or not it is due."""
+        points = self.points(real.detach().float(), fake.detach().float())
+        return self.weight * self.every * self.term(input_gradient(judge, points)).mean()
+
+    @abstractmethod
+    def points(self, real: Tensor, fake: Tensor) -> Tensor:
+        """The images at which the gradient is taken."""
+
+    @abstractmethod
+    def term(self, gradient: Tensor) -> Tensor:
+        """One number a sample [B] from its gradient [B, C, H, W]."""
+
+
+def input_gradient(judge: Judge, images: Tensor) -> Tensor:
+    """Gradient [B, C, H, W] of each sample's score (mean over its patches), differentiable again."""
+    images = images.detach().requires_grad_()
+    with torch.autocast(images.device.type, enabled=False):
+        logits = judge(images)
+        scores = logits.flatten(1).mean(1) if logits.ndim > 1 else logits  # [B]
+        (gradient,) = torch.autograd.grad(scores.sum(), images, create_graph=True)
+    return gradient
+
+
+def norm(gradient: Tensor) -> Tensor:
+    """L2 norm [B] over C, H and W; the constant keeps its derivative finite at zero."""
+    return (gradient.flatten(1).square().sum(1) + 1e-12).sqrt()
+
+
+@register("penalty", "wgan_gp")
+class WganGp(GradientPenalty):
+    """(norm - 1)^2 between reals and fakes. Gulrajani et al. 2017, arXiv:1704.00028, eq. 3."""
+
+    def __init__(self, weight: NonNegative = 10.0, every: Count = 1) -> None:
+        """The paper's lambda."""
+        super().__init__(weight, every)
+
+    def points(self, real: Tensor, fake: Tensor) -> Tensor:
+        """e x + (1 - e) G(z), with one e per sample."""
+        share = torch.rand(len(real), *(1,) * (real.ndim - 1), device=real.device, dtype=real.dtype)
+        return share * real + (1 - share) * fake
+
+    def term(self, gradient: Tensor) -> Tensor:
+        """(norm - 1)^2."""
+        return (norm(gradient) - 1).square()
+
+
+@register("penalty", "wgan_gp_one_sided")
+class WganGpOneSided(WganGp):
+    """Only norms above 1 are penalised. Petzka et al. 2017, arXiv:1709.08894."""
+
+    def term(self, gradient: Tensor) -> Tensor:
+        """max(0, norm - 1)^2."""
+        return (norm(gradient) - 1).relu().square()
+
+
+@register("penalty", "dragan")
+class Dragan(WganGp):
+    """(norm - k)^2 around the reals, which needs no fakes. Kodali et al. 2017, arXiv:1705.07215."""
+
+    def __init__(
+        self, weight: NonNegative = 10.0, every: Count = 1, noise: NonNegative = 0.1, target: NonNegative = 1.0
+    ) -> None:
+        """`noise` is the standard deviation per element in units of half the data range, `target` the k."""
+        super().__init__(weight, every)
+        self.noise, self.target = noise, target
+
+    def points(self, real: Tensor, fake: Tensor) -> Tensor:
+        """Reals with Gaussian noise."""
+        return real + self.noise * torch.randn_like(real)
+
+    def term(self, gradient: Tensor) -> Tensor:
+        """(norm - k)^2."""
+        return (norm(gradient) - self.target).square()
+
+
+@register("penalty", "r1")
+class R1(GradientPenalty):
+    """(weight / 2) E norm^2 on the reals. Mescheder et al. 2018, arXiv:1801.04406, eq. 9."""
+
+    def __init__(self, weight: NonNegative = 10.0, every: Count = 1) -> None:
+        """The paper's gamma; its half is part of the term."""
+        super().__init__(weight, every)
+
+    def points(self, real: Tensor, fake: Tensor) -> Tensor:
+        """The reals."""
+        return real
+
+    def term(self, gradient: Tensor) -> Tensor:
+        """Half the squared norm."""
+        return 0.5 * gradient.flatten(1).square().sum(1)
+
+
+@register("penalty", "r2")
+class R2(R1):
+    """R1 on the fakes. Mescheder et al. 2018, arXiv:1801.04406, eq. 10."""
+
+    def points(self, real: Tensor, fake: Tensor) -> Tensor:
+        """The fakes."""
+        return fake

@@ -1,0 +1,61 @@
+"""A recipe: two modules and what each of them minimises.
+
+Everything the generator's optimizer moves is `generator`, everything the discriminator's moves is
+`discriminator`; either may hold several networks. The trainer knows nothing else of a GAN.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+
+from torch import Tensor, nn
+
+Batch = Mapping[str, Tensor]
+Judge = Callable[[Tensor], Tensor]
+Penalty = Callable[[Judge, Tensor, Tensor, int], Tensor]
+
+
+class Recipe(nn.Module, ABC):
+    """Two modules, named losses for each, and samples to show.
+
+    Losses are scalars, weighted, by name; their sum is what the player minimises. Names listed in
+    `statistics` may stand among them: they are detached, logged and not trained.
+    """
+
+    generator: nn.Module
+    discriminator: nn.Module
+    reads: tuple[str, ...] = ("real",)
+    statistics: tuple[str, ...] = ("logits_real", "logits_fake")
+
+    @abstractmethod
+    def generate(self, batch: Batch) -> dict[str, Tensor]:
+        """All that the generator makes of this batch, with its graph."""
+
+    @abstractmethod
+    def discriminator_losses(self, batch: Batch, fakes: Batch, update: int) -> dict[str, Tensor]:
+        """The discriminator's terms; `fakes` arrive detached, `update` counts its updates."""
+
+    @abstractmethod
+    def generator_losses(self, batch: Batch, fakes: Batch, step: int) -> dict[str, Tensor]:
+        """The generator's terms; `fakes` carry their graph."""
+
+    @abstractmethod
+    def samples(self, generator: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Images [N, C, H, W] in [-1, 1] by name; what `generator` (raw or averaged) made is `generated`."""
+
+
+def detached(fakes: Batch) -> dict[str, Tensor]:
+    """The same tensors without their graph."""
+    return {name: fake.detach() for name, fake in fakes.items()}
+
+
+def penalise(
+    penalties: Mapping[str, Penalty], judge: Judge, real: Tensor, fake: Tensor, update: int
+) -> dict[str, Tensor]:
+    """The penalties that are due at this update, by name."""
+    due = {name: penalty for name, penalty in penalties.items() if is_due(penalty, update)}
+    return {name: penalty(judge, real, fake, update) for name, penalty in due.items()}
+
+
+def is_due(penalty: Penalty, update: int) -> bool:
+    """Whether a lazy penalty is paid at this discriminator update."""
+    return update % getattr(penalty, "every", 1) == 0 and getattr(penalty, "weight", 1) != 0

@@ -1,0 +1,63 @@
+"""Images from noise."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from gan.losses.adversarial import Adversarial
+from gan.recipe import Batch, Judge, Penalty, Recipe, penalise
+from gan.registry import Count, Positive, register
+
+
+@register("recipe", "synthesis", given=("generator", "discriminator", "adversarial", "penalties"))
+class Synthesis(Recipe):
+    """noise -> image. Goodfellow et al. 2014, arXiv:1406.2661."""
+
+    reads = ("real",)
+
+    def __init__(
+        self,
+        generator: nn.Module,
+        discriminator: nn.Module,
+        adversarial: Adversarial,
+        penalties: Mapping[str, Penalty],
+        weight: Positive = 1.0,
+        shown: Count = 64,
+    ) -> None:
+        """`weight` scales the adversarial terms, `shown` is the number of samples in a grid."""
+        super().__init__()
+        self.generator, self.discriminator = generator, discriminator
+        self.adversarial, self.penalties, self.weight = adversarial, penalties, weight
+        noise = torch.randn(shown, generator.latent, generator=torch.Generator().manual_seed(0))
+        self.register_buffer("shown", noise, persistent=False)
+
+    def generate(self, batch: Batch) -> dict[str, Tensor]:
+        """One image for each real one."""
+        real = batch["real"]
+        return {"image": self.generator(torch.randn(len(real), self.generator.latent, device=real.device))}
+
+    def judge(self, batch: Batch) -> Judge:
+        """Image -> logits."""
+        return self.discriminator
+
+    def discriminator_losses(self, batch: Batch, fakes: Batch, update: int) -> dict[str, Tensor]:
+        """The adversarial term and the penalties that are due."""
+        judge, real, fake = self.judge(batch), batch["real"], fakes["image"]
+        logits_real, logits_fake = judge(real), judge(fake)
+        return {
+            "adversarial": self.weight * self.adversarial.discriminator(logits_real, logits_fake),
+            **penalise(self.penalties, judge, real, fake, update),
+            "logits_real": logits_real.detach().mean(),
+            "logits_fake": logits_fake.detach().mean(),
+        }
+
+    def generator_losses(self, batch: Batch, fakes: Batch, step: int) -> dict[str, Tensor]:
+        """The adversarial term."""
+        judge = self.judge(batch)
+        loss = self.adversarial.generator(judge(fakes["image"]), lambda: judge(batch["real"]))
+        return {"adversarial": self.weight * loss}
+
+    def samples(self, generator: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Images of the same noise every time."""
+        return {"generated": generator(self.shown)}

@@ -1,0 +1,152 @@
+"""A font from one character: W-Net after Figure 2 and Equations 1 and 2 of its paper.
+
+Jiang et al. 2018, "W-Net: One-Shot Arbitrary-Style Chinese Character Generation with Deep Neural Networks",
+ICONIP, arXiv:2406.06122. `prototype` is the wanted character in a standard font, `reference` one or several
+other characters of a style, `target` the wanted character in that style.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, l1_loss, mse_loss
+
+from gan.losses.adversarial import Adversarial
+from gan.losses.reconstruction import Features, feature_distance
+from gan.recipe import Batch, Judge, Penalty, Recipe, penalise
+from gan.registry import Fraction, NonNegative, register
+
+
+@register(
+    "recipe", "wnet", given=("generator", "discriminator", "adversarial", "penalties", "classifier")
+)
+class WNet(Recipe):
+    """prototype, reference -> the prototype's character in the reference's style.
+
+    Eight named terms with the published weights; a weight of zero leaves its term out.
+    """
+
+    reads = ("prototype", "reference", "target", "style", "character")
+
+    def __init__(
+        self,
+        generator: nn.Module,
+        discriminator: nn.Module,
+        adversarial: Adversarial,
+        penalties: Mapping[str, Penalty],
+        classifier: nn.Module | None,
+        weight: NonNegative = 3.0,
+        style_class: NonNegative = 1.0,
+        encoder_character: NonNegative = 0.2,
+        encoder_style: NonNegative = 0.2,
+        l1: NonNegative = 50.0,
+        feature: NonNegative = 75.0,
+        feature_source: Literal["classifier", "discriminator"] = "classifier",
+        constant_content: NonNegative = 3.0,
+        constant_style: NonNegative = 5.0,
+        smoothing: Fraction = 0.0,
+    ) -> None:
+        """`weight` scales the adversarial term, `smoothing` softens the labels of the class heads.
+
+        `classifier` is a frozen glyph classifier; it is neither trained nor part of a checkpoint.
+        """
+        super().__init__()
+        self.generator, self.discriminator = generator, discriminator
+        self.adversarial, self.penalties = adversarial, penalties
+        self._classifier = (classifier,)  # in a tuple, so that it is no submodule
+        self.weight, self.style_class, self.l1, self.feature = weight, style_class, l1, feature
+        self.encoder_character, self.encoder_style = encoder_character, encoder_style
+        self.constant_content, self.constant_style = constant_content, constant_style
+        self.feature_source, self.smoothing = feature_source, smoothing
+
+    @staticmethod
+    def needs_classifier(settings: Mapping[str, Any]) -> bool:
+        """Whether the feature loss of these settings looks through a classifier."""
+        return bool(settings["feature"]) and settings["feature_source"] == "classifier"
+
+    def generate(self, batch: Batch) -> dict[str, Tensor]:
+        """The image, and what the encoders made of prototype and references."""
+        content = self.generator.encode_content(batch["prototype"])
+        style = self.generator.encode_style(batch["reference"])
+        return {
+            "image": self.generator.decode(content, style),
+            "content_code": content.code,
+            "content_logits": content.logits,
+            "style_code": style.code,
+            "style_logits": style.logits,
+        }
+
+    def discriminator_losses(self, batch: Batch, fakes: Batch, update: int) -> dict[str, Tensor]:
+        """Adversarial term, style class of truth and fake, and the penalties that are due."""
+        prototype, reference = batch["prototype"], one_of(batch["reference"])
+        real = self.discriminator(prototype, batch["target"], reference)
+        fake = self.discriminator(prototype, fakes["image"], reference)
+        judge: Judge = lambda image: self.discriminator(prototype, image, reference).logits  # noqa: E731
+        terms = {
+            "adversarial": self.weight * self.adversarial.discriminator(real.logits, fake.logits),
+            **penalise(self.penalties, judge, batch["target"], fakes["image"], update),
+            "logits_real": real.logits.detach().mean(),
+            "logits_fake": fake.logits.detach().mean(),
+        }
+        if self.style_class:
+            both = self._classify(real.style_logits, batch["style"]) + self._classify(
+                fake.style_logits, batch["style"]
+            )
+            terms["style_class"] = self.style_class * 0.5 * both
+        return terms
+
+    def generator_losses(self, batch: Batch, fakes: Batch, step: int) -> dict[str, Tensor]:
+        """The eight terms of Equation 1."""
+        prototype, target, reference = batch["prototype"], batch["target"], one_of(batch["reference"])
+        image = fakes["image"]
+        critique = self.discriminator(prototype, image, reference)
+        real_logits_of = lambda: self.discriminator(prototype, target, reference).logits  # noqa: E731
+        terms = {}
+        if self.weight:
+            terms["adversarial"] = self.weight * self.adversarial.generator(critique.logits, real_logits_of)
+        if self.style_class:
+            terms["style_class"] = self.style_class * self._classify(critique.style_logits, batch["style"])
+        if self.encoder_character:
+            loss = self._classify(fakes["content_logits"], batch["character"])
+            terms["encoder_character"] = self.encoder_character * loss
+        if self.encoder_style:
+            loss = self._classify(fakes["style_logits"], batch["style"])
+            terms["encoder_style"] = self.encoder_style * loss
+        if self.l1:
+            terms["l1"] = self.l1 * l1_loss(image, target)
+        if self.feature:
+            features = self._features(prototype, reference)
+            terms["feature"] = self.feature * feature_distance(features, image, target)
+        if self.constant_content:
+            code = self.generator.encode_content(image).code
+            terms["constant_content"] = self.constant_content * mse_loss(code, fakes["content_code"])
+        if self.constant_style:
+            code = self.generator.encode_style(image).code
+            terms["constant_style"] = self.constant_style * mse_loss(code, fakes["style_code"])
+        return terms
+
+    def samples(self, generator: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Prototype, first reference, what was drawn, and the truth where the batch has it."""
+        drawn = generator(batch["prototype"], batch["reference"])
+        shown = {"prototype": batch["prototype"], "reference": batch["reference"][:, 0], "generated": drawn}
+        return {**shown, "truth": batch["target"]} if "target" in batch else shown
+
+    def _classify(self, logits: Tensor, label: Tensor) -> Tensor:
+        return cross_entropy(logits, label, label_smoothing=self.smoothing)
+
+    def _features(self, prototype: Tensor, reference: Tensor) -> Features:
+        (classifier,) = self._classifier
+        if self.feature_source == "classifier":
+            assert classifier is not None
+            return classifier.features
+        return lambda image: self.discriminator.features(prototype, image, reference)
+
+
+def one_of(references: Tensor) -> Tensor:
+    """One of the K references [B, K, C, H, W] of each sample, drawn uniformly, [B, C, H, W]."""
+    batch, many = references.shape[:2]
+    if many == 1:
+        return references[:, 0]
+    place = torch.randint(many, (batch,), device=references.device)
+    return references[torch.arange(batch, device=references.device), place]

@@ -1,0 +1,87 @@
+"""A run directory and the configuration it holds."""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from gan import checkpoint
+from gan.registry import ConfigError
+
+# what may change between runs in one run directory
+FREE = (
+    "trainer.steps",
+    "trainer.log_every",
+    "trainer.sample_every",
+    "trainer.measure_every",
+    "trainer.save_every",
+    "trainer.keep",
+    "trainer.device",
+    "data.resident",
+    "resume",
+    "run_dir",
+)
+
+
+def previous(
+    run_dir: Path, resume: str, values: dict[str, Any], say: Callable[[str], None]
+) -> Path | None:
+    """The checkpoint to continue from, if any.
+
+    Schedules whose length was left open take the one fixed when the run started. Raises: ConfigError where
+    the directory holds another configuration, or where `resume` forbids or asks for what is not there.
+    """
+    stored = run_dir / "config.yaml"
+    if resume == "never":
+        if run_dir.exists() and any(run_dir.iterdir()):
+            raise ConfigError(f"resume=never, but run_dir={run_dir} is not empty; choose another run_dir")
+        return None
+    if stored.exists():
+        before = yaml.safe_load(stored.read_text(encoding="utf-8"))
+        _keep_lengths(values, before)
+        _require_same(run_dir, before, values)
+    if resume == "auto":
+        return checkpoint.newest(run_dir / "checkpoints", say)
+    if not Path(resume).exists():
+        raise ConfigError(f"resume={resume} does not exist; use auto, never or a checkpoint's folder")
+    return Path(resume)
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Dotted keys whose values differ, with both, apart from those that are free to change."""
+    old, new = flat(before), flat(now)
+    keys = sorted({*old, *new} - set(FREE))
+    return [(key, old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)]
+
+
+def run_id(values: Mapping[str, Any]) -> str:
+    """The same for every start of one run, another for every other configuration."""
+    fixed = sorted((key, value) for key, value in flat(values).items() if key not in FREE)
+    return hashlib.sha256(repr(fixed).encode()).hexdigest()[:12]
+
+
+def flat(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """Nested values by dotted key."""
+    result: dict[str, Any] = {}
+    for key, value in values.items():
+        inner = f"{path}{key}"
+        result |= flat(value, f"{inner}.") if isinstance(value, Mapping) else {inner: value}
+    return result
+
+
+def _require_same(run_dir: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    changed = differences(before, now)
+    if changed:
+        listed = "; ".join(f"{key} was {old!r} and is now {new!r}" for key, old, new in changed[:5])
+        raise ConfigError(
+            f"run_dir={run_dir} holds another configuration ({listed}): choose another run_dir, or the same "
+            "settings to go on"
+        )
+
+
+def _keep_lengths(values: dict[str, Any], before: Mapping[str, Any]) -> None:
+    for side, node in values["schedule"].items():
+        if node["length"] is None:
+            node["length"] = before["schedule"][side]["length"]
