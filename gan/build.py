@@ -12,6 +12,7 @@ from gan import checkpoint, distributed, features, rundir
 from gan.check import SIDES, Checked, check
 from gan.data.stream import Stream
 from gan.metrics.evaluation import GlyphEvaluation
+from gan.monitor import Monitor
 from gan.player import Player
 from gan.recipe import Recipe
 from gan.registry import ConfigError
@@ -46,12 +47,15 @@ def build(config: Mapping[str, Any], say: Say = print) -> Trainer:
         stream=stream,
         average=checked.create("average", generator=recipe.generator),
         settings=checked.settings,
-        run_dir=checked.run_dir,
+        monitor=Monitor(
+            checked.run_dir,
+            checked.settings.steps,
+            {name: stream.read(plan) for name, plan in dataset.shown(reads).items()},
+            GlyphEvaluation(recipe, dataset, device) if "target" in reads else None,
+        ),
         seed=checked.seed,
         config=yaml.safe_dump(checked.values, sort_keys=False, allow_unicode=True),
         run_id=rundir.run_id(checked.values),
-        shown={name: stream.read(plan) for name, plan in dataset.shown(reads).items()},
-        evaluation=GlyphEvaluation(recipe, dataset, stream) if "target" in reads else None,
     )
     if resumed is not None:
         trainer.resume(resumed)

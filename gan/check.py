@@ -10,10 +10,9 @@ import torch
 from torch import nn
 
 from gan import distributed, registry
-from gan.player import Clip
-from gan.registry import ConfigError, Count, Entry, Whole
+from gan.registry import ConfigError, Entry, Whole
+from gan.settings import Clip, Image, Settings
 from gan.signature import coerce, conform, nearest
-from gan.trainer import Settings
 
 SIDES = ("generator", "discriminator")
 CHOICES = {  # section of the configuration -> kind of entry
@@ -27,14 +26,6 @@ CHOICES = {  # section of the configuration -> kind of entry
 }
 KNOWN = (*CHOICES, "penalties", "optimizer", "schedule", "clip", "image", "trainer", "model", "seed", "run_dir", "resume", "sweep")
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-
-
-@dataclass(frozen=True)
-class Image:
-    """The `image` section: pixels along a side, channels."""
-
-    size: Count
-    channels: Count
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ import shutil
 import stat
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -127,11 +127,11 @@ def load(path: Path, *, networks_only: bool = False) -> Checkpoint:
         manifest = _manifest(path)
         if strangers := {name for name in os.listdir(path) if name[0] != "."} - {*FILES, MANIFEST}:
             raise ValueError(f"it holds {reprlib.repr(sorted(strangers))}, which no save writes")
-        parts = {
-            entry["name"]: _parsed(entry["name"], _verified(path, entry))
-            for entry in manifest["files"]
-            if not (networks_only and entry["name"] == OPTIMIZERS)
+        unread = {OPTIMIZERS} if networks_only else set()
+        files = {
+            e["name"]: _verified(path, e) for e in manifest["files"] if e["name"] not in unread
         }
+        parts = {name: _parsed(name, data) for name, data in files.items()}
     except (ValueError, OSError) as error:
         raise CheckpointError(
             f"checkpoint {path}: {error}; resume=auto takes the newest that verifies"
@@ -242,6 +242,8 @@ def _packed(tensors: Mapping[str, Tensor], what: str) -> bytes:
 
 
 def _copied(name: str, tensor: Tensor) -> Tensor:
+    if name == "__metadata__":
+        raise ValueError(f"{name} is a name that safetensors keeps for itself")
     if not isinstance(tensor, Tensor) or tensor.is_meta or tensor.layout != torch.strided:
         raise ValueError(f"{name} is {reprlib.repr(tensor)}, not a dense tensor")
     plain = tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
@@ -378,7 +380,7 @@ def _explained(error: OSError, target: Path, needed: int) -> OSError:
     return OSError(
         error.errno,
         f"{target} was not saved ({error.strerror or error}): {needed >> 20} MiB needed, "
-        f"{free >> 20} MiB free; make room, mend the disk or its permissions, or move run_dir",
+        f"{free >> 20} MiB free; make room, mend the disk, or choose another run_dir",
     )
 
 
@@ -424,7 +426,7 @@ def _scan(folder: Path) -> list[tuple[int, Path]]:
 
 def _manifest(path: Path) -> dict[str, Any]:
     """The manifest, once its closing hash has matched; it lists each of FILES once, in order."""
-    data = _read(path / MANIFEST)
+    data = _read(path / MANIFEST, range(JSON_LIMIT + 1))
     seal = len(_seal(b""))
     body, found = data[:-seal], data[-seal:]
     if found != _seal(body):
@@ -447,23 +449,21 @@ def _manifest(path: Path) -> dict[str, Any]:
 def _verified(path: Path, entry: Mapping[str, Any]) -> bytes:
     """A listed file's bytes, which are those that were saved."""
     name, stated = entry["name"], entry.get("sha256")
-    data = _read(path / name, entry.get("bytes"))
+    data = _read(path / name, [entry.get("bytes")])
     if (found := _sha256(data)) != stated:
         raise ValueError(f"{name} has SHA-256 {found}, but {MANIFEST} says {stated}")
     return data
 
 
-def _read(path: Path, size: int | None = None) -> bytes:
-    """All bytes of a regular file of this size; no link is followed and no pipe waited for."""
+def _read(path: Path, sizes: Container[object]) -> bytes:
+    """All bytes of a regular file of such a size; no link is followed and no pipe waited for."""
     flags = os.O_NOFOLLOW | os.O_NONBLOCK
     with open(path, "rb", opener=lambda name, mode: os.open(name, mode | flags)) as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise ValueError(f"{path.name} is no regular file")
-        if size is None and status.st_size > JSON_LIMIT:
-            raise ValueError(f"{path.name} has {status.st_size} bytes, more than {JSON_LIMIT}")
-        if size not in (None, status.st_size):
-            raise ValueError(f"{path.name} has {status.st_size} bytes, but {MANIFEST} says {size}")
+        if status.st_size not in sizes:
+            raise ValueError(f"{path.name} has {status.st_size} bytes, expected was {sizes}")
         return file.read(status.st_size)
 
 

@@ -2,24 +2,14 @@
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from gan import distributed
-from gan.registry import Positive
+from gan.settings import Clip
 
 Losses = dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Clip:
-    """Limits, off when None: gradients by value, by norm of the whole player, and weights."""
-
-    value: Positive | None = None
-    norm: Positive | None = None
-    weights: Positive | None = None
 
 
 class Player:

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from gan.player import Clip, Player, frozen
+from gan.player import Player, frozen
+from gan.settings import Clip
 
 
 def sides(clip=Clip(), schedule=lambda count: 1.0, lr=0.1):

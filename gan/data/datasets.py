@@ -234,15 +234,19 @@ class Glyphs:
 
 
 def split_groups(groups: np.ndarray, members: np.ndarray, seed: int) -> Split:
-    """Split members 70/10/20 so that no group is divided: whole groups go to test, then to validation."""
+    """Split members 70/10/20 so that no group is divided, in an order drawn by the seed.
+
+    A group larger than a third of a held-out part is trained on, so that such a part holds several.
+    """
     rng = np.random.Generator(np.random.Philox(key=[seed, 0x5917]))
     order = rng.permutation(np.unique(groups[members]))
-    parts: dict[str, list[int]] = {"test": [], "validation": [], "train": []}
     quota = {"test": 0.2 * len(members), "validation": 0.1 * len(members), "train": np.inf}
+    parts: dict[str, list[int]] = {name: [] for name in quota}
     for group in order:
         inside = members[groups[members] == group]
         for name, part in parts.items():
-            if len(part) + len(inside) / 2 <= quota[name]:
+            small = len(inside) <= max(1, quota[name] / 3)
+            if small and len(part) + len(inside) / 2 <= quota[name]:
                 part.extend(inside)
                 break
     if not parts["validation"] or not parts["test"]:

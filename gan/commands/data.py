@@ -1,0 +1,75 @@
+"""`gan data`: build a store out of a folder, and verify one."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from gan.data.building import build, listed
+from gan.data.sources import guess, kind
+from gan.data.store import verify
+
+
+def add_parser(subparsers: Any) -> None:
+    """Adds `data` with its two commands, each with the function `func(args) -> exit status`."""
+    commands = subparsers.add_parser("data", help=__doc__).add_subparsers(required=True)
+    building = commands.add_parser("build", help="make a store of a folder of images or fonts")
+    building.add_argument("source", type=Path, help="a folder of images, fonts or glyph sheets")
+    building.add_argument(
+        "store",
+        type=Path,
+        help="NAME.lmdb; a folder of fonts also becomes a folder of glyph sheets",
+    )
+    building.add_argument("--size", type=_positive, default=64, help="pixels a side (64)")
+    building.add_argument("--channels", type=_positive, help="1 or 3 (images 3, glyphs 1)")
+    building.add_argument("--overwrite", action="store_true", help="replace what is there")
+    building.set_defaults(func=run_build)
+    verifying = commands.add_parser("verify", help="read a whole store and list what is damaged")
+    verifying.add_argument("store", type=Path, help="NAME.lmdb")
+    verifying.set_defaults(func=run_verify)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def run_build(args: argparse.Namespace) -> int:
+    """Builds a store, or glyph sheets out of fonts; lists what was left out."""
+    if args.store.suffix != ".lmdb":
+        return _build_sheets(args)
+    source = guess(args.source, args.size, args.channels)
+    report = build(source, args.store, overwrite=args.overwrite)
+    height, width, channels = source.shape
+    print(f"{report.path}: {report.count} images of {height}x{width}x{channels} from {source.name}")
+    if report.rejected:
+        print(f"{len(report.rejected)} left out:")
+        print(listed(report.rejected, len(report.rejected)))
+    return 0
+
+
+def _build_sheets(args: argparse.Namespace) -> int:
+    if kind(args.source) != "fonts":
+        raise ValueError(f"STORE must end in .lmdb, unlike {args.store}")
+    from gan.data.sheets import build_sheets
+
+    sheets = build_sheets(args.source, args.store, overwrite=args.overwrite)
+    for difference in sheets.differences:
+        print(difference)
+    if not sheets.written:
+        print(f"{args.store} was left as it is; --overwrite replaces it")
+        return 0
+    print(f"{sheets.path}: sheets of {sheets.styles} styles, {sheets.bytes} bytes")
+    return 0
+
+
+def run_verify(args: argparse.Namespace) -> int:
+    """Prints what is damaged; the status is 1 if anything is."""
+    result = verify(args.store)
+    for part, reason in result.damages:
+        print(f"{part}: {reason}")
+    if result.damages:
+        print(f"{args.store}: {len(result.damages)} parts are damaged; build or copy it again")
+        return 1
+    print(f"{args.store}: {result.count} images, all whole")
+    return 0

@@ -1,0 +1,320 @@
+"""Glyphs out of fonts: which characters a face really draws, and images at one scale per font.
+
+A character map is no proof: fonts map characters to empty glyphs, to a box, or to outlines that
+FreeType refuses. A glyph is usable only after it was drawn, and every other one says why not.
+"""
+
+import hashlib
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+from unicodedata import name as unicode_name
+from unicodedata import normalize
+
+import fontTools
+import numpy as np
+import PIL
+from fontTools.ttLib import TTFont
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont, features
+
+from gan.data.store import Rejected
+
+Pixels = NDArray[np.uint8]
+
+FACTOR = 4  # pixels drawn per pixel kept, at least, along each side
+MARGIN = 1 / 32  # paper left at each side of the largest glyph, as a share of the canvas
+INK = 8  # a drawn pixel belongs to the ink box from this value on (0 paper, 255 black)
+LEAST_INK = 0.003  # mean ink of a usable glyph on its canvas
+
+RENDERING: dict[str, float] = {
+    "format": 1,  # raise it when the same font would give other pixels
+    "factor": FACTOR,
+    "margin": MARGIN,
+    "ink": INK,
+    "least_ink": LEAST_INK,
+}
+_EM = 6  # em in kept pixels: a full-width glyph is then drawn at about six times its size
+_SPECK = 1 / 20  # a face whose longest ink is less of its em is not drawn at all
+_NOT_TEXT = re.compile(r"last ?resort|symbol|dingbat|emoji", re.IGNORECASE)
+_NAMES = (0, 1, 4, 9, 13, 14, 16)  # copyright, family, full name, designer, licence, URL, family
+_SAME_SCRIPT_TWINS = ("ÐĐƉ",)  # three Latin letters that are one drawing by design
+
+
+class FontError(ValueError):
+    """A font file or face that cannot be used: the message names it and says why."""
+
+
+class UnusableError(ValueError):
+    """One character that a face does not draw; the message is the reason."""
+
+
+class Face:
+    """One face of a font file: its names and the code points of its best Unicode character map.
+
+    `mapped` holds the code points [n] that lead to a glyph other than .notdef.
+
+    Raises:
+        FontError: the file is no readable font, or the face has no Unicode character map.
+    """
+
+    def __init__(self, path: Path, index: int = 0, id: str = "") -> None:
+        self.path, self.index, self.id = path, index, id or path.stem
+        try:
+            with path.open("rb") as file, TTFont(file, fontNumber=index, lazy=True) as font:
+                glyphs: dict[int, str] = font.getBestCmap() or {}  # leaves out glyph 0
+                text = {key: _text(font["name"].getDebugName(key)) for key in _NAMES}
+        except Exception as error:  # a damaged table may raise anything, AssertionError too
+            raise FontError(f"{path.name} (face {index}) is no readable font: {error!r}") from error
+        if not glyphs:
+            raise FontError(f"{path.name} (face {index}) has no Unicode character map")
+        self.mapped = np.array([code for code, glyph in glyphs.items() if glyph != ".notdef"], int)
+        self.family = text[16] or text[1] or path.stem
+        self.name = text[4] or self.family
+        self.copyright, self.designer = text[0], text[9]
+        self.licence = licence(f"{text[13]} {text[14]} {text[0]}")
+
+    def covers(self, characters: Iterable[str]) -> int:
+        """How many of the characters are mapped to a glyph; drawing them may still fail."""
+        return int(np.isin([ord(character) for character in characters], self.mapped).sum())
+
+    @cached_property
+    def sha256(self) -> str:
+        """Digest of the whole font file."""
+        return hashlib.sha256(self.path.read_bytes()).hexdigest()
+
+
+def _text(value: str | None) -> str:
+    return " ".join((value or "").split())
+
+
+_LICENCES = {  # SPDX name: what the licence field of a font says
+    "OFL-1.1": r"SIL Open Font|openfontlicense|scripts\.sil\.org",
+    "Apache-2.0": r"Apache License|apache\.org/licenses",
+    "IPA": r"IPA Font License|ipa_font_license",
+    "Arphic-1999": r"Arphic Public License",
+    "GPL-2.0-only WITH Font-exception-2.0": r"GPL.*font (embedding )?exception",
+    "MIT": r"MIT License|Permission is hereby granted, free of charge",
+    "BSD-3-Clause": r"BSD",
+    "public-domain": r"public domain",
+}
+
+
+def licence(text: str) -> str:
+    """The SPDX name of the licence that a font's own words mention, or "unknown"."""
+    found = (spdx for spdx, words in _LICENCES.items() if re.search(words, text, re.IGNORECASE))
+    return next(found, "unknown")
+
+
+def font_files(folder: Path) -> list[Path]:
+    """All font files below a folder, sorted; one reached through several links counts once."""
+    files: dict[Path, Path] = {}
+    for path in sorted(folder.rglob("*"), key=lambda path: (path.is_symlink(), path)):
+        if path.suffix.lower() in {".ttf", ".otf", ".ttc"} and path.is_file():
+            files.setdefault(path.resolve(), path)
+    return sorted(files.values())
+
+
+def faces(folder: Path) -> tuple[list[Face], list[Rejected]]:
+    """All faces of all font files below a folder, sorted by path, and those that cannot be used.
+
+    A face is named by its file, without suffix; faces of a collection get their number, files of
+    one name their folder.
+    """
+    paths = font_files(folder)
+    stems = [path.stem for path in paths]
+    found: list[Face] = []
+    rejected: list[Rejected] = []
+    for path in paths:
+        alone = stems.count(path.stem) == 1
+        stem = path.stem if alone else "-".join(path.relative_to(folder).parts)
+        count = _face_count(path)
+        for index in range(count):
+            id = stem if count == 1 else f"{stem}-{index}"
+            try:
+                face = Face(path, index, id)
+            except FontError as error:
+                rejected.append(Rejected(id, str(error)))
+                continue
+            if _NOT_TEXT.search(face.name):
+                rejected.append(Rejected(id, f"{face.name} is a symbol or last-resort font"))
+            else:
+                found.append(face)
+    return found, rejected
+
+
+def _face_count(path: Path) -> int:
+    """Faces in a file: collections open with `ttcf`, a version and their number."""
+    with path.open("rb") as file:
+        head = file.read(12)
+    return int.from_bytes(head[8:12], "big") if head[:4] == b"ttcf" else 1
+
+
+class _Pen:
+    """A face at one em size, drawing the ink of single characters."""
+
+    def __init__(self, face: Face, em: int) -> None:
+        self.em = em
+        self.mapped = set(face.mapped.tolist())
+        try:
+            self.font = ImageFont.truetype(
+                face.path, em, index=face.index, layout_engine=ImageFont.Layout.BASIC
+            )
+        except OSError as error:
+            raise FontError(
+                f"{face.path.name} (face {face.index}) does not open: {error}"
+            ) from error
+        self.box = self._box()
+
+    def ink(self, character: str) -> Pixels:
+        """The inked part of a drawn character, [h, w], 255 where black.
+
+        Raises:
+            UnusableError: the face has no drawing of its own for this character.
+        """
+        if ord(character) not in self.mapped:
+            raise UnusableError("not mapped to a glyph")
+        ink = self._draw(character)
+        if not ink.size:
+            raise UnusableError("drawn empty")
+        if self.box is not None and np.array_equal(ink, self.box):
+            raise UnusableError("drawn as the .notdef box")
+        return ink
+
+    def _draw(self, character: str) -> Pixels:
+        try:
+            left, top, right, bottom = map(int, self.font.getbbox(character, anchor="ls"))
+            canvas = Image.new("L", (right - left + 2, bottom - top + 2))
+            ImageDraw.Draw(canvas).text((1 - left, 1 - top), character, 255, self.font, anchor="ls")
+        except OSError as error:
+            raise UnusableError(f"does not render: {error}") from error
+        pixels = np.asarray(canvas)
+        inked = pixels >= INK
+        rows, columns = np.flatnonzero(inked.any(axis=1)), np.flatnonzero(inked.any(axis=0))
+        if not rows.size:
+            return pixels[:0, :0]
+        return pixels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+
+    def _box(self) -> Pixels | None:
+        """The drawing of .notdef, by way of a character not mapped; it may fail itself."""
+        private = set(range(0xF0000, 0x10FFFF)) - self.mapped
+        try:
+            return self._draw(chr(max(private)))
+        except ValueError:  # everything is mapped, or .notdef does not render
+            return None
+
+
+class Glyphs(NamedTuple):
+    """The usable glyphs of a face, [size, size] with ink 0 on 255, and why the others are not."""
+
+    images: dict[str, Pixels]
+    rejected: dict[str, str]
+
+
+def render(face: Face, characters: Sequence[str], size: int, levels: int = 256) -> Glyphs:
+    """Draw characters at one scale for the whole font, each centred by its ink.
+
+    The canvas is a square around the largest ink side among the usable characters, plus a margin:
+    cropping each glyph alone would make a dot as large as a full character. Drawn at `FACTOR` times
+    the size or more, above any embedded bitmap, and reduced by area to `levels` grey values.
+
+    Raises:
+        FontError: the face does not open for drawing, or draws specks.
+    """
+    pen = _Pen(face, max(_EM * size, 128))
+    longest, rejected = _measure(pen, characters)
+    if 0 < longest < FACTOR * size:  # Latin fills little of its em: draw larger
+        if longest < _SPECK * pen.em:
+            raise FontError(
+                f"{face.name} draws nothing longer than {longest / pen.em:.1%} of its em"
+            )
+        pen = _Pen(face, math.ceil(pen.em * FACTOR * size / longest))
+        longest, rejected = _measure(pen, characters)
+    side = math.ceil(longest / (1 - 2 * MARGIN))
+    images: dict[str, Pixels] = {}
+    for character in characters:
+        if character in rejected:
+            continue
+        ink = pen.ink(character)
+        share = ink.sum(dtype=np.int64) / (255 * side**2)
+        if share < LEAST_INK:
+            rejected[character] = f"ink covers {share:.2%} of the canvas, less than {LEAST_INK:.1%}"
+        else:
+            images[character] = 255 - area_reduce(_centred(ink, side), size, levels)
+    repeated = _repeated(images)
+    kept = {character: image for character, image in images.items() if character not in repeated}
+    return Glyphs(kept, rejected | repeated)
+
+
+def _measure(pen: _Pen, characters: Iterable[str]) -> tuple[int, dict[str, str]]:
+    """The longest ink side among the characters in drawn pixels, and the characters without ink."""
+    longest, rejected = 0, {}
+    for character in characters:
+        try:
+            longest = max(longest, *pen.ink(character).shape)
+        except UnusableError as error:
+            rejected[character] = str(error)
+    return longest, rejected
+
+
+def _centred(ink: Pixels, side: int) -> Pixels:
+    canvas = np.zeros((side, side), np.uint8)
+    top, left = ((side - length) // 2 for length in ink.shape)
+    canvas[top : top + ink.shape[0], left : left + ink.shape[1]] = ink
+    return canvas
+
+
+def area_reduce(image: Pixels, size: int, levels: int = 256) -> Pixels:
+    """Shrink a square image [side, side] to [size, size] by area means, in `levels` grey values.
+
+    Overlaps are counted in whole units (1/size of a source pixel), so all sums are integers below
+    2^53 and the result does not depend on the order of additions.
+    """
+    side = len(image)
+    edges, steps = np.arange(size + 1) * side, np.arange(side + 1) * size
+    overlap = np.minimum(edges[1:, None], steps[1:]) - np.maximum(edges[:-1, None], steps[:-1])
+    weights = overlap.clip(0).astype(np.float64)  # [size, side], each row sums to side
+    sums = (weights @ image.astype(np.float64) @ weights.T).astype(np.int64)  # [size, size]
+    full = 255 * side**2
+    level = (2 * (levels - 1) * sums + full) // (2 * full)  # rounded, 0 .. levels - 1
+    return ((2 * 255 * level + levels - 1) // (2 * (levels - 1))).astype(np.uint8)
+
+
+def _repeated(images: Mapping[str, Pixels]) -> dict[str, str]:
+    """Characters whose image serves more than two characters of one script, with the reason.
+
+    Homoglyph classes are excepted: letters that look alike in different scripts (A in Latin, Greek
+    and Cyrillic), compatibility variants, and the few of one script drawn alike by design.
+    """
+    groups: dict[bytes, list[str]] = {}
+    for character, image in images.items():
+        groups.setdefault(image.tobytes(), []).append(character)
+    repeated: dict[str, str] = {}
+    for alike in groups.values():
+        scripts: dict[str, set[str]] = {}
+        for character in alike:
+            scripts.setdefault(_script(character), set()).add(_homoglyph(character))
+        if max(map(len, scripts.values())) > 2:
+            reason = f"its image serves {len(alike)} characters"
+            repeated.update(dict.fromkeys(alike, reason))
+    return repeated
+
+
+def _script(character: str) -> str:
+    """The first word of the Unicode name: LATIN, GREEK, CJK, ..."""
+    return unicode_name(character, "PRIVATE").split()[0]
+
+
+def _homoglyph(character: str) -> str:
+    """The first member of a character's class of homoglyphs within its script."""
+    plain = normalize("NFKC", character)
+    return next((group[0] for group in _SAME_SCRIPT_TWINS if plain in group), plain)
+
+
+def versions() -> dict[str, str]:
+    """The versions of the libraries that decide pixels."""
+    freetype = features.version("freetype2") or "unknown"
+    return {"pillow": PIL.__version__, "freetype": freetype, "fonttools": fontTools.version}

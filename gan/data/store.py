@@ -1,0 +1,304 @@
+"""The store: one file of fixed-shape uint8 images, read by row from checked views of its map.
+
+`layout` says what the file looks like, `building` makes it.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from gan.data import layout
+from gan.data.building import Report, Source, StoreBusyError, build
+from gan.data.layout import Record, Rejected, StoreError, StoreFile, read_columns, read_index
+
+__all__ = [
+    "Damage",
+    "Record",
+    "Rejected",
+    "Report",
+    "Source",
+    "Store",
+    "StoreBusyError",
+    "StoreError",
+    "Verification",
+    "build",
+    "verify",
+]
+
+_files: dict[str, StoreFile] = {}  # by real path: LMDB allows a process one environment per file
+_registry = threading.RLock()  # taken before the lock of a file, never after
+
+
+class Store:
+    """Images and integer fields of one store, to be read by row.
+
+    Several threads may read one; it survives a fork, and pickles as its path. All stores of a
+    process on one file share what is open, and a closed store opens the file again when it is read.
+
+    Attributes:
+        count: number of images.
+        shape: H, W, C.
+        source: what it was built from, in one line.
+        fingerprint: see `building.fingerprint`.
+        content_hash: SHA-256 of the content.
+        stamp: what its builder wanted to compare later.
+        names: for an integer field, the names of its values 0 to n - 1.
+        facts: JSON, whatever else the source had to say.
+        rejected, rejected_count: inputs that the source left out, the first 20 and how many.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Opens `path` after a check that it is whole, complete and of a known version.
+
+        Raises:
+            StoreError: naming the file, what was found, what was expected, and what to do.
+        """
+        self.path = Path(path)
+        self._file = _acquire(self)
+        meta = self._file.meta
+        self.count = meta.count
+        self.shape = meta.shape
+        self.source = meta.source
+        self.fingerprint = meta.fingerprint
+        self.content_hash = meta.content_hash
+        self.stamp = meta.stamp
+        self.names = meta.names
+        self.facts = meta.facts
+        self.rejected = meta.rejected
+        self.rejected_count = meta.rejected_count
+
+    def __len__(self) -> int:
+        """How many images there are."""
+        return self.count
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickles the path alone; the copy must find the same content there."""
+        return _reopened, (os.fspath(self.path), self.content_hash)
+
+    @cached_property
+    def fields(self) -> dict[str, np.ndarray]:
+        """The integer fields, int64 [count] each, read-only."""
+        file = self._open_file()
+        ranges = file.meta.fields
+        with file.lock:
+            file.check_size()
+            parts = [read_columns(value, len(ranges), count) for value, count in file.indices()]
+            columns = np.concatenate(parts, axis=1, dtype=np.int64)
+        columns.flags.writeable = False
+        for column, (name, (low, high)) in zip(columns, ranges.items(), strict=True):
+            if (column.min(), column.max()) != (low, high):
+                raise StoreError(f"{self.path}: the field {name} does not span {low} to {high}")
+        return dict(zip(ranges, columns, strict=True))
+
+    @cached_property
+    def keys(self) -> Sequence[str]:
+        """The key of each row."""
+        file = self._open_file()
+        with file.lock:
+            file.check_size()
+            indices = [read_index(v, len(file.meta.fields), n) for v, n in file.indices()]
+        return tuple(key for index in indices for key in index.keys)
+
+    def row(self, key: str) -> int:
+        """The row of a key.
+
+        Raises:
+            StoreError: there is no such image, naming the key and the store.
+        """
+        try:
+            return self._rows[key]
+        except KeyError:
+            raise StoreError(
+                f"{self.path}: there is no image {key!r}; it holds {self.count} images of "
+                f"{self.source}, such as {self.keys[0]!r}"
+            ) from None
+
+    @cached_property
+    def _rows(self) -> dict[str, int]:
+        return {key: row for row, key in enumerate(self.keys)}
+
+    def read(self, rows: np.ndarray, out: np.ndarray) -> None:
+        """Copies the images of `rows`, int [n], into `out`, contiguous uint8 [n, H, W, C].
+
+        A block's checksum is checked when the block is first touched in this process.
+
+        Raises:
+            StoreError: the file was cut or replaced, a block is damaged, or a row is out of range.
+        """
+        if out.shape != (len(rows), *self.shape) or out.dtype != np.uint8:
+            raise ValueError(
+                f"out must be uint8 {(len(rows), *self.shape)}, not {out.dtype} {out.shape}"
+            )
+        if not out.flags.c_contiguous:
+            raise ValueError("out must be contiguous")
+        if not len(rows):
+            return
+        low, high = rows.min(), rows.max()
+        if low < 0 or high >= self.count:
+            raise StoreError(f"{self.path}: rows {low} to {high} leave 0 to {self.count - 1}")
+        file = self._open_file()
+        with file.lock:
+            file.check_size()
+            file.gather(rows, out.reshape(len(rows), -1))
+
+    def verify_ahead(self) -> bool:
+        """Checks one more block in the order of the file; False once all have been."""
+        file = self._open_file()
+        with file.lock:
+            file.check_size()
+            return file.touch_next()
+
+    def close(self) -> None:
+        """Gives up this store's share of the open file."""
+        _release(self)
+
+    def _open_file(self) -> StoreFile:
+        """The open file, opened again after a close or in a forked child."""
+        file = self._file
+        if file.closed or self not in file.users:
+            with _registry:
+                file = self._file = _acquire(self)
+            self._require(self.content_hash)
+        return file
+
+    def _require(self, content_hash: str) -> None:
+        if self._file.meta.content_hash != content_hash:
+            self.close()
+            raise StoreError(f"{self.path}: it was replaced since it was opened; open it anew")
+
+
+def _reopened(path: str, content_hash: str) -> Store:
+    store = Store(path)
+    store._require(content_hash)
+    return store
+
+
+# ---- what is open -------------------------------------------------------------------------------
+
+
+def _acquire(store: Store) -> StoreFile:
+    """The open file of a store, shared with every other store of this process on it."""
+    real = os.path.realpath(store.path)
+    with _registry:
+        for path, file in list(_files.items()):
+            if not file.users:  # its stores were collected without being closed
+                _close(path)
+        if real in _files:
+            _require_unreplaced(_files[real], store.path)
+        else:
+            _files[real] = _checked(store.path)
+        _files[real].users.add(store)
+        return _files[real]
+
+
+def _checked(path: Path) -> StoreFile:
+    """A newly opened file whose first and last block are whole."""
+    file = StoreFile(path)
+    try:
+        file.touch(0)
+        file.touch(file.meta.blocks - 1)
+    except StoreError:
+        file.close()
+        raise
+    return file
+
+
+def _require_unreplaced(file: StoreFile, path: Path) -> None:
+    if not path.exists() or not os.path.samestat(os.fstat(file.descriptor), path.stat()):
+        raise StoreError(
+            f"{path}: it was replaced while this process reads the old file; "
+            "close every store on it first"
+        )
+
+
+def _release(store: Store) -> None:
+    with _registry:
+        for path, file in list(_files.items()):
+            file.users.discard(store)
+            if not file.users:
+                _close(path)
+
+
+def _close(path: str) -> None:
+    file = _files.pop(path)
+    with file.lock:
+        file.close()
+
+
+def _drop_inherited() -> None:
+    """Closes in a forked child what it inherited: it may be neither used nor opened twice."""
+    global _registry
+    _registry = threading.RLock()  # a thread of the parent may have held the old one
+    for file in _files.values():
+        file.close()
+    _files.clear()
+
+
+os.register_at_fork(after_in_child=_drop_inherited)
+
+
+# ---- verifying ----------------------------------------------------------------------------------
+
+
+class Damage(NamedTuple):
+    """One damaged part of a store: which, and what is wrong with it."""
+
+    part: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What `verify` has found."""
+
+    path: Path
+    count: int
+    damages: list[Damage]
+
+
+def verify(path: str | os.PathLike[str], *, progress: bool = True) -> Verification:
+    """Reads a whole store in a child process, since a damaged page may end its reader.
+
+    Raises:
+        StoreError: there is no file at `path`.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise StoreError(f"{path}: there is no such store")
+    count, part, damages = 0, "the file", []
+    command = [sys.executable, "-P", layout.__file__, os.fspath(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+        for line in _watched(child, progress):
+            kind, value = json.loads(line)
+            if kind == "count":
+                count = value
+            elif kind == "part":
+                part = value
+            else:
+                damages.append(Damage(part, value))
+    if child.returncode < 0:
+        name = signal.Signals(-child.returncode).name
+        damages.append(Damage(part, f"reading it ended the process ({name}); the rest is unread"))
+    elif child.returncode:
+        raise RuntimeError(f"the scan of {path} failed with status {child.returncode}")
+    return Verification(path, count, damages)
+
+
+def _watched(child: subprocess.Popen[str], progress: bool) -> Iterator[str]:
+    """The lines of the child, with a bar where there is a terminal."""
+    assert child.stdout is not None
+    if progress and sys.stderr.isatty():
+        yield from tqdm(child.stdout, "verify", unit=" parts")
+    else:
+        yield from child.stdout

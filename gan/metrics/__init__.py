@@ -1,0 +1,1 @@
+"""Measures of what a generator draws, computed without any download."""

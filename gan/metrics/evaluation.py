@@ -1,0 +1,106 @@
+"""How well a glyph recipe draws what it has not seen, during training and at its end."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gan.metrics.baselines import baselines
+from gan.metrics.glyphs import (
+    Cells,
+    Draw,
+    compare,
+    common_characters,
+    score,
+    shuffled_reference,
+    table,
+)
+from gan.recipe import Recipe
+
+MOST = 256  # characters of each part of the split that take part in a measure
+
+
+class GlyphEvaluation:
+    """Scores on the cells of seen and unseen styles and characters, with one reference glyph each."""
+
+    def __init__(self, recipe: Recipe, dataset: Any, device: torch.device) -> None:
+        """`dataset` gives the store, its table of rows and both splits."""
+        self.recipe, self.device = recipe, device
+        self.cells = _cells(dataset)
+
+    def measure(self, generator: nn.Module) -> dict[str, float]:
+        """L1, SSIM and sharpness on validation styles and characters, which nothing is trained on."""
+        scores = score(self.cells, self.draw(generator), among=["validation"]).cells["validation"]
+        return {f"validation_{name}": scores.mean(name) for name in ("l1", "ssim", "sharpness")}
+
+    def report(self, generator: nn.Module) -> str:
+        """A table of the generator beside every baseline, and what the reference is worth."""
+        draw = self.draw(generator)
+        rows = baselines(self.cells)
+        rows["W-Net"] = score(self.cells, draw)
+        shuffled = rows["W-Net, shuffled reference"] = score(
+            self.cells, draw, control=shuffled_reference
+        )
+        lines = [
+            "Unseen styles and characters (UFUC), L1 paired by font, with 95 % intervals over families:",
+            f"  shuffled reference minus W-Net: {_interval(shuffled, rows['W-Net'])}",
+            f"  prototype copy minus W-Net:     {_interval(rows['prototype copy'], rows['W-Net'])}",
+        ]
+        return "\n".join([table(rows), "", *lines])
+
+    def draw(self, generator: nn.Module) -> Draw:
+        """The generator as a function of ink."""
+
+        def drawn(prototype: Tensor, references: Tensor) -> Tensor:
+            batch = {
+                "prototype": (1 - 2 * prototype).to(self.device),
+                "reference": (1 - 2 * references).to(self.device),
+            }
+            return (1 - self.recipe.samples(generator, batch)["generated"]) / 2
+
+        return drawn
+
+
+def _interval(scores: Any, other: Any) -> str:
+    difference = compare(scores, other)
+    return f"{difference.mean:+.4f} [{difference.low:+.4f}, {difference.high:+.4f}]"
+
+
+def _cells(dataset: Any) -> Cells:
+    """The dataset's glyphs and splits; of a large character set an even selection."""
+    parts = [
+        _spread(part)
+        for part in (dataset.split.train, dataset.split.validation, dataset.split.test)
+    ]
+    characters = np.concatenate(parts)
+    bounds = np.cumsum([0, *map(len, parts)])
+    numbers = [np.arange(a, b) for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+    rows = dataset.rows[:, characters]  # [S, N], -1 where a glyph is missing
+    glyphs = _glyphs(dataset.store, rows)
+    prototype = glyphs[dataset.prototype]
+    usable = (rows >= 0) & (rows[dataset.prototype] >= 0)
+    styles = np.concatenate([dataset.styles.train, dataset.styles.validation, dataset.styles.test])
+    return Cells(
+        glyphs,
+        usable,
+        prototype,
+        dataset.styles,
+        type(dataset.split)(*numbers),
+        dataset.families,
+        common_characters(usable, styles, numbers[0]),
+    )
+
+
+def _glyphs(store: Any, rows: np.ndarray) -> np.ndarray:
+    """Bytes [S, N, H, W] of the rows [S, N], blank where a glyph is missing."""
+    present = rows.reshape(-1) >= 0
+    glyphs = np.full((rows.size, *store.shape), 255, dtype=np.uint8)
+    read = np.empty((int(present.sum()), *store.shape), dtype=np.uint8)
+    store.read(rows.reshape(-1)[present], read)
+    glyphs[present] = read
+    return glyphs[..., 0].reshape(*rows.shape, *store.shape[:2])
+
+
+def _spread(numbers: np.ndarray) -> np.ndarray:
+    return numbers[np.linspace(0, len(numbers) - 1, min(MOST, len(numbers))).astype(np.int64)]

@@ -1,0 +1,471 @@
+"""Scores of glyph generation: seen and unseen styles and characters, controls, intervals, a table.
+
+A generator is given a character in the prototype font and K characters of a style, and draws the
+first in that style. Each style is a font. Images are ink in [0, 1], paper 0.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gan.metrics import images
+
+CELLS = {
+    "SFSC": ("train", "train"),
+    "SFUC": ("train", "test"),
+    "UFSC": ("test", "train"),
+    "UFUC": ("test", "test"),
+    "validation": ("validation", "validation"),
+}
+"""The styles and the characters that a cell crosses: UFUC is the headline."""
+
+METRICS = {
+    "l1": images.l1,
+    "rmse": images.rmse,
+    "ssim": images.ssim,
+    "pdar": images.pdar,
+    "l1_per_ink": images.l1_per_ink,
+    "sharpness": images.sharpness,
+}
+
+Draw = Callable[[Tensor, Tensor], Tensor]
+"""Prototype [B, 1, H, W] and references [B, K, 1, H, W], ink on the CPU, to ink [B, 1, H, W]."""
+
+Control = Callable[["Cells", "Pairs"], "Pairs"]
+"""What the generator is shown in place of the pairs that it is judged by, in the same order."""
+
+
+class Split(Protocol):
+    """Disjoint numbers for training, validation and test."""
+
+    @property
+    def train(self) -> np.ndarray:
+        """What the generator is trained on."""
+
+    @property
+    def validation(self) -> np.ndarray:
+        """What chooses between checkpoints."""
+
+    @property
+    def test(self) -> np.ndarray:
+        """What results are reported on."""
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Styles [M], target characters [M] and the characters shown of the style [M, K]."""
+
+    styles: np.ndarray
+    characters: np.ndarray
+    references: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.styles)
+
+    def batches(self, size: int) -> list["Pairs"]:
+        """The same pairs in order, at most `size` at a time."""
+        parts = [slice(start, start + size) for start in range(0, len(self), size)]
+        return [Pairs(self.styles[p], self.characters[p], self.references[p]) for p in parts]
+
+
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """Glyphs of all styles, and what of them is seen, held out and shown as reference.
+
+    `glyphs` are bytes [S, N, H, W], ink 0 on paper 255, and those of the prototype font [N, H, W].
+    `usable` [S, N] says which exist both in the style and in the prototype font. The splits number
+    styles and characters; what they leave out takes part in nothing, so `glyphs` may hold the
+    prototype as well. `families` [S] groups related fonts. `references` is the fixed list of
+    characters to show: training characters that every style has, as `common_characters` finds them,
+    one more than the most references asked for. A cell keeps at most `limit` pairs, spread evenly
+    over its fonts and over the characters.
+
+    Raises:
+        ValueError: shapes disagree, a split overlaps or parts a family, a reference cannot serve.
+    """
+
+    glyphs: np.ndarray
+    usable: np.ndarray
+    prototype: np.ndarray
+    style_split: Split
+    character_split: Split
+    families: np.ndarray
+    references: np.ndarray
+    limit: int = 1000
+
+    def __post_init__(self) -> None:
+        for name, array, shape in (
+            ("usable", self.usable, self.glyphs.shape[:2]),
+            ("prototype", self.prototype, self.glyphs.shape[1:]),
+            ("families", self.families, self.glyphs.shape[:1]),
+        ):
+            if array.shape != shape:
+                raise ValueError(f"{name} must have the shape {shape} of glyphs, not {array.shape}")
+        styles = _parts(self.style_split)
+        _check_disjoint("styles", styles)
+        _check_disjoint("families", {name: self.families[part] for name, part in styles.items()})
+        _check_disjoint("characters", _parts(self.character_split))
+        self._check_references(np.concatenate([*styles.values()]))
+
+    def _check_references(self, styles: np.ndarray) -> None:
+        listed = self.references.tolist()
+        if len(listed) < 2 or len(set(listed)) < len(listed):
+            raise ValueError(f"references must be two or more different characters, not {listed}")
+        unseen = sorted(set(listed) - set(self.character_split.train.tolist()))
+        if unseen:
+            raise ValueError(f"references must be training characters, but {unseen} are not")
+        missing = np.argwhere(~self.usable[np.ix_(styles, self.references)])
+        if len(missing):
+            style, character = missing[0]
+            raise ValueError(
+                f"reference character {listed[character]} is not usable in style {styles[style]}; "
+                "choose characters that every style has, with common_characters"
+            )
+
+    def pairs(self, cell: str, references: int = 1) -> Pairs:
+        """The targets of a cell, ordered by style, and the references of each, never the target.
+
+        Target i of a style is shown the list from place i on, so that one reference each uses all
+        of it. For the baselines' sake, some training font other than its own must have a target.
+
+        Raises:
+            ValueError: more references than the list allows, or no target.
+        """
+        if not 1 <= references < len(self.references):
+            raise ValueError(
+                f"references must be between 1 and {len(self.references) - 1}, one less than the "
+                f"characters in the list of references, not {references}"
+            )
+        style_part, character_part = CELLS[cell]
+        styles = np.sort(_parts(self.style_split)[style_part])
+        characters = np.sort(_parts(self.character_split)[character_part])
+        available = [characters[self._drawn(style)[characters]] for style in styles]
+        quotas = _fair([len(one) for one in available], self.limit)
+        if not sum(quotas):
+            raise ValueError(f"cell {cell} has no target; give its split more styles or characters")
+        turns = range(len(styles))
+        targets = [_spread(*one, len(styles)) for one in zip(available, quotas, turns, strict=True)]
+        starts = np.concatenate([np.arange(quota) for quota in quotas])
+        shown = self._shown(np.concatenate(targets), starts)[:, :references]
+        return Pairs(np.repeat(styles, quotas), np.concatenate(targets), shown)
+
+    def candidates(self, pairs: Pairs) -> np.ndarray:
+        """Which training fonts may stand in for a target [M, J]: all that have it but its own."""
+        train = self.style_split.train
+        return self.usable[train][:, pairs.characters].T & (train != pairs.styles[:, None])
+
+    def ink(self, styles: np.ndarray, characters: np.ndarray) -> Tensor:
+        """Glyphs as ink [..., 1, H, W] for numbers [...] of styles and characters."""
+        return _ink(self.glyphs[styles, characters])
+
+    def prototypes(self, characters: np.ndarray) -> Tensor:
+        """The prototype font's glyphs as ink [..., 1, H, W] for numbers [...] of characters."""
+        return _ink(self.prototype[characters])
+
+    def _drawn(self, style: np.ndarray) -> np.ndarray:
+        train = self.style_split.train
+        return self.usable[style] & self.usable[train[train != style]].any(0)  # [N]
+
+    def _shown(self, targets: np.ndarray, starts: np.ndarray) -> np.ndarray:
+        """The list of references [M, R] from each start on, the target, if in it, at the end."""
+        length = len(self.references)
+        shown = self.references[(starts[:, None] + np.arange(length)) % length]
+        order = np.argsort(shown == targets[:, None], axis=1, kind="stable")
+        return np.take_along_axis(shown, order, 1)
+
+
+def common_characters(
+    usable: np.ndarray, styles: np.ndarray, characters: np.ndarray, count: int = 17
+) -> np.ndarray:
+    """At most `count` characters, evenly spaced, that all these styles have: a list of references.
+
+    The default allows 16 references beside the target.
+
+    Raises:
+        ValueError: fewer than two characters are usable in every style.
+    """
+    common = characters[usable[np.ix_(styles, characters)].all(0)]
+    if len(common) < 2:
+        raise ValueError(
+            f"only {len(common)} of {len(characters)} characters are usable in all {len(styles)} "
+            "styles, but a target and its reference need two; leave out the styles with the fewest"
+        )
+    return _spread(common, min(count, len(common)), 0, 1)
+
+
+def faithful(cells: Cells, pairs: Pairs) -> Pairs:
+    """The pairs themselves: no control."""
+    return pairs
+
+
+def shuffled_reference(cells: Cells, pairs: Pairs) -> Pairs:
+    """References by another font of the cell; of another family if none has over half of the fonts.
+
+    Raises:
+        ValueError: the cell has one font.
+    """
+    styles = np.unique(pairs.styles)
+    if len(styles) < 2:
+        raise ValueError("a shuffled reference needs a cell of at least two fonts, not one")
+    styles = styles[np.argsort(cells.families[styles], kind="stable")]
+    largest = np.unique(cells.families[styles], return_counts=True)[1].max()
+    step = largest if largest < len(styles) else 1  # fonts lie by family: this leaves each of them
+    other = np.zeros(len(cells.glyphs), dtype=np.int64)
+    other[styles] = np.roll(styles, -step)
+    return Pairs(other[pairs.styles], pairs.characters, pairs.references)
+
+
+def constant_reference(cells: Cells, pairs: Pairs) -> Pairs:
+    """References by one training font, the nearest to the mean of them all, whatever the style."""
+    train = cells.style_split.train
+    glyphs = cells.ink(train[:, None], cells.references).flatten(1)  # [J, R*H*W]
+    typical = train[int((glyphs - glyphs.mean(0)).abs().mean(1).argmin())]
+    return Pairs(np.full_like(pairs.styles, typical), pairs.characters, pairs.references)
+
+
+def wrong_prototype(cells: Cells, pairs: Pairs) -> Pairs:
+    """Another target character of the cell in place of each: the target must no longer be drawn.
+
+    Raises:
+        ValueError: the cell has one character.
+    """
+    characters = np.unique(pairs.characters)
+    if len(characters) < 2:
+        raise ValueError("a wrong prototype needs a cell of at least two characters, not one")
+    other = np.roll(characters, len(characters) // 2)
+    wrong = other[np.searchsorted(characters, pairs.characters)]
+    return Pairs(pairs.styles, wrong, pairs.references)
+
+
+CONTROLS: dict[str, Control] = {
+    "shuffled reference": shuffled_reference,
+    "constant reference": constant_reference,
+    "wrong prototype": wrong_prototype,
+}
+"""Each must score worse than no control, or the generator does not read that input."""
+
+
+@dataclass(frozen=True, eq=False)
+class CellScores:
+    """Means over the targets of each font: `values` [F] by metric.
+
+    Also the fonts' numbers and families [F], the mean ink of the truth [F], and how many targets.
+    """
+
+    styles: np.ndarray
+    families: np.ndarray
+    ink: np.ndarray
+    values: dict[str, np.ndarray]
+    pairs: int
+
+    def mean(self, metric: str) -> float:
+        """The mean over fonts, each counted once."""
+        return float(self.values[metric].mean())
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """The scores of one generator or baseline, by cell."""
+
+    cells: dict[str, CellScores]
+
+    def means(self) -> dict[str, float]:
+        """Every mean by a tag such as `UFUC/ssim`."""
+        return {
+            f"{cell}/{metric}": scores.mean(metric)
+            for cell, scores in self.cells.items()
+            for metric in scores.values
+        }
+
+
+def score(
+    cells: Cells,
+    draw: Draw,
+    references: int = 1,
+    control: Control = faithful,
+    among: Sequence[str] = tuple(CELLS),
+    batch: int = 256,
+) -> Scores:
+    """The scores of a generator, shown the true pairs or what the control makes of them.
+
+    Raises:
+        ValueError: `draw` returns another shape than the prototype's, or a cell has no target.
+    """
+
+    def drawn(shown: Pairs) -> Tensor:
+        prototype = cells.prototypes(shown.characters)
+        image = draw(prototype, cells.ink(shown.styles[:, None], shown.references))
+        if image.shape != prototype.shape:
+            raise ValueError(
+                f"draw must return the shape {[*prototype.shape]} of its prototypes, "
+                f"not {[*image.shape]}"
+            )
+        return image.detach().float().cpu()
+
+    return score_pairs(cells, drawn, references, control, among, batch)
+
+
+def score_pairs(
+    cells: Cells,
+    drawn: Callable[[Pairs], Tensor],
+    references: int = 1,
+    control: Control = faithful,
+    among: Sequence[str] = tuple(CELLS),
+    batch: int = 256,
+) -> Scores:
+    """The scores of anything that takes pairs [B] to ink [B, 1, H, W], whatever it looks at."""
+    results = {}
+    for cell in among:
+        pairs = cells.pairs(cell, references)
+        image = torch.cat([drawn(shown) for shown in control(cells, pairs).batches(batch)])
+        results[cell] = _cell_scores(cells, pairs, image)
+    return Scores(results)
+
+
+def _cell_scores(cells: Cells, pairs: Pairs, image: Tensor) -> CellScores:
+    truth = cells.ink(pairs.styles, pairs.characters)
+    styles, font = np.unique(pairs.styles, return_inverse=True)
+    values = {name: _per_font(metric(image, truth), font) for name, metric in METRICS.items()}
+    ink = _per_font(truth.mean((1, 2, 3)), font)
+    return CellScores(styles, cells.families[styles], ink, values, len(pairs))
+
+
+class Interval(NamedTuple):
+    """A mean over fonts and its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def compare(
+    scores: Scores,
+    other: Scores,
+    metric: str = "l1",
+    cell: str = "UFUC",
+    samples: int = 2000,
+    seed: int = 0,
+) -> Interval:
+    """The difference `scores - other` of a metric, paired by font; it is real if 0 lies outside.
+
+    Raises:
+        ValueError: the two were not scored on the same fonts, or these are of one family.
+    """
+    a, b = scores.cells[cell], other.cells[cell]
+    if a.styles.tolist() != b.styles.tolist():
+        fonts = f"{a.styles.tolist()} and {b.styles.tolist()}"
+        raise ValueError(f"scores and other must be of the same fonts in {cell}, not of {fonts}")
+    return bootstrap(a.values[metric] - b.values[metric], a.families, samples, seed)
+
+
+def bootstrap(
+    values: np.ndarray, families: np.ndarray, samples: int = 2000, seed: int = 0
+) -> Interval:
+    """The mean of per-font values [F] and its percentile interval, resampling whole families [F].
+
+    Too narrow when families are few: of five equal ones it holds the truth in 5 of 6 cases.
+
+    Raises:
+        ValueError: all fonts are of one family.
+    """
+    names, family = np.unique(families, return_inverse=True)
+    if len(names) < 2:
+        raise ValueError(
+            f"families must hold at least two, not {len(names)}: one gives no interval; "
+            "hold out fonts of more families"
+        )
+    sums, sizes = np.bincount(family, values), np.bincount(family)
+    drawn = np.random.default_rng(seed).integers(len(names), size=(samples, len(names)))
+    means = sums[drawn].sum(1) / sizes[drawn].sum(1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return Interval(float(values.mean()), float(low), float(high))
+
+
+_COLUMNS = {"L1": "l1", "SSIM": "ssim", "sharp": "sharpness"}
+_FAMILIES = 8  # with fewer in all, the held-out ones are too few to speak of
+
+
+def table(rows: Mapping[str, Scores]) -> str:
+    """Named scores as lines of text: L1, SSIM and sharpness for each of the four cells.
+
+    A name that ends in `*` marks a row that sees more than a generator, which the legend explains.
+    """
+    first = next(iter(rows.values()))
+    names = [cell for cell in CELLS if cell in first.cells and cell != "validation"]
+    wide = max(map(len, rows))
+    titles = " |" + "".join(f"{title:>6}" for title in _COLUMNS)
+    cells = "".join(f" | {name:<{len(titles) - 3}}" for name in names)
+    lines = [
+        (" " * wide + cells).rstrip(),
+        " " * wide + titles * len(names),
+        "-" * (wide + len(titles) * len(names)),
+        *(row.ljust(wide) + _values(scores, names) for row, scores in rows.items()),
+        "",
+        *_legend(first, names, any(row.endswith("*") for row in rows)),
+    ]
+    return "\n".join(lines)
+
+
+def _values(scores: Scores, names: Sequence[str]) -> str:
+    means = ([scores.cells[name].mean(m) for m in _COLUMNS.values()] for name in names)
+    return "".join(" |" + "".join(f"{mean:6.3f}" for mean in cell) for cell in means)
+
+
+def _legend(scores: Scores, names: Sequence[str], starred: bool) -> list[str]:
+    lines = [
+        "SF, UF: seen, unseen font; SC, UC: seen, unseen character. Means over fonts.",
+        "L1 of ink: less is better; SSIM: more is; sharp: 1 is as sharp as the truth.",
+    ]
+    for name in names:
+        cell = scores.cells[name]
+        lines.append(
+            f"{name}: {cell.pairs} targets, {len(cell.styles)} fonts, "
+            f"{len(set(cell.families))} families, mean ink {cell.ink.mean():.3f}"
+        )
+    if starred:
+        lines.append(
+            "* sees more: the target in the training fonts, more references, or the truth."
+        )
+        lines.append("  A seen font is left out of the training fonts for its own targets.")
+    families = len(set().union(*(cell.families for cell in scores.cells.values())))
+    if families < _FAMILIES:
+        lines.append(f"Only {families} families: too few for a claim about unseen fonts.")
+    return lines
+
+
+def _ink(glyphs: np.ndarray) -> Tensor:
+    return 1 - torch.from_numpy(glyphs).unsqueeze(-3).float() / 255  # [..., 1, H, W]
+
+
+def _per_font(values: Tensor, font: np.ndarray) -> np.ndarray:
+    return np.bincount(font, values.double().numpy()) / np.bincount(font)
+
+
+def _parts(split: Split) -> dict[str, np.ndarray]:
+    return {"train": split.train, "validation": split.validation, "test": split.test}
+
+
+def _check_disjoint(what: str, parts: Mapping[str, np.ndarray]) -> None:
+    for a, b in (("train", "validation"), ("train", "test"), ("validation", "test")):
+        shared = np.intersect1d(parts[a], parts[b]).tolist()
+        if shared:
+            raise ValueError(f"{what} {shared} are in both {a} and {b}; a split must be disjoint")
+
+
+def _fair(counts: Sequence[int], limit: int) -> list[int]:
+    """As equal shares of the limit as the counts allow."""
+    shares, left = [0] * len(counts), limit
+    for done, place in enumerate(sorted(range(len(counts)), key=counts.__getitem__)):
+        shares[place] = min(counts[place], left // (len(counts) - done))
+        left -= shares[place]
+    return shares
+
+
+def _spread(items: np.ndarray, count: int, turn: int, turns: int) -> np.ndarray:
+    """`count` of the items at even distances, starting elsewhere in each turn."""
+    offset = len(items) * turn // turns
+    return items[(np.arange(count) * len(items) + offset) // max(count, 1)]

@@ -1,0 +1,170 @@
+"""What a run shows: terms, norms and rates as numbers, samples as pictures, measures, a last word."""
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from gan import images
+from gan.log import Log
+from gan.player import Losses, Player
+from gan.recipe import Batch, Recipe
+
+Counts = Mapping[str, int]
+Generators = Mapping[str, nn.Module]
+
+
+class Evaluation(Protocol):
+    """Measures of a generator that a run logs, and its last word."""
+
+    def measure(self, generator: nn.Module) -> dict[str, float]:
+        """Numbers by name, quick enough to be taken during training."""
+
+    def report(self, generator: nn.Module) -> str:
+        """What to print and keep at the end."""
+
+
+class Monitor:
+    """Reads terms back every now and then, draws samples of the shown batches, and measures.
+
+    Nothing here changes the training: generators are put into evaluation mode and back, and whatever
+    randomness is used is drawn between two seeded updates.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        steps: int,
+        shown: Mapping[str, Batch] | None = None,
+        evaluation: Evaluation | None = None,
+    ) -> None:
+        """`shown` are the named batches of which samples are drawn."""
+        self.run_dir, self.steps, self.shown, self.evaluation = run_dir, steps, shown or {}, evaluation
+        self._terms: dict[str, list[Tensor]] = {}
+
+    def start(self, counts: Counts, config: str) -> None:
+        """Open the log at this step; show the configuration and, at the very start, the real images."""
+        self.log = Log(self.run_dir, counts["step"], self.steps)
+        self.log.text(counts["step"], "config", config)
+        self._clock, self._seen = time.perf_counter(), counts["images"]
+        if counts["step"] == 0:
+            for name, batch in self.shown.items():
+                if "real" in batch:
+                    self.log.picture(0, f"{name}-real", images.grid(batch["real"], enlarge=_enlarge(batch["real"])))
+
+    def note(self, player: str, terms: Losses) -> None:
+        """Keep an update's terms, as tensors: reading them here would stall the device."""
+        for name, term in terms.items():
+            self._terms.setdefault(f"{player}/{name}", []).append(term)
+
+    def scalars(self, counts: Counts, players: Iterable[Player]) -> None:
+        """Means of the terms since the last time, gradient norms, rates and speed: one read-back.
+
+        Raises: FloatingPointError naming the terms that are not finite.
+        """
+        players = list(players)
+        means = {tag: torch.stack(terms).float().mean() for tag, terms in self._terms.items()}
+        means |= {f"{player.name}/gradient_norm": player.gradient_norm().float() for player in players}
+        values = dict(zip(means, torch.stack(list(means.values())).tolist(), strict=True))
+        _require_finite(values, counts["step"])
+        self._terms = {}
+        for player in players:
+            for place, group in enumerate(player.optimizer.param_groups):
+                tag = f"{player.name}/learning_rate" + (f"_{place}" if place else "")
+                values[tag] = group["lr"]
+        now = time.perf_counter()
+        values["speed/images_per_second"] = (counts["images"] - self._seen) / (now - self._clock)
+        self._clock, self._seen = now, counts["images"]
+        self.log.scalars(counts, values)
+        norms = " ".join(f"{p.name} {values[f'{p.name}/gradient_norm']:.2g}" for p in players)
+        speed = values["speed/images_per_second"]
+        self.log.progress(counts["step"], f"{speed:.0f} images/s  gradient norms: {norms}")
+
+    def sample(self, counts: Counts, recipe: Recipe, generators: Generators) -> None:
+        """Pictures of the shown batches, by every generator."""
+        with self._pause():
+            for name, batch in self.shown.items():
+                columns: dict[str, Tensor] = {}
+                for source, generator in generators.items():
+                    with evaluated(generator):
+                        made = recipe.samples(generator, batch)
+                    suffix = "" if source == "raw" else f" ({source})"
+                    columns |= {f"{key}{suffix}" if key == "generated" else key: made[key] for key in made}
+                self._show(counts["step"], name, columns)
+
+    def measure(self, counts: Counts, generators: Generators) -> None:
+        """The evaluation's numbers: `metric/NAME` of the generator to use, `metric/raw_NAME` beside it."""
+        if self.evaluation is None:
+            return
+        values: dict[str, float] = {}
+        with self._pause():
+            for source, generator in generators.items():
+                prefix = "" if generator is best(generators) else f"{source}_"
+                with evaluated(generator):
+                    measured = self.evaluation.measure(generator)
+                values |= {f"metric/{prefix}{key}": value for key, value in measured.items()}
+        self.log.scalars(counts, values)
+
+    def finish(self, counts: Counts, generators: Generators) -> None:
+        """The evaluation's last word, printed and kept as `report.txt`."""
+        if self.evaluation is None:
+            return
+        with evaluated(best(generators)):
+            report = self.evaluation.report(best(generators))
+        self.log.say(report)
+        self.log.text(counts["step"], "report", report)
+        if self.log.active:
+            (self.run_dir / "report.txt").write_text(report + "\n", encoding="utf-8")
+
+    @contextmanager
+    def _pause(self) -> Iterator[None]:
+        """Time that does not count as training."""
+        started = time.perf_counter()
+        yield
+        self._clock += time.perf_counter() - started
+
+    def _show(self, step: int, name: str, columns: dict[str, Tensor]) -> None:
+        """A table of named columns, or grids where there is nothing but generated images."""
+        if all(key.startswith("generated") for key in columns):
+            for key, made in columns.items():
+                label = name + key.removeprefix("generated").replace(" (", "-").rstrip(")")
+                self.log.picture(step, label, images.grid(made, enlarge=_enlarge(made)))
+            return
+        ordered = dict(sorted(columns.items(), key=lambda column: column[0] == "truth"))  # truth last
+        enlarge = _enlarge(next(iter(columns.values())))
+        self.log.picture(step, name, images.table(ordered, enlarge=enlarge))
+
+
+def best(generators: Generators) -> nn.Module:
+    """The generator to use: the averaged one, where there is one."""
+    return list(generators.values())[-1]
+
+
+@contextmanager
+def evaluated(generator: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; every module gets its own mode back."""
+    modes = [(module, module.training) for module in generator.modules()]
+    generator.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _require_finite(values: Mapping[str, float], step: int) -> None:
+    broken = [tag for tag, value in values.items() if not abs(value) < float("inf")]
+    if broken:
+        raise FloatingPointError(
+            f"{', '.join(broken)} became non-finite before step {step}; the checkpoints are older and sound: "
+            "try a lower learning rate, a gradient penalty or clipping"
+        )
+
+
+def _enlarge(made: Tensor) -> int:
+    return images.enlargement(made.shape[-1])

@@ -1,0 +1,71 @@
+"""Small perceptrons, for points and tiny images."""
+
+from itertools import pairwise
+from typing import Literal
+
+from torch import Tensor, nn
+
+from gan.networks.blocks import Critic, Latent
+from gan.registry import Count, register
+
+
+def _hidden(features: list[int], activation: nn.Module) -> nn.Sequential:
+    pairs = pairwise(features)
+    return nn.Sequential(*(layer for a, b in pairs for layer in (nn.Linear(a, b), activation)))
+
+
+@register(
+    "generator", "mlp", size="${image.size}", channels="${image.channels}", given=("classes",)
+)
+class Generator(nn.Module):
+    """Latent vectors to images through `depth` hidden layers of `width` units.
+
+    With `output="linear"` the values are unbounded: points, not images.
+    """
+
+    def __init__(
+        self,
+        size: Count,
+        channels: Count,
+        classes: int = 0,
+        latent: Count = 16,
+        width: Count = 128,
+        depth: Count = 3,
+        output: Literal["tanh", "linear"] = "tanh",
+    ) -> None:
+        super().__init__()
+        self.latent = latent
+        self.join = Latent(latent, classes)
+        self.hidden = _hidden([self.join.width] + depth * [width], nn.ReLU())
+        self.image = nn.Sequential(
+            nn.Linear(width, channels * size * size),
+            nn.Unflatten(1, (channels, size, size)),
+            nn.Tanh() if output == "tanh" else nn.Identity(),
+        )
+
+    def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
+        """Latent vectors [B, latent] to images [B, C, size, size]."""
+        return self.image(self.hidden(self.join(z, label)))
+
+
+@register(
+    "discriminator", "mlp", size="${image.size}", channels="${image.channels}", given=("classes",)
+)
+class Discriminator(nn.Module):
+    """Flattened images to one logit each through `depth` hidden layers of `width` units."""
+
+    def __init__(
+        self,
+        size: Count,
+        channels: Count,
+        classes: int = 0,
+        width: Count = 128,
+        depth: Count = 3,
+    ) -> None:
+        super().__init__()
+        self.hidden = _hidden([channels * size * size] + depth * [width], nn.LeakyReLU(0.2))
+        self.critic = Critic(width, classes)
+
+    def forward(self, image: Tensor, label: Tensor | None = None) -> Tensor:
+        """Images [B, C, size, size] to logits [B]."""
+        return self.critic(self.hidden(image.flatten(1)), label)

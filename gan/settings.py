@@ -1,0 +1,50 @@
+"""Sections of the configuration that are plain values: their signatures are their schema."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from gan.registry import Count, Positive, Whole
+
+
+@dataclass(frozen=True)
+class Image:
+    """The `image` section: pixels along a side, channels."""
+
+    size: Count
+    channels: Count
+
+
+@dataclass(frozen=True)
+class Clip:
+    """The `clip` section of one player, off where None: gradients by value, by norm, and weights."""
+
+    value: Positive | None = None
+    norm: Positive | None = None
+    weights: Positive | None = None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The `trainer` section: lengths and cadences are in generator updates (steps)."""
+
+    steps: Count = 10_000
+    batch_size: Count = 64
+    n_critic: Count | dict[Whole, Count] = 1
+    discriminator_warmup: Whole = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    log_every: Count = 20
+    sample_every: Count = 500
+    measure_every: Count = 500
+    save_every: Count = 500
+    keep: Count = 2
+
+    def critic(self, step: int) -> int:
+        """Discriminator updates before this generator update: the newest entry of a piecewise `n_critic`."""
+        if isinstance(self.n_critic, int):
+            return self.n_critic
+        return self.n_critic[max(start for start in self.n_critic if start <= step)]
+
+    def discriminator_updates(self) -> int:
+        """Discriminator updates of the whole run."""
+        return self.discriminator_warmup + sum(self.critic(step) for step in range(self.steps))

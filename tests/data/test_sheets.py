@@ -1,0 +1,278 @@
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_fonts import BAR, CROSS, FRAME, SQUARE, make_font, save, save_collection
+
+from gan.data.embedded import ALLOWED_LICENCES, PACKAGES, REGION_NEUTRAL, STYLES, Pick
+from gan.data.glyphs import Face, area_reduce, render
+from gan.data.sheets import (
+    GlyphSheets,
+    SheetError,
+    build_sheets,
+    cut,
+    paste,
+    refuse_licences,
+    region_neutral,
+)
+from gan.data.store import Record, Rejected
+
+ROOT = Path(__file__).parents[2]
+HANZI = ROOT / "data" / "hanzi"
+FONTS = {".ttf", ".otf", ".ttc", ".woff", ".woff2", ".pfb", ".pfa", ".pcf", ".bdf"}
+
+TINY = {"light": Pick("fonts-konatu", "light.ttf"), "dark": Pick("fonts-seto", "dark.ttf")}
+CHARACTERS = "一丁三"
+
+
+@pytest.fixture
+def fonts(tmp_path):
+    folder = tmp_path / "fonts"
+    save(make_font({"一": BAR, "丁": CROSS, "三": FRAME}), folder / "light.ttf")
+    save(make_font({"一": SQUARE, "丁": BAR}), folder / "dark.ttf")
+    return folder
+
+
+def build(fonts, target, **options):
+    tiny = {"styles": TINY, "characters": CHARACTERS, "prototype": "light"}
+    return build_sheets(fonts, target, **{**tiny, **options})
+
+
+# ---- building and reading -----------------------------------------------------------------------
+
+
+def test_sheets_give_back_the_rendered_pixels_exactly(fonts, tmp_path):
+    build(fonts, tmp_path / "sheets")
+    records = [item for item in GlyphSheets(tmp_path / "sheets") if isinstance(item, Record)]
+    assert [record.key for record in records] == [
+        "dark/004e00", "dark/004e01", "light/004e00", "light/004e01", "light/004e09"
+    ]  # fmt: skip
+    for id, number in (("dark", 0), ("light", 1)):
+        drawn = render(Face(fonts / f"{id}.ttf"), CHARACTERS, 64, levels=32).images
+        mine = [record for record in records if record.fields["style"] == number]
+        assert len(mine) == len(drawn)
+        for record in mine:
+            character = chr(int(record.key.split("/")[1], 16))
+            assert character == CHARACTERS[record.fields["character"]]
+            np.testing.assert_array_equal(record.image[..., 0], drawn[character])
+
+
+def test_unusable_glyph_is_rejected_with_the_reason_of_the_index(fonts, tmp_path):
+    build(fonts, tmp_path / "sheets")
+    rejected = [item for item in GlyphSheets(tmp_path / "sheets") if isinstance(item, Rejected)]
+    assert rejected == [Rejected("dark/004e09", "not mapped to a glyph")]
+
+
+def test_smaller_size_is_the_area_mean_and_other_sizes_are_refused(fonts, tmp_path):
+    build(fonts, tmp_path / "sheets")
+    large = next(iter(GlyphSheets(tmp_path / "sheets", 64)))
+    small = next(iter(GlyphSheets(tmp_path / "sheets", 32)))
+    means = large.image[..., 0].reshape(32, 2, 32, 2).mean(axis=(1, 3))
+    np.testing.assert_array_equal(small.image[..., 0], np.floor(means + 0.5))
+    for size in (128, 24, 0):
+        with pytest.raises(SheetError, match=rf"size={size} .* build from the fonts"):
+            GlyphSheets(tmp_path / "sheets", size)
+
+
+def test_facts_and_names_come_from_the_index(fonts, tmp_path):
+    build(fonts, tmp_path / "sheets")
+    source = GlyphSheets(tmp_path / "sheets")
+    assert source.names == {"style": ["dark", "light"], "character": list(CHARACTERS)}
+    assert source.facts["prototype"] == "light"
+    style = source.facts["styles"]["dark"]
+    assert (style["family"], style["licence"], style["cluster"]) == ("seto", "OFL-1.1", "dark")
+    assert style["sha256"] == hashlib.sha256((fonts / "dark.ttf").read_bytes()).hexdigest()
+    assert len(source) == 6
+
+
+def test_fingerprint_changes_with_pixels_and_size(fonts, tmp_path):
+    build(fonts, tmp_path / "one")
+    save(make_font({"一": SQUARE, "丁": CROSS}), fonts / "dark.ttf")
+    build(fonts, tmp_path / "two")
+    sources = [GlyphSheets(tmp_path / "one"), GlyphSheets(tmp_path / "one", 32)]
+    sources.append(GlyphSheets(tmp_path / "two"))
+    assert len({source.fingerprint() for source in sources}) == 3
+    assert GlyphSheets(tmp_path / "one").fingerprint() == sources[0].fingerprint()
+
+
+def test_same_fonts_give_equal_pixels_and_nothing_is_written_again(fonts, tmp_path):
+    target = tmp_path / "sheets"
+    assert build(fonts, target).written
+    before = {path: path.stat().st_mtime_ns for path in target.iterdir()}
+    again = build(fonts, target)
+    assert not again.differences
+    assert not again.written
+    assert {path: path.stat().st_mtime_ns for path in target.iterdir()} == before
+
+
+def test_changed_font_is_reported_and_written_only_on_request(fonts, tmp_path):
+    target = tmp_path / "sheets"
+    build(fonts, target)
+    before = GlyphSheets(target).fingerprint()
+    save(make_font({"一": SQUARE, "丁": CROSS}), fonts / "dark.ttf")
+    report = build(fonts, target)
+    assert {line.split(":")[0] for line in report.differences} == {
+        "index.styles.dark.sha256", "index.styles.dark.pixels"
+    }  # fmt: skip
+    assert GlyphSheets(target).fingerprint() == before
+    assert build(fonts, target, overwrite=True).written
+    assert GlyphSheets(target).fingerprint() != before
+
+
+def test_style_that_is_no_longer_embedded_leaves_no_sheet_behind(fonts, tmp_path):
+    target = tmp_path / "sheets"
+    build(fonts, target)
+    build(fonts, target, overwrite=True, styles={"light": TINY["light"]})
+    assert {path.name for path in target.iterdir()} == {"index.json", "light.png"}
+
+
+def test_damaged_and_missing_sheets_are_errors(fonts, tmp_path):
+    target = tmp_path / "sheets"
+    build(fonts, target)
+    pixels = np.array(Image.open(target / "dark.png"))
+    pixels[3, 3] ^= 1
+    Image.fromarray(pixels).save(target / "dark.png")
+    with pytest.raises(SheetError, match=r"dark\.png does not hold the pixels"):
+        list(GlyphSheets(target))
+    (target / "dark.png").unlink()
+    with pytest.raises(SheetError, match="sheet of style dark cannot be read"):
+        list(GlyphSheets(target))
+    (target / "index.json").write_text('{"format": 99}')
+    with pytest.raises(SheetError, match="has format 99, this version reads 1"):
+        GlyphSheets(target)
+
+
+def test_foreign_pictures_are_not_overwritten(fonts, tmp_path):
+    target = tmp_path / "pictures"
+    target.mkdir()
+    (target / "dark.png").write_bytes(b"mine")
+    with pytest.raises(SheetError, match=r"holds dark\.png but no index\.json"):
+        build(fonts, target)
+    assert (target / "dark.png").read_bytes() == b"mine"
+
+
+def test_licence_outside_the_list_is_refused_with_style_and_licence(fonts, tmp_path, monkeypatch):
+    with pytest.raises(
+        SheetError, match=r"style ming \(fonts-cwtex-ming\) has the licence unknown"
+    ):
+        build(fonts, tmp_path / "sheets", styles={"ming": Pick("fonts-cwtex-ming", "dark.ttf")})
+    refused = PACKAGES["fonts-seto"]._replace(licence="CC-BY-3.0")
+    monkeypatch.setitem(PACKAGES, "fonts-seto", refused)
+    with pytest.raises(SheetError, match="style dark .* CC-BY-3.0"):
+        build(fonts, tmp_path / "sheets")
+    assert not (tmp_path / "sheets").exists()
+
+
+def test_missing_packages_and_near_duplicates_are_refused(fonts, tmp_path):
+    absent = {"a": Pick("fonts-train", "a.ttf"), "b": Pick("fonts-seto", "b.ttf")}
+    with pytest.raises(SheetError, match="lacks fonts of these packages: fonts-seto fonts-train"):
+        build(fonts, tmp_path / "sheets", styles=absent)
+    shutil.copy(fonts / "dark.ttf", fonts / "twin.ttf")
+    twin = {**TINY, "twin": Pick("fonts-train", "twin.ttf")}
+    with pytest.raises(SheetError, match="style twin is a near-duplicate of dark"):
+        build(fonts, tmp_path / "sheets", styles=twin)
+
+
+def test_region_neutral_characters_have_one_glyph_in_every_region(tmp_path):
+    for series in ("Sans", "Serif"):
+        regions = []
+        for region, drawn in (("JP", "一"), ("SC", "一"), ("TC", "丁"), ("KR", "丁")):
+            shapes = {"一": BAR, "丁": CROSS, "三": FRAME}
+            if series == "Serif" and region == "SC":
+                del shapes["三"]
+            name = f"Noto {series} CJK {region}"
+            regions.append(make_font(shapes, same={"上": drawn}, name=name))
+        save_collection(regions, tmp_path / f"Noto{series}CJK-Regular.ttc")
+    assert region_neutral(tmp_path) == "一丁"
+    (tmp_path / "NotoSerifCJK-Regular.ttc").unlink()
+    with pytest.raises(SheetError, match=r"lacks NotoSerifCJK-Regular\.ttc"):
+        region_neutral(tmp_path)
+
+
+def test_paste_and_cut_are_inverse_and_fill_with_paper():
+    cells = np.random.default_rng(0).integers(0, 255, (5, 4, 4), dtype=np.uint8)
+    sheet = paste(list(cells), columns=3)
+    assert sheet.shape == (8, 12)
+    np.testing.assert_array_equal(sheet[:4, 4:8], cells[1])
+    np.testing.assert_array_equal(cut(sheet, 4)[:5], cells)
+    assert (cut(sheet, 4)[5:] == 255).all()
+
+
+# ---- the embedded set ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def index():
+    return json.loads((HANZI / "index.json").read_text(encoding="utf-8"))
+
+
+def test_embedded_pixels_are_those_of_the_index(index):
+    for entry in index["styles"].values():
+        sheet = np.asarray(Image.open(HANZI / entry["sheet"]))
+        assert sheet.shape == (1024, 1024)
+        digest = hashlib.sha256(str(sheet.shape).encode() + sheet.tobytes()).hexdigest()
+        assert digest == entry["pixels"], entry["sheet"]
+        assert len(np.unique(sheet)) <= index["levels"] == 32
+
+
+def test_embedded_set_is_complete_and_small(index):
+    sheets = {path.stem for path in HANZI.glob("*.png")}
+    assert sheets == index["styles"].keys() == STYLES.keys()
+    assert len(sheets) == 32
+    assert sum(path.stat().st_size for path in HANZI.iterdir()) <= 6_000_000
+    assert not any(entry["unusable"] for entry in index["styles"].values())
+    assert index["prototype"] == "wqy-zenhei"
+
+
+def test_embedded_characters_are_evenly_spaced_region_neutral_ones(index):
+    characters = index["characters"]
+    assert len(set(characters)) == 256
+    assert len(set(REGION_NEUTRAL)) == len(REGION_NEUTRAL) == 442
+    assert list(characters) == sorted(characters)
+    shared = [one for one in REGION_NEUTRAL if one != "穆"]  # Sawarabi Mincho lacks it
+    assert list(characters) == [shared[place * 441 // 256] for place in range(256)]
+
+
+def test_embedded_styles_keep_a_family_apart_enough_to_split(index):
+    families = {entry["family"] for entry in index["styles"].values()}
+    assert len(families) == 18
+    alone = [e for e in index["styles"].values() if e["family"] == "zenhei"]
+    assert len(alone) == 1, "the prototype's family would be lost to every split"
+
+
+def test_every_embedded_style_names_an_allowed_licence_and_its_owner(index):
+    refuse_licences(STYLES)
+    notices = (HANZI / "LICENSES.md").read_text(encoding="utf-8")
+    for id, entry in index["styles"].items():
+        assert entry["licence"] in ALLOWED_LICENCES
+        assert f"## {entry['licence']}" in notices
+        row = (f"`{id}`", entry["name"], entry["licence"], entry["copyright"], entry["package"])
+        assert f"| {' | '.join(row)} |" in notices
+
+
+def test_embedded_glyphs_are_centred_even_in_size_and_not_clipped(index):
+    for record in GlyphSheets(HANZI):
+        image = record.image[..., 0]
+        assert image[[0, -1]].min() == 255, record.key
+        assert image[:, [0, -1]].min() == 255, record.key
+        inked = image < 255
+        for axis in (0, 1):
+            places = np.flatnonzero(inked.any(axis))
+            assert abs(places[0] + places[-1] - 63) <= 2, record.key
+
+
+def test_half_size_of_the_embedded_set_is_the_area_mean():
+    large = next(iter(GlyphSheets(HANZI)))
+    small = next(iter(GlyphSheets(HANZI, 32)))
+    np.testing.assert_array_equal(small.image[..., 0], area_reduce(large.image[..., 0], 32))
+    assert small.key == large.key == "aoyagi-kouzan/004e00"
+
+
+def test_no_font_file_is_in_the_tree():
+    ignored = {".git", ".venv", "venv", "node_modules"}
+    files = (path for path in ROOT.rglob("*") if not ignored & set(path.relative_to(ROOT).parts))
+    assert not [path for path in files if path.suffix.lower() in FONTS]

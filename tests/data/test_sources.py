@@ -1,0 +1,419 @@
+"""Folders of images as sources: every rule for odd files, and stores that are kept for them."""
+
+import os
+import struct
+import threading
+import time
+import tracemalloc
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from gan.data import building, sources
+from gan.data.sources import ImageFolder, embedded, guess, kind, open_store, read_image, store_path
+from gan.data.store import Record, Rejected, StoreError, build, verify
+
+RED, BLUE = (255, 0, 0), (0, 0, 255)
+
+
+def save(path: Path, image: Image.Image, **options: object) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path, **options)
+    return path
+
+
+def noise(width: int, height: int, mode: str = "RGB") -> Image.Image:
+    pixels = np.random.default_rng(width * height).integers(0, 256, (height, width, 4), np.uint8)
+    return Image.fromarray(pixels).convert(mode)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Two classes and a sub-folder, with an other file and a hidden one."""
+    folder = tmp_path / "photos"
+    for name in ("dog/b.png", "dog/a.jpg", "cat/x/c.webp", "cat/B.PNG"):
+        save(folder / name, noise(20, 12))
+    (folder / "dog" / "notes.txt").write_text("no image")
+    (folder / "dog" / "._a.jpg").write_text("no image either")
+    return folder
+
+
+def items(folder: Path, size: int = 8, channels: int = 3) -> list[Record | Rejected]:
+    return list(ImageFolder(folder, size, channels))
+
+
+# ---- folders -------------------------------------------------------------------------------------
+
+
+def test_files_are_sorted_and_folders_are_classes(photos: Path) -> None:
+    source = ImageFolder(photos, 8)
+    records = list(source)
+    assert source.name == "image folder photos"
+    assert source.names == {"label": ["cat", "dog"]}
+    assert [record.key for record in records] == [
+        "cat/B.PNG",
+        "cat/x/c.webp",
+        "dog/a.jpg",
+        "dog/b.png",
+    ]
+    assert [record.fields["label"] for record in records] == [0, 0, 1, 1]
+    assert len(source) == 4
+    assert [record.key for record in source.after(3)] == ["dog/b.png"]
+
+
+def test_a_folder_without_classes_has_no_label(photos: Path) -> None:
+    save(photos / "top.png", noise(8, 8))
+    assert ImageFolder(photos, 8).names == {}
+    assert {tuple(record.fields) for record in items(photos)} == {()}
+
+
+def test_what_is_no_image_folder_is_said(tmp_path: Path) -> None:
+    for path, text in (
+        (tmp_path / "none", "no folder .*none"),
+        (tmp_path, "holds no JPEG, PNG or WebP"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            ImageFolder(path, 8)
+    with pytest.raises(ValueError, match=r"image\.channels must be 1 or 3, not 4"):
+        ImageFolder(tmp_path, 8, 4)
+
+
+def test_links_are_followed_once(photos: Path) -> None:
+    (photos / "dog" / "loop").symlink_to(photos)
+    (photos / "bird").symlink_to(photos / "cat")
+    assert len(items(photos)) == 4
+
+
+def test_fingerprint_follows_names_sizes_and_times(photos: Path) -> None:
+    seen = {ImageFolder(photos, 8).fingerprint()}
+    assert ImageFolder(photos, 8).fingerprint() in seen
+    (photos / "dog" / "notes.txt").write_text("other notes")
+    assert ImageFolder(photos, 8).fingerprint() in seen
+    changes = (
+        lambda: os.utime(photos / "dog/b.png", ns=(1, 1)),
+        lambda: (photos / "dog/b.png").rename(photos / "dog/c.png"),
+        lambda: save(photos / "dog/d.png", noise(9, 9)),
+        lambda: (photos / "dog/d.png").unlink() or os.utime(photos / "dog/c.png", ns=(2, 2)),
+    )
+    for number, change in enumerate(changes):
+        change()
+        seen.add(ImageFolder(photos, 8).fingerprint())
+        assert len(seen) == number + 2
+    seen |= {ImageFolder(photos, 9).fingerprint(), ImageFolder(photos, 8, 1).fingerprint()}
+    assert len(seen) == 7
+
+
+def test_names_that_break_the_rules_are_rejected(tmp_path: Path) -> None:
+    image = save(tmp_path / "photos" / "good.png", noise(8, 8)).read_bytes()
+    for name in (b"bad\xff.png", b"new\nline.png"):
+        Path(os.fsdecode(os.fsencode(tmp_path / "photos") + b"/" + name)).write_bytes(image)
+    reasons = {
+        item.key: item.reason for item in items(tmp_path / "photos") if isinstance(item, Rejected)
+    }
+    assert reasons == {
+        "bad\\udcff.png": "the name is not valid UTF-8",
+        "new\nline.png": "the name holds a control character",
+    }
+    report = build(ImageFolder(tmp_path / "photos", 8), tmp_path / "a.lmdb")
+    assert (report.count, len(report.rejected)) == (1, 2)
+
+
+# ---- odd images (S13, S14) -----------------------------------------------------------------------
+
+
+def pixel(path: Path, channels: int = 3, size: int = 4) -> list[int]:
+    """The middle pixel of an image."""
+    return read_image(path, size, channels)[size // 2, size // 2].tolist()
+
+
+def test_an_image_of_the_right_size_keeps_its_pixels(tmp_path: Path) -> None:
+    image = noise(16, 16)
+    assert np.array_equal(read_image(save(tmp_path / "a.png", image), 16, 3), np.asarray(image))
+    wide = noise(21, 16)
+    found = read_image(save(tmp_path / "b.png", wide), 16, 3)
+    assert np.array_equal(found, np.asarray(wide)[:, 2:18])
+
+
+def test_the_middle_is_resized_with_antialiasing(tmp_path: Path) -> None:
+    image = noise(96, 64)
+    middle = image.resize((24, 16), Image.Resampling.LANCZOS).crop((4, 0, 20, 16))
+    assert np.array_equal(read_image(save(tmp_path / "a.png", image), 16, 3), np.asarray(middle))
+    stripes = Image.fromarray(np.tile(np.array([0, 255], np.uint8), (64, 32)))
+    grey = read_image(save(tmp_path / "b.png", stripes), 16, 1)[:, 2:-2]
+    assert abs(grey.astype(int) - 127).max() < 8  # a filter without antialiasing gives 0 or 255
+
+
+def test_colours_and_grey(tmp_path: Path) -> None:
+    colour = save(tmp_path / "a.png", Image.new("RGB", (5, 5), (200, 100, 50)))
+    assert pixel(colour) == [200, 100, 50]
+    assert pixel(colour, 1) == [round(0.299 * 200 + 0.587 * 100 + 0.114 * 50)]
+    grey = save(tmp_path / "b.png", Image.new("L", (5, 5), 77))
+    assert pixel(grey) == [77, 77, 77]
+    assert pixel(grey, 1) == [77]
+    assert pixel(save(tmp_path / "c.png", Image.new("1", (5, 5), 1)), 1) == [255]
+
+
+def test_transparency_becomes_white_paper(tmp_path: Path) -> None:
+    half = Image.new("RGBA", (5, 5), (*RED, 128))
+    assert pixel(save(tmp_path / "a.png", half)) == [255, 127, 127]
+    assert pixel(save(tmp_path / "a.webp", half, lossless=True)) == [255, 127, 127]
+    assert pixel(save(tmp_path / "b.png", Image.new("LA", (5, 5), (0, 0))), 1) == [255]
+    palette = Image.new("P", (5, 5), 1)
+    palette.putpalette([*RED, *BLUE])
+    assert pixel(save(tmp_path / "c.png", palette)) == list(BLUE)
+    assert pixel(save(tmp_path / "d.png", palette, transparency=1)) == [255, 255, 255]
+
+
+def test_sixteen_bits_become_eight(tmp_path: Path) -> None:
+    for value, expected in ((0, 0), (257 * 7, 7), (65535, 255)):
+        deep = Image.fromarray(np.full((5, 5), value, np.uint16))
+        assert pixel(save(tmp_path / "a.png", deep), 1) == [expected]
+        assert pixel(save(tmp_path / "a.png", deep)) == [expected] * 3
+
+
+def test_print_colours_become_rgb(tmp_path: Path) -> None:
+    image = Image.new("CMYK", (16, 16), (0, 255, 255, 0))
+    red, green, blue = pixel(save(tmp_path / "a.jpg", image, quality=95))
+    assert red > 240
+    assert max(green, blue) < 15
+
+
+def test_photographs_are_turned_upright(tmp_path: Path) -> None:
+    image = Image.new("RGB", (32, 32), RED)
+    ImageDraw.Draw(image).rectangle((0, 0, 31, 15), fill=BLUE)  # the upper half
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    found = read_image(save(tmp_path / "a.png", image, exif=exif), 32, 3)
+    assert found[16, 2].tolist() == list(RED)
+    assert found[16, 29].tolist() == list(BLUE)
+
+
+def test_one_pixel_fills_the_image(tmp_path: Path) -> None:
+    assert pixel(save(tmp_path / "a.png", Image.new("RGB", (1, 1), RED)), size=8) == list(RED)
+
+
+def reason(path: Path) -> str:
+    (item,) = items(path.parent)
+    assert isinstance(item, Rejected)
+    assert item.key == path.name
+    return item.reason
+
+
+@pytest.mark.parametrize("suffix", ["png", "webp"])
+def test_animations_are_rejected(suffix: str, tmp_path: Path) -> None:
+    more = [noise(8, 8), noise(8, 9).crop((0, 1, 8, 9))]
+    path = save(tmp_path / f"a.{suffix}", noise(8, 8), save_all=True, append_images=more)
+    assert reason(path) == "it is an animation"
+
+
+def test_a_photograph_with_a_preview_is_read(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.mpo", Image.new("RGB", (16, 16), RED), save_all=True,
+                append_images=[Image.new("RGB", (8, 8), BLUE)], quality=95)  # fmt: skip
+    red, _, blue = pixel(path.rename(tmp_path / "a.jpg"))
+    assert (red > 240, blue < 15) == (True, True)
+
+
+def test_damaged_and_foreign_files_are_rejected(tmp_path: Path) -> None:
+    whole = save(tmp_path / "whole.jpg", noise(64, 64)).read_bytes()
+    (tmp_path / "a").mkdir()
+    path = tmp_path / "a" / "a.jpg"
+    path.write_bytes(whole[: len(whole) // 2])
+    assert "truncated" in reason(path)
+    path.write_text("no image")
+    assert "cannot identify image file" in reason(path)
+    save(path, noise(8, 8), format="BMP")
+    assert "cannot identify image file" in reason(path)
+    path.write_bytes(b"")
+    assert "cannot identify image file" in reason(path)
+    save(path.with_name("b.png"), noise(8, 8))
+    save(path, noise(8, 8)).rename(path.with_name("a.gif"))
+    assert [item.reason for item in items(path.parent) if isinstance(item, Rejected)] == [
+        ".gif files are not read; convert it to PNG"
+    ]
+
+
+def test_warnings_of_pillow_are_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(tmp_path / "a.png", noise(100, 100))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 6000)
+    assert "could be decompression bomb" in reason(path)
+
+
+def bomb(path: Path, width: int, height: int) -> Path:
+    """A PNG of a few bytes that claims to be large."""
+    chunks = (
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)),
+        (b"IDAT", zlib.compress(bytes(1000))),
+        (b"IEND", b""),
+    )
+    data = b"\x89PNG\r\n\x1a\n"
+    for name, body in chunks:
+        data += (
+            struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+        )
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize(("side", "text"), [(20000, "400000000 pixels"), (9000, "9000 x 9000")])
+def test_huge_images_are_rejected_by_their_header(side: int, text: str, tmp_path: Path) -> None:
+    path = bomb(tmp_path / "a.png", side, side)
+    reason(path)  # the first call imports
+    tracemalloc.start()
+    start = time.perf_counter()
+    assert text in reason(path)
+    assert time.perf_counter() - start < 0.05
+    assert tracemalloc.get_traced_memory()[1] < 50 << 20
+    tracemalloc.stop()
+
+
+def test_large_files_are_rejected_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(tmp_path / "a.png", noise(64, 64))
+    monkeypatch.setattr(sources, "LARGEST_FILE", 1000)
+    assert "at most 1000 are read" in reason(path)
+
+
+# ---- what is at a path ---------------------------------------------------------------------------
+
+
+def test_kinds_of_folder(photos: Path, tmp_path: Path) -> None:
+    assert kind(photos) == "images"
+    (photos / "index.json").write_text('{"labels": []}')
+    assert kind(photos) == "images"
+    (photos / "index.json").write_text('{"cell": 64}')
+    assert kind(photos) == "sheets"
+    (photos / "index.json").write_text('{"cell": 64')
+    assert kind(photos) == "sheets"  # which then says that its index is broken
+    (tmp_path / "fonts" / "sub").mkdir(parents=True)
+    (tmp_path / "fonts" / "sub" / "a.OTF").touch()
+    assert kind(tmp_path / "fonts") == "fonts"
+    with pytest.raises(ValueError, match="nothing at .*none: data.path names"):
+        kind(tmp_path / "none")
+    (tmp_path / "photos.zip").touch()
+    with pytest.raises(ValueError, match=r"photos\.zip is not read: .*\.lmdb.*images.*fonts"):
+        kind(tmp_path / "photos.zip")
+
+
+def test_guess_makes_the_source(photos: Path) -> None:
+    assert guess(photos, 8).shape == (8, 8, 3)
+    assert guess(photos, 8, 1).shape == (8, 8, 1)
+    hanzi = guess(embedded("hanzi"), 32)
+    assert hanzi.shape == (32, 32, 1)
+    with pytest.raises(ValueError, match=r"image\.channels must be 1 for glyph sheets hanzi"):
+        guess(embedded("hanzi"), 32, 3)
+    with pytest.raises(ValueError, match="'kana' are not part"):
+        embedded("kana")
+
+
+def test_stores_are_kept_under_telling_names(photos: Path, tmp_path: Path) -> None:
+    path = store_path(photos, 32, 3)
+    assert path.parent == Path("data")
+    assert path.name.startswith("photos-")
+    assert path.name.endswith("-32x32x3.lmdb")
+    assert path == store_path(photos / "dog" / "..", 32, 3)
+    (tmp_path / "b").mkdir()
+    others = {
+        store_path(photos, 64, 3),
+        store_path(photos, 32, 1),
+        store_path(tmp_path / "b", 32, 3),
+    }
+    assert len(others | {path}) == 4
+    assert store_path(embedded("hanzi"), 32, 1) == Path("data/hanzi-32x32x1.lmdb")
+    assert store_path(tmp_path / "a b/ü", 8, 1).name.startswith("_-")
+
+
+# ---- kept stores ---------------------------------------------------------------------------------
+
+
+def test_a_folder_is_built_once(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = open_store(photos, 8, 3, folder=tmp_path / "data")
+    assert first.path == store_path(photos, 8, 3, tmp_path / "data")
+    assert first.names == {"label": ["cat", "dog"]}
+    assert capsys.readouterr().err == f"building {first.path} from image folder photos\n"
+    images = np.empty((4, 8, 8, 3), np.uint8)
+    first.read(np.arange(4), images)
+    assert np.array_equal(images, [item.image for item in items(photos)])
+    first.close()
+    before = first.path.stat()
+    open_store(photos, 8, 3, folder=tmp_path / "data").close()
+    assert first.path.stat() == before or first.path.stat().st_ino == before.st_ino
+    assert capsys.readouterr().err == ""
+
+
+def test_a_changed_folder_is_built_again(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    open_store(photos, 8, 3, folder=tmp_path / "data").close()
+    save(photos / "dog" / "new.png", noise(9, 9))
+    again = open_store(photos, 8, 3, folder=tmp_path / "data")
+    assert again.count == 5
+    assert "have changed; it is built again" in capsys.readouterr().err
+    again.close()
+    os.truncate(again.path, 8192)
+    assert open_store(photos, 8, 3, folder=tmp_path / "data").count == 5
+    assert "it is cut" in capsys.readouterr().err
+
+
+def test_unreadable_images_stop_training_unless_allowed(photos: Path, tmp_path: Path) -> None:
+    (photos / "dog" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnot really")
+    folder = tmp_path / "data"
+    with pytest.raises(StoreError, match=r"1 image cannot be used(.|\n)*dog/broken\.png: "):
+        open_store(photos, 8, 3, folder=folder)
+    allowed = open_store(photos, 8, 3, folder=folder, on_error="skip")
+    assert (allowed.count, allowed.rejected_count) == (4, 1)
+    allowed.close()
+    with pytest.raises(StoreError, match=r"1 image cannot be used(.|\n)*dog/broken\.png: "):
+        open_store(photos, 8, 3, folder=folder)
+    (photos / "dog" / "broken.png").unlink()
+    assert open_store(photos, 8, 3, folder=folder).rejected_count == 0
+
+
+def test_a_given_store_must_have_the_shape(photos: Path, tmp_path: Path) -> None:
+    build(ImageFolder(photos, 8), tmp_path / "a.lmdb")
+    open_store(tmp_path / "a.lmdb", 8, 3).close()
+    with pytest.raises(
+        StoreError, match=r"8x8x3, not of 16x16x1: set image\.size=8 image\.channels=3"
+    ):
+        open_store(tmp_path / "a.lmdb", 16, 1)
+
+
+def test_a_second_process_waits_for_the_first(
+    photos: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder, waiting, opened = tmp_path / "data", threading.Event(), []
+    target = store_path(photos, 8, 3, folder)
+    folder.mkdir()
+    monkeypatch.setattr(sources.time, "sleep", lambda _: waiting.set())
+    with building._exclusive(target):
+        second = threading.Thread(
+            target=lambda: opened.append(open_store(photos, 8, 3, folder=folder))
+        )
+        second.start()
+        assert waiting.wait(10)
+    second.join()
+    assert opened[0].count == 4
+    assert f"{target} is being built by process {os.getpid()}" in capsys.readouterr().err
+
+
+def test_glyphs_that_a_font_lacks_do_not_stop_training(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (photos / "dog" / "broken.png").write_bytes(b"")
+    monkeypatch.setattr(sources, "kind", lambda _: "sheets")
+    monkeypatch.setattr(sources, "guess", ImageFolder)
+    assert open_store(photos, 8, 3, folder=tmp_path / "data").rejected_count == 1
+
+
+def test_the_embedded_sheets_become_a_store(tmp_path: Path) -> None:
+    glyphs = open_store(embedded("hanzi"), 8, 1, folder=tmp_path)
+    assert glyphs.path.name == "hanzi-8x8x1.lmdb"
+    assert glyphs.names.keys() == {"style", "character"}
+    assert verify(glyphs.path).damages == []
+    glyphs.close()

@@ -1,0 +1,131 @@
+"""What every registered network keeps, new ones included."""
+
+import inspect
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+import gan.networks  # noqa: F401  (fills the registry)
+from gan.registry import create, entry, names
+
+SIZE, BATCH = 32, 3
+FACTS = {"size": SIZE, "width": 4, "styles": 3, "characters": 4}
+NETWORKS = [(kind, name) for kind in ("generator", "discriminator") for name in names(kind)]
+ALL = [*NETWORKS, *(("classifier", name) for name in names("classifier"))]
+DISCRIMINATORS = [name for kind, name in NETWORKS if kind == "discriminator"]
+GENERATORS = [name for kind, name in NETWORKS if kind == "generator"]
+
+
+def build(kind: str, name: str, channels: int = 1) -> nn.Module:
+    torch.manual_seed(0)
+    found = entry(kind, name)
+    known = FACTS | {
+        "channels": channels,
+        "classes": {"a": 2, "b": 3} if kind == "classifier" else 0,
+    }
+    accepted = {*found.parameters, *found.given}
+    return create(kind, name, **{key: value for key, value in known.items() if key in accepted})
+
+
+def inputs(network: nn.Module, channels: int = 1) -> list[Tensor]:
+    """One tensor for each argument that `forward` needs; all but latent vectors are images."""
+    needed = [
+        p for p in inspect.signature(network.forward).parameters.values() if p.default is p.empty
+    ]
+    image = (BATCH, channels, SIZE, SIZE)
+    shapes = [(BATCH, network.latent) if p.name == "z" else image for p in needed]
+    return [torch.randn(shape, requires_grad=True) for shape in shapes]
+
+
+def tensors(output: object) -> list[Tensor]:
+    if isinstance(output, Tensor):
+        return [output]
+    return [
+        t
+        for part in (output.values() if isinstance(output, dict) else output)
+        for t in tensors(part)
+    ]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(("kind", "name"), ALL)
+def test_forward_and_backward_are_finite(kind, name, channels):
+    network = build(kind, name, channels)
+    given = inputs(network, channels)
+    output = tensors(network(*given))
+    sum(t.square().mean() for t in output).backward()
+    gradients = [p.grad for p in network.parameters() if p.grad is not None]
+    assert all(t.isfinite().all() for t in [*output, *gradients, *(x.grad for x in given)])
+    assert any(g.abs().sum() > 0 for g in gradients)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("name", GENERATORS)
+def test_images_lie_between_minus_one_and_one_with_both_signs(name, channels):
+    network = build("generator", name, channels)
+    (image,) = tensors(network(*[1e3 * x for x in inputs(network, channels)]))
+    assert image.shape == (BATCH, channels, SIZE, SIZE)
+    assert image.abs().max() <= 1
+    assert image.min() < 0 < image.max()
+
+
+@pytest.mark.parametrize(("kind", "name"), ALL)
+def test_inputs_are_not_modified(kind, name):
+    network = build(kind, name)
+    given = [x.detach() for x in inputs(network)]
+    versions = [x._version for x in given]
+    network(*given)
+    assert [x._version for x in given] == versions
+    assert not any(getattr(module, "inplace", False) for module in network.modules())
+
+
+@pytest.mark.parametrize(("kind", "name"), ALL)
+def test_no_network_holds_a_sigmoid_or_softmax(kind, name):
+    refused = nn.Sigmoid | nn.LogSigmoid | nn.Softmax | nn.Softmax2d | nn.LogSoftmax
+    assert not any(isinstance(module, refused) for module in build(kind, name).modules())
+
+
+@pytest.mark.parametrize(("kind", "name"), ALL)
+def test_convolutional_networks_have_a_width(kind, name):
+    if any(
+        isinstance(module, nn.Conv2d | nn.ConvTranspose2d) for module in build(kind, name).modules()
+    ):
+        assert "width" in entry(kind, name).parameters
+
+
+@pytest.mark.parametrize("name", DISCRIMINATORS)
+def test_second_derivative_reaches_the_weights(name):
+    network = build("discriminator", name)
+    given = inputs(network)
+    logits = tensors(network(*given))[0]
+    gradient = torch.autograd.grad(logits.sum(), given, create_graph=True)
+    sum(g.flatten(1).norm(dim=1).square().mean() for g in gradient).backward()
+    gradients = [p.grad for p in network.parameters() if p.grad is not None]
+    assert all(g.isfinite().all() for g in gradients)
+    assert any(g.abs().sum() > 0 for g in gradients)
+
+
+@pytest.mark.parametrize("name", DISCRIMINATORS)
+def test_logits_depend_on_their_own_sample_unless_batch_norm_mixes_them(name):
+    network = build("discriminator", name)
+    first = [x.detach() for x in inputs(network)]
+    second = [torch.cat([x[:1], 9 * torch.randn_like(x[1:])]) for x in first]
+    same = [
+        torch.allclose(a[0], b[0], atol=1e-5)
+        for a, b in zip(tensors(network(*first)), tensors(network(*second)), strict=True)
+    ]
+    mixes = any(isinstance(module, _BatchNorm) for module in network.modules())
+    assert all(same) or mixes
+
+
+@pytest.mark.parametrize(("kind", "name"), ALL)
+def test_state_survives_a_round_trip(kind, name):
+    network, twin = build(kind, name).eval(), build(kind, name).eval()
+    for parameter in network.parameters():
+        parameter.data = parameter.data + 0.01
+    twin.load_state_dict(network.state_dict(), strict=True)
+    given = [x.detach() for x in inputs(network)]
+    pairs = zip(tensors(network(*given)), tensors(twin(*given)), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
