@@ -68,7 +68,7 @@ def build(config: Mapping[str, Any], say: Say = print) -> Trainer:
 
 
 def _recipe(checked: Checked, dataset: Any, stream: Stream, device: torch.device, say: Say) -> Recipe:
-    facts = {"classes": 0, **dataset.facts}
+    facts = {**dataset.facts, **({} if "label" in stream.keys else {"classes": 0})}
     distributed.seed(checked.seed, "start", 0, device)
     networks = {side: checked.create(side, **facts) for side in SIDES}
     recipe: Recipe = checked.create(

@@ -133,9 +133,10 @@ def _contradictions(checked: Checked) -> None:
 
 def _rehearse(checked: Checked) -> None:
     """Build both networks without memory: what they cannot serve is refused before data are touched."""
+    facts = {"styles": 2, "characters": 2, "classes": 2 * ("label" in checked.entries["recipe"][0].build.reads)}
     with torch.device("meta"):
-        checked.create("generator", classes=2, styles=2, characters=2)
-        discriminator = checked.create("discriminator", classes=2, styles=2)
+        checked.create("generator", **facts)
+        discriminator = checked.create("discriminator", **facts)
     if checked.penalties() and any(isinstance(module, BATCH_NORMS) for module in discriminator.modules()):
         penalty = checked.penalties()[0]
         raise ConfigError(

@@ -16,7 +16,6 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import gan  # noqa: F401 - fills the registries before anything is composed
-from gan.registry import ConfigError
 from gan.signature import nearest
 
 INVISIBLE = ("resume", "run_dir", "sweep", "trainer.device")  # no part of a job folder's name
@@ -71,7 +70,7 @@ def plain(config: DictConfig) -> dict[str, Any]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run from the command line; the exit status: 0 finished, 2 a mistake of the user's, 1 anything else."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    sys.argv = [sys.argv[0], *(_switched_on(argument) for argument in given)]
+    sys.argv = [sys.argv[0], *(switched_on(argument) for argument in given)]
     verbose = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of exiting
     try:
@@ -119,8 +118,8 @@ def _unknown_key(key: str, overrides: Iterable[str]) -> str:
     return f"{key} cannot be overridden"
 
 
-def _switched_on(argument: str) -> str:
-    """Penalties are added by naming them: `penalties.r1.weight=10` needs no `+`."""
+def switched_on(argument: str) -> str:
+    """An argument as Hydra wants it: penalties are added by naming them: `penalties.r1.weight=10` needs no `+`."""
     return f"++{argument}" if argument.startswith("penalties.") else argument
 
 
@@ -134,4 +133,4 @@ def _fail(sentence: str) -> int:
     return 2
 
 
-__all__ = ["ConfigError", "Mistake", "conf_dir", "explained", "job", "job_folder", "main", "plain"]
+__all__ = ["Mistake", "conf_dir", "explained", "job", "job_folder", "main", "plain", "switched_on"]

@@ -476,12 +476,10 @@ class StoreFile:
         a `take` per block pays a second copy, which costs more than the loop.
         """
         order = np.argsort(rows)
-        blocks, slots = np.divmod(rows[order], self.meta.per_block)
-        for position, number, slot in zip(
-            order.tolist(), blocks.tolist(), slots.tolist(), strict=True
-        ):
-            view = self.views[number]
-            out[position] = (self.touch(number) if view is None else view)[slot]
+        blocks, slots = (part.tolist() for part in np.divmod(rows[order], self.meta.per_block))
+        views = {number: self.touch(number) for number in set(blocks)}
+        for position, number, slot in zip(order.tolist(), blocks, slots, strict=True):
+            out[position] = views[number][slot]
 
     def index(self, number: int) -> tuple[memoryview, int]:
         """The checked payload of an index, and its number of images."""

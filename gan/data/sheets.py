@@ -25,6 +25,7 @@ from gan.data.store import Record, Rejected
 
 FORMAT = 1
 CELL, COLUMNS, LEVELS, CHARACTERS = 64, 16, 32, 256
+_NEEDED = {"cell", "characters", "prototype", "region", "rendering", "styles", "versions"}
 LARGEST = 6_000_000  # bytes of all sheets together
 
 
@@ -114,11 +115,14 @@ def read_index(folder: Path) -> dict[str, Any]:
     """
     path = folder / "index.json"
     try:
-        index: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        index = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise SheetError(f"{path} cannot be read as the index of glyph sheets: {error}") from error
-    if index.get("format") != FORMAT:
-        raise SheetError(f"{path} has format {index.get('format')}, this version reads {FORMAT}")
+    if not isinstance(index, dict) or index.get("format") != FORMAT:
+        found = index.get("format") if isinstance(index, dict) else None
+        raise SheetError(f"{path} has format {found}, this version reads {FORMAT}")
+    if missing := _NEEDED - index.keys():
+        raise SheetError(f"{path} lacks {', '.join(sorted(missing))}")
     return index
 
 

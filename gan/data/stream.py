@@ -36,13 +36,13 @@ class Stream:
         batch_size: int,
         seed: int,
         device: torch.device,
-        keys: Collection[str] | None = None,
+        keys: Collection[str],
         position: int = 0,
         rank: int = 0,
         size: int = 1,
         ahead: int = 3,
     ) -> None:
-        """`batch_size` counts all processes, `position` batches delivered before; `keys` are read, all if None."""
+        """`batch_size` counts all processes, `position` batches delivered before; only `keys` are read."""
         if len(dataset) < batch_size:
             raise ValueError(
                 f"trainer.batch_size={batch_size} needs as many samples, but {dataset.store.path} gives "
@@ -153,13 +153,13 @@ class Stream:
             fields = {
                 key: move(torch.from_numpy(np.ascontiguousarray(field)))
                 for key, field in plan.fields.items()
-                if keys is None or key in keys
+                if key in keys
             }
             flip = None if plan.flip is None else move(torch.from_numpy(plan.flip))
             images = {
                 key: self._gather(rows, key, buffers, move)
                 for key, rows in plan.images.items()
-                if keys is None or key in keys
+                if key in keys
             }
             copied = self._side.record_event() if self._side is not None else None
         if copied is not None:

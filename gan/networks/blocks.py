@@ -57,7 +57,7 @@ def reparametrise(network: nn.Module, norm: Norm) -> None:
         if norm == "spectral":
             parametrizations.spectral_norm(module)
         elif norm == "weight":
-            parametrizations.weight_norm(module, dim=0)
+            parametrizations.weight_norm(module, dim=int(isinstance(module, nn.ConvTranspose2d)))
 
 
 def dcgan_start(module: nn.Module) -> None:

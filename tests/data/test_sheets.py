@@ -141,6 +141,9 @@ def test_damaged_and_missing_sheets_are_errors(fonts, tmp_path):
     (target / "dark.png").unlink()
     with pytest.raises(SheetError, match="sheet of style dark cannot be read"):
         list(GlyphSheets(target))
+    (target / "index.json").write_text('{"format": 1, "cell": 64, "characters": "", "styles": {}}')
+    with pytest.raises(SheetError, match="lacks prototype, region, rendering, versions"):
+        GlyphSheets(target)
     (target / "index.json").write_text('{"format": 99}')
     with pytest.raises(SheetError, match="has format 99, this version reads 1"):
         GlyphSheets(target)

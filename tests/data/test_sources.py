@@ -260,11 +260,13 @@ def bomb(path: Path, width: int, height: int) -> Path:
 @pytest.mark.parametrize(("side", "text"), [(20000, "400000000 pixels"), (9000, "9000 x 9000")])
 def test_huge_images_are_rejected_by_their_header(side: int, text: str, tmp_path: Path) -> None:
     path = bomb(tmp_path / "a.png", side, side)
-    reason(path)  # the first call imports
     tracemalloc.start()
-    start = time.perf_counter()
-    assert text in reason(path)
-    assert time.perf_counter() - start < 0.05
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        assert text in reason(path)
+        times.append(time.perf_counter() - start)
+    assert min(times) < 0.05
     assert tracemalloc.get_traced_memory()[1] < 50 << 20
     tracemalloc.stop()
 

@@ -1,6 +1,7 @@
 """The store: what goes in comes out, and whatever is wrong with a file is said, not returned."""
 
 import contextlib
+import faulthandler
 import multiprocessing
 import os
 import pickle
@@ -149,6 +150,8 @@ def in_child(function: Callable[[], object]) -> int:
         status = 1
         with contextlib.suppress(BaseException):
             os.close(2)
+            faulthandler.disable()
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
             function()
             status = 0
         os._exit(status)
@@ -336,6 +339,15 @@ def test_every_cut_is_found_before_lmdb_sees_the_file(copy: Path) -> None:
     for size in np.linspace(0, len(whole) - 1, 200).astype(int):
         copy.write_bytes(whole[:size])
         refused(copy, rf"it is cut: {size} bytes of {len(whole)}|empty|first pages are cut")
+
+
+def test_a_cut_kills_a_reader_that_does_not_look(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = copy.stat().st_size
+    os.truncate(copy, 12288)
+    monkeypatch.setattr(layout, "checked_bytes", lambda _: size)
+    assert in_child(lambda: everything(copy)) == -signal.SIGBUS
 
 
 def cut_while_open(path: Path) -> Store:

@@ -260,10 +260,11 @@ def test_bootstrap_draws_families_whole():
 
 
 def test_bootstrap_counts_fonts_and_not_families():
-    families = np.array([0, 0, 0, 1])
-    interval = bootstrap(np.array([0.0, 0.0, 0.0, 1.0]), families, samples=4000)
-    assert interval.mean == 0.25
-    assert (interval.low, interval.high) == (0, 1)
+    sizes = np.tile([9, 1], 10)  # families of nine fonts at 0, others of one font at 1
+    values = np.repeat(np.tile([0.0, 1.0], 10), sizes)
+    interval = bootstrap(values, np.repeat(np.arange(20), sizes))
+    assert interval.mean == pytest.approx(0.1)
+    assert 0 < interval.low < 0.1 < interval.high < 0.3
 
 
 def test_interval_from_one_family_is_refused():

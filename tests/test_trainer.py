@@ -1,0 +1,304 @@
+"""The game: whose turn it is, what a turn leaves alone, and that stopping changes nothing."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from gan import state
+from gan.build import build
+from gan.registry import names
+
+LOSSES = names("adversarial")
+PENALTIES = names("penalty")
+
+
+def everything(trainer):
+    networks, optimizers, rest = state.gather(
+        trainer.recipe, trainer.average, (trainer.generator, trainer.discriminator)
+    )
+    return {**networks, **optimizers}, {**rest, **trainer.counts(), "position": trainer.stream.position}
+
+
+def assert_same(first, second):
+    for tensors, others in ((first[0], second[0]),):
+        assert tensors.keys() == others.keys()
+        for name in tensors:
+            assert torch.equal(tensors[name], others[name]), name
+    assert first[1] == second[1]
+
+
+def trace(trainer):
+    """Record who updates, in order."""
+    turns = []
+    for player in (trainer.generator, trainer.discriminator):
+        update = player.update
+        player.update = lambda *a, u=update, n=player.name: turns.append(n[0]) or u(*a)
+    return turns
+
+
+# -- turns ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("overrides", "turns"),
+    [
+        ([], "dgdgdgdg"),
+        (["trainer.n_critic=3"], "dddg" * 4),
+        (["trainer.discriminator_warmup=3"], "ddd" + "dg" * 4),
+        (["trainer.n_critic={0: 3, 2: 1}"], "dddgdddgdgdg"),
+        (["trainer.n_critic=2", "trainer.discriminator_warmup=1"], "d" + "ddg" * 4),
+    ],
+)
+def test_turns_follow_n_critic_and_warmup(tiny, overrides, turns):
+    trainer = build(tiny("dcgan", *overrides))
+    played = trace(trainer)
+    trainer.train()
+    assert "".join(played) == turns
+    assert trainer.discriminator_updates == turns.count("d") == trainer.settings.discriminator_updates()
+    assert trainer.stream.position == turns.count("d")  # a fresh batch each
+
+
+def test_generator_stands_still_during_the_warmup(tiny):
+    trainer = build(tiny("dcgan", "trainer.discriminator_warmup=5"))
+    before = {n: t.clone() for n, t in trainer.recipe.generator.named_parameters()}
+    for _ in range(5):
+        trainer.discriminate(shared=False)
+    assert all(torch.equal(before[n], t) for n, t in trainer.recipe.generator.named_parameters())
+    assert not trainer.generator.optimizer.state
+    assert trainer.average.updates == 0
+    trainer.stream.close()
+
+
+def test_lazy_penalty_is_due_by_discriminator_updates(tiny):
+    overrides = ["discriminator.norm=layer", "penalties.r1.every=4", "trainer.n_critic=3"]
+    trainer = build(tiny("dcgan", *overrides, "trainer.discriminator_warmup=2"))
+    paid = []
+    update = trainer.discriminator.update
+    trainer.discriminator.update = lambda losses, count: paid.append("r1" in (t := update(losses, count))) or t
+    trainer.train()
+    assert paid == [n % 4 == 0 for n in range(2 + 3 * 4)]
+
+
+# -- isolation --------------------------------------------------------------------------------------
+
+
+def side_state(trainer, side):
+    player, module = getattr(trainer, side), getattr(trainer.recipe, side)
+    moments = [t.clone() for s in player.optimizer.state.values() for t in s.values()]
+    gradients = [None if p.grad is None else p.grad.clone() for p in module.parameters()]
+    flags = [p.requires_grad for p in module.parameters()]
+    return [p.detach().clone() for p in module.parameters()], gradients, moments, flags
+
+
+def assert_untouched(before, after):
+    for old, new in zip(before, after, strict=True):
+        for a, b in zip(old, new, strict=True):
+            assert (a is None and b is None) or (torch.equal(a, b) if torch.is_tensor(a) else a == b)
+
+
+@pytest.mark.parametrize("model", ["dcgan", "wnet"])
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("penalty", [None, *PENALTIES])
+def test_a_turn_leaves_the_other_player_alone(tiny, model, loss, penalty):
+    norm = ["discriminator.norm=layer"] if model == "dcgan" else []
+    values = tiny(model, f"adversarial={loss}", *norm, "trainer.batch_size=3")
+    values["penalties"] = {} if penalty is None else {penalty: {}}
+    trainer = build(values)
+    trainer.play()  # both players have gradients and moments from here on
+    before = side_state(trainer, "generator")
+    batch, fakes = trainer.discriminate(shared=True)
+    assert_untouched(before, side_state(trainer, "generator"))
+    before = side_state(trainer, "discriminator")
+    trainer.generator.update(lambda: trainer.recipe.generator_losses(batch, fakes, 1), 1)
+    assert_untouched(before, side_state(trainer, "discriminator"))
+    assert any(p.grad is not None for p in trainer.recipe.generator.parameters())
+    trainer.stream.close()
+
+
+def test_samples_and_measures_change_nothing(tiny):
+    for model in ("dcgan", "wnet"):
+        quiet = build(tiny(model, f"run_dir=quiet-{model}", "trainer.sample_every=100", "trainer.measure_every=100"))
+        quiet.train()
+        loud = build(tiny(model, f"run_dir=loud-{model}", "trainer.sample_every=1", "trainer.measure_every=1"))
+        loud.train()
+        assert_same(everything(quiet), everything(loud))
+
+
+# -- stopping and going on --------------------------------------------------------------------------
+
+
+class Interrupted:
+    """A stream that asks the process to stop while it delivers its n-th batch."""
+
+    def __init__(self, stream, count):
+        self.stream, self.left = stream, count
+
+    def __getattr__(self, name):
+        return getattr(self.stream, name)
+
+    def __next__(self):
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        return next(self.stream)
+
+
+def scalars(run_dir, skip=("speed/",)):
+    lines = [json.loads(line) for line in Path(run_dir, "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if not k.startswith(skip)} for line in lines]
+
+
+GAMES = {
+    "dcgan": ("dcgan", []),
+    "dcgan, n_critic 3, lazy r1, warm-up": (
+        "dcgan",
+        [
+            "trainer.n_critic=3",
+            "trainer.discriminator_warmup=4",
+            "discriminator.norm=spectral",
+            "penalties.r1.every=4",
+            "average=uniform",
+            "schedule@schedule.generator=cosine",
+        ],
+    ),
+    "wnet": ("wnet", []),
+    "wnet, n_critic 3, lazy wgan_gp, warm-up": (
+        "wnet",
+        [
+            "trainer.n_critic=3",
+            "trainer.discriminator_warmup=4",
+            "penalties.wgan_gp.every=2",
+            "data.references=2",
+            "optimizer@optimizer.discriminator=rmsprop",
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("game", GAMES)
+@pytest.mark.parametrize("stop", [1, 3, 6, 11])
+def test_stopped_and_continued_is_bit_identical_to_never_stopped(tiny, game, stop):
+    model, overrides = GAMES[game]
+    overrides = [*overrides, "trainer.steps=5", "trainer.log_every=1"]
+    whole = build(tiny(model, *overrides, "run_dir=whole"))
+    assert whole.train()
+    first = build(tiny(model, *overrides, "run_dir=parts"))
+    first.stream = Interrupted(first.stream, stop)
+    finished = first.train()
+    assert finished == (stop > whole.discriminator_updates)
+    second = build(tiny(model, *overrides, "run_dir=parts"))
+    assert second.counts() == first.counts()
+    assert second.train()
+    assert_same(everything(whole), everything(second))
+    assert scalars("whole")[-1] == scalars("parts")[-1]
+
+
+def test_a_longer_run_goes_on_with_the_schedule_of_the_first(tiny):
+    build(tiny("wnet", "trainer.steps=2")).train()
+    trainer = build(tiny("wnet", "trainer.steps=3"))
+    assert trainer.step == 2
+    assert "length: 2" in trainer.config
+    trainer.train()
+
+
+LEFT_OUT = ["recipe/generator", "recipe/discriminator", "average", "optimizers", "position", "updates"]
+
+
+@pytest.mark.parametrize("part", LEFT_OUT)
+def test_resume_needs_every_part_of_the_state(tiny, part, monkeypatch):
+    """Leave one part out of what is restored: the run must differ from one that was never stopped."""
+    overrides = ["trainer.steps=6", "trainer.log_every=1", "discriminator.norm=spectral", "penalties.r1.every=2"]
+    whole = build(tiny("dcgan", *overrides, "run_dir=whole"))
+    whole.train()
+    first = build(tiny("dcgan", *overrides, "run_dir=parts"))
+    first.stream = Interrupted(first.stream, 3)
+    first.train()
+    fresh = build(tiny("dcgan", *overrides, "run_dir=fresh"))
+    blank = everything(fresh)[0]
+    second = build(tiny("dcgan", *overrides, "run_dir=parts"))
+    if part == "position":
+        second.stream.position = 0
+    elif part == "updates":
+        second.discriminator_updates = 0
+    elif part == "optimizers":
+        second.generator.optimizer.state.clear()
+    else:
+        live = everything(second)[0]
+        with torch.no_grad():
+            for name in (n for n in live if n.startswith(part)):
+                live[name].copy_(blank[name])
+    second.train()
+    with pytest.raises(AssertionError):
+        assert_same(everything(whole), everything(second))
+
+
+# -- learning ---------------------------------------------------------------------------------------
+
+
+def ring(count, generator):
+    angle = torch.randint(8, (count,), generator=generator) * (torch.pi / 4)
+    centre = torch.stack([angle.cos(), angle.sin()], 1)
+    return (centre + 0.05 * torch.randn(count, 2, generator=generator))[:, :, None, None]
+
+
+class Ring:
+    """Batches of points around eight centres, as images of one pixel with two channels."""
+
+    def __init__(self):
+        self.position, self.generator = 0, torch.Generator().manual_seed(0)
+
+    def __next__(self):
+        self.position += 1
+        return {"real": ring(256, self.generator)}
+
+    def close(self):
+        """Nothing to stop."""
+
+
+@pytest.mark.parametrize("loss", ["nonsaturating", "hinge"])
+def test_a_tiny_gan_finds_all_modes_of_a_ring(loss, tmp_path):
+    from gan.average import Ema
+    from gan.monitor import Monitor
+    from gan.player import Player
+    from gan.registry import create
+    from gan.settings import Settings
+    from gan.trainer import Trainer
+
+    torch.manual_seed(0)
+    shape = {"size": 1, "channels": 2, "width": 128, "depth": 3}
+    recipe = create(
+        "recipe",
+        "synthesis",
+        generator=create("generator", "mlp", latent=8, output="linear", **shape),
+        discriminator=create("discriminator", "mlp", **shape),
+        adversarial=create("adversarial", loss),
+        penalties={"r1": create("penalty", "r1", weight=0.2)},
+    )
+    sides = recipe.generator, recipe.discriminator
+    players = [
+        Player(
+            name,
+            mine,
+            other,
+            create("optimizer", "adam", parameters=mine.parameters(), lr=1e-3, betas=[0.0, 0.99]),
+            lambda update: 1.0,
+            statistics=recipe.statistics,
+        )
+        for name, mine, other in (("generator", *sides), ("discriminator", *sides[::-1]))
+    ]
+    settings = Settings(steps=1000, batch_size=256, save_every=1000, log_every=1000)
+    average = Ema(recipe.generator, halflife=10_000.0)
+    trainer = Trainer(recipe, *players, Ring(), average, settings, Monitor(tmp_path, 1000), seed=0)
+    trainer.train()
+    with torch.no_grad():
+        points = average.refreshed()(torch.randn(4000, 8)).flatten(1)
+    angles = torch.arange(8) * (torch.pi / 4)
+    distance = torch.cdist(points, torch.stack([angles.cos(), angles.sin()], 1))
+    near = distance.min(1).values < 0.2
+    assert near.float().mean() >= 0.9
+    shares = torch.bincount(distance.argmin(1)[near], minlength=8) / len(points)
+    assert (shares > 0.02).all(), shares
