@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from gan.metrics.baselines import baselines
 from gan.metrics.glyphs import (
+    CELLS,
     Cells,
     Draw,
     compare,
