@@ -67,7 +67,9 @@ def build(config: Mapping[str, Any], say: Say = print) -> Trainer:
     return trainer
 
 
-def _recipe(checked: Checked, dataset: Any, stream: Stream, device: torch.device, say: Say) -> Recipe:
+def _recipe(
+    checked: Checked, dataset: Any, stream: Stream, device: torch.device, say: Say
+) -> Recipe:
     facts = {**dataset.facts, **({} if "label" in stream.keys else {"classes": 0})}
     distributed.seed(checked.seed, "start", 0, device)
     networks = {side: checked.create(side, **facts) for side in SIDES}
@@ -75,7 +77,9 @@ def _recipe(checked: Checked, dataset: Any, stream: Stream, device: torch.device
         "recipe",
         **networks,
         adversarial=checked.create("adversarial"),
-        penalties={name.removeprefix("penalties."): checked.create(name) for name in checked.penalties()},
+        penalties={
+            name.removeprefix("penalties."): checked.create(name) for name in checked.penalties()
+        },
         classifier=_classifier(checked, dataset, stream, device, say),
     )
     return recipe.to(device, memory_format=torch.channels_last)
@@ -87,7 +91,9 @@ def _player(checked: Checked, recipe: Recipe, side: str) -> Player:
     parameters = [p for p in module.parameters() if p.requires_grad]
     optimizer = checked.create(f"optimizer.{side}", parameters=parameters)
     schedule = checked.create(f"schedule.{side}")
-    return Player(side, module, opponent, optimizer, schedule, checked.clip[side], recipe.statistics)
+    return Player(
+        side, module, opponent, optimizer, schedule, checked.clip[side], recipe.statistics
+    )
 
 
 def _classifier(
@@ -134,4 +140,8 @@ def _fix_lengths(checked: Checked) -> None:
 def _device(wanted: str) -> torch.device:
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device("cuda", torch.cuda.current_device()) if wanted == "cuda" else torch.device(wanted)
+    return (
+        torch.device("cuda", torch.cuda.current_device())
+        if wanted == "cuda"
+        else torch.device(wanted)
+    )

@@ -24,7 +24,20 @@ CHOICES = {  # section of the configuration -> kind of entry
     "average": "average",
     "classifier": "classifier",
 }
-KNOWN = (*CHOICES, "penalties", "optimizer", "schedule", "clip", "image", "trainer", "model", "seed", "run_dir", "resume", "sweep")
+KNOWN = (
+    *CHOICES,
+    "penalties",
+    "optimizer",
+    "schedule",
+    "clip",
+    "image",
+    "trainer",
+    "model",
+    "seed",
+    "run_dir",
+    "resume",
+    "sweep",
+)
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
@@ -43,7 +56,9 @@ class Checked:
     def create(self, section: str, **given: Any) -> Any:
         """Build a section's entry from its arguments and from those given ones it takes."""
         chosen, arguments = self.entries[section]
-        return chosen.build(**arguments, **{key: given[key] for key in chosen.given if key in given})
+        return chosen.build(
+            **arguments, **{key: given[key] for key in chosen.given if key in given}
+        )
 
     def penalties(self) -> list[str]:
         """Sections of the penalties that are switched on."""
@@ -78,7 +93,9 @@ def check(config: Mapping[str, Any]) -> Checked:
     for section, (chosen, arguments) in entries.items():
         _place(values, section, {"name": chosen.name, **arguments})
     run_dir = Path(values["run_dir"])
-    checked = Checked(entries, clip, settings, values["seed"], run_dir, values["resume"], _plain(values))
+    checked = Checked(
+        entries, clip, settings, values["seed"], run_dir, values["resume"], _plain(values)
+    )
     _contradictions(checked)
     _rehearse(checked)
     return checked
@@ -133,11 +150,17 @@ def _contradictions(checked: Checked) -> None:
 
 def _rehearse(checked: Checked) -> None:
     """Build both networks without memory: what they cannot serve is refused before data are touched."""
-    facts = {"styles": 2, "characters": 2, "classes": 2 * ("label" in checked.entries["recipe"][0].build.reads)}
+    facts = {
+        "styles": 2,
+        "characters": 2,
+        "classes": 2 * ("label" in checked.entries["recipe"][0].build.reads),
+    }
     with torch.device("meta"):
         checked.create("generator", **facts)
         discriminator = checked.create("discriminator", **facts)
-    if checked.penalties() and any(isinstance(module, BATCH_NORMS) for module in discriminator.modules()):
+    if checked.penalties() and any(
+        isinstance(module, BATCH_NORMS) for module in discriminator.modules()
+    ):
         penalty = checked.penalties()[0]
         raise ConfigError(
             f"{penalty} needs each logit to depend on its own sample alone, but batch norm in the discriminator "

@@ -49,10 +49,14 @@ def average_gradients(parameters: Sequence[Tensor]) -> None:
     """
     if size() == 1:
         return
-    present = torch.tensor([float(p.grad is not None) for p in parameters], device=parameters[0].device)
+    present = torch.tensor(
+        [float(p.grad is not None) for p in parameters], device=parameters[0].device
+    )
     parts = [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters]
     flat = torch.cat([present, *parts])
     torch.distributed.all_reduce(flat)
     marks, flat = flat[: len(present)].tolist(), flat[len(present) :] / size()
-    for parameter, mark, part in zip(parameters, marks, flat.split([p.numel() for p in parts]), strict=True):
+    for parameter, mark, part in zip(
+        parameters, marks, flat.split([p.numel() for p in parts]), strict=True
+    ):
         parameter.grad = part.view_as(parameter).clone() if mark else None

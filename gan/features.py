@@ -61,7 +61,11 @@ def fitted(
 
 
 def _key(
-    classifier: nn.Module, rows: np.ndarray, labels: Mapping[str, np.ndarray], content: str, epochs: int
+    classifier: nn.Module,
+    rows: np.ndarray,
+    labels: Mapping[str, np.ndarray],
+    content: str,
+    epochs: int,
 ) -> str:
     """Changes with the images, their labels, the network and its training."""
     shapes = {name: list(value.shape) for name, value in classifier.state_dict().items()}
@@ -100,7 +104,11 @@ def _fit(
             optimizer.step()
             cycle.step()
         if not bar.disable:
-            bar.set_postfix_str(" ".join(f"{name} {term.item():.3f}" for name, term in zip(wanted, terms, strict=True)))
+            bar.set_postfix_str(
+                " ".join(
+                    f"{name} {term.item():.3f}" for name, term in zip(wanted, terms, strict=True)
+                )
+            )
     return _accuracy(classifier, images, wanted)
 
 
@@ -113,7 +121,9 @@ def shifted(images: Tensor, most: int = 2) -> Tensor:
 
 
 @torch.no_grad()
-def _accuracy(classifier: nn.Module, images: Tensor, wanted: Mapping[str, Tensor]) -> dict[str, float]:
+def _accuracy(
+    classifier: nn.Module, images: Tensor, wanted: Mapping[str, Tensor]
+) -> dict[str, float]:
     classifier.eval()
     parts = [classifier(part) for part in images.split(512)]
     return {

@@ -41,7 +41,9 @@ def table(columns: dict[str, Tensor], enlarge: int = 1) -> np.ndarray:
     for name, images in columns.items():
         strip = grid(images, columns=1, enlarge=enlarge)
         spare = wide - strip.shape[1]
-        strip = np.pad(strip, ((0, 0), (spare // 2, spare - spare // 2), (0, 0)), constant_values=PAPER)
+        strip = np.pad(
+            strip, ((0, 0), (spare // 2, spare - spare // 2), (0, 0)), constant_values=PAPER
+        )
         strips.append(np.concatenate([_caption(name, wide), strip]))
     return np.concatenate(strips, axis=1)
 

@@ -25,7 +25,9 @@ class Log:
         from torch.utils.tensorboard import SummaryWriter  # slow to import
 
         (run_dir / "samples").mkdir(parents=True, exist_ok=True)
-        self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=step if step else None, flush_secs=10)
+        self._board = SummaryWriter(
+            str(run_dir / "tensorboard"), purge_step=step if step else None, flush_secs=10
+        )
         self._lines = (run_dir / "metrics.jsonl").open("a", encoding="utf-8")
         self._bar = tqdm(
             total=steps,
@@ -91,5 +93,7 @@ class Log:
             write()
         except OSError as error:
             if not self._failed:
-                warnings.warn(f"logging to {self.run_dir} failed, training goes on: {error}", stacklevel=3)
+                warnings.warn(
+                    f"logging to {self.run_dir} failed, training goes on: {error}", stacklevel=3
+                )
             self._failed = True

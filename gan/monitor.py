@@ -43,7 +43,12 @@ class Monitor:
         evaluation: Evaluation | None = None,
     ) -> None:
         """`shown` are the named batches of which samples are drawn."""
-        self.run_dir, self.steps, self.shown, self.evaluation = run_dir, steps, shown or {}, evaluation
+        self.run_dir, self.steps, self.shown, self.evaluation = (
+            run_dir,
+            steps,
+            shown or {},
+            evaluation,
+        )
         self._terms: dict[str, list[Tensor]] = {}
 
     def start(self, counts: Counts, config: str) -> None:
@@ -54,7 +59,11 @@ class Monitor:
         if counts["step"] == 0:
             for name, batch in self.shown.items():
                 if "real" in batch:
-                    self.log.picture(0, f"{name}-real", images.grid(batch["real"], enlarge=_enlarge(batch["real"])))
+                    self.log.picture(
+                        0,
+                        f"{name}-real",
+                        images.grid(batch["real"], enlarge=_enlarge(batch["real"])),
+                    )
 
     def note(self, player: str, terms: Losses) -> None:
         """Keep an update's terms, as tensors: reading them here would stall the device."""
@@ -68,7 +77,9 @@ class Monitor:
         """
         players = list(players)
         means = {tag: torch.stack(terms).float().mean() for tag, terms in self._terms.items()}
-        means |= {f"{player.name}/gradient_norm": player.gradient_norm().float() for player in players}
+        means |= {
+            f"{player.name}/gradient_norm": player.gradient_norm().float() for player in players
+        }
         values = dict(zip(means, torch.stack(list(means.values())).tolist(), strict=True))
         _require_finite(values, counts["step"])
         self._terms = {}
@@ -93,7 +104,9 @@ class Monitor:
                     with evaluated(generator):
                         made = recipe.samples(generator, batch)
                     suffix = "" if source == "raw" else f" ({source})"
-                    columns |= {f"{key}{suffix}" if key == "generated" else key: made[key] for key in made}
+                    columns |= {
+                        f"{key}{suffix}" if key == "generated" else key: made[key] for key in made
+                    }
                 self._show(counts["step"], name, columns)
 
     def measure(self, counts: Counts, generators: Generators) -> None:
@@ -134,7 +147,9 @@ class Monitor:
                 label = name + key.removeprefix("generated").replace(" (", "-").rstrip(")")
                 self.log.picture(step, label, images.grid(made, enlarge=_enlarge(made)))
             return
-        ordered = dict(sorted(columns.items(), key=lambda column: column[0] == "truth"))  # truth last
+        ordered = dict(
+            sorted(columns.items(), key=lambda column: column[0] == "truth")
+        )  # truth last
         enlarge = _enlarge(next(iter(columns.values())))
         self.log.picture(step, name, images.table(ordered, enlarge=enlarge))
 

@@ -27,7 +27,13 @@ def adam(
 ) -> Optimizer:
     """Adam, fused. Kingma and Ba 2014, arXiv:1412.6980."""
     return torch.optim.Adam(
-        parameters, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, amsgrad=amsgrad, fused=True
+        parameters,
+        lr=lr,
+        betas=betas,
+        eps=eps,
+        weight_decay=weight_decay,
+        amsgrad=amsgrad,
+        fused=True,
     )
 
 
@@ -81,9 +87,15 @@ def constant(length: Count | None = None, warmup: Whole = 0) -> Schedule:
 
 
 @register("schedule", "linear")
-def linear(length: Count | None = None, warmup: Whole = 0, start: Fraction = 0.0, end: Fraction = 0.0) -> Schedule:
+def linear(
+    length: Count | None = None, warmup: Whole = 0, start: Fraction = 0.0, end: Fraction = 0.0
+) -> Schedule:
     """Full until `start` (a share of the length), then in a straight line to `end` times the rate."""
-    return _warmed(lambda share: 1 - (1 - end) * max(0.0, share - start) / max(1 - start, 1e-12), length, warmup)
+    return _warmed(
+        lambda share: 1 - (1 - end) * max(0.0, share - start) / max(1 - start, 1e-12),
+        length,
+        warmup,
+    )
 
 
 @register("schedule", "exponential")
@@ -95,7 +107,9 @@ def exponential(length: Count | None = None, warmup: Whole = 0, end: Positive = 
 @register("schedule", "cosine")
 def cosine(length: Count | None = None, warmup: Whole = 0, end: Fraction = 0.0) -> Schedule:
     """Half a cosine down to `end` times the rate. Loshchilov and Hutter 2016, arXiv:1608.03983."""
-    return _warmed(lambda share: end + (1 - end) * 0.5 * (1 + math.cos(math.pi * share)), length, warmup)
+    return _warmed(
+        lambda share: end + (1 - end) * 0.5 * (1 + math.cos(math.pi * share)), length, warmup
+    )
 
 
 def _warmed(factor: Callable[[float], float], length: int | None, warmup: int) -> Schedule:

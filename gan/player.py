@@ -38,7 +38,9 @@ class Player:
         self.optimizer.zero_grad(set_to_none=True)
         with frozen(self.opponent):
             terms = losses_of()
-            total = torch.stack([term for name, term in terms.items() if self._trains(name, term)]).sum()
+            total = torch.stack(
+                [term for name, term in terms.items() if self._trains(name, term)]
+            ).sum()
             total.backward()
         distributed.average_gradients(self.parameters)
         self._clip_gradients()
@@ -54,7 +56,9 @@ class Player:
 
     def gradient_norm(self) -> Tensor:
         """L2 norm of all gradients of the last update, after clipping."""
-        return torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        return torch.nn.utils.get_total_norm(
+            [p.grad for p in self.parameters if p.grad is not None]
+        )
 
     def _trains(self, name: str, term: Tensor) -> bool:
         if name in self.statistics:

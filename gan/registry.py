@@ -23,7 +23,17 @@ from gan.signature import (
     nearest,
 )
 
-__all__ = ["ConfigError", "Count", "Fraction", "NonNegative", "Positive", "Whole", "create", "names", "register"]
+__all__ = [
+    "ConfigError",
+    "Count",
+    "Fraction",
+    "NonNegative",
+    "Positive",
+    "Whole",
+    "create",
+    "names",
+    "register",
+]
 
 T = TypeVar("T", bound=Callable[..., Any])
 
@@ -49,7 +59,9 @@ class Entry:
 _entries: dict[str, dict[str, Entry]] = {}
 
 
-def register(kind: str, name: str, given: Iterable[str] = (), **interpolations: str) -> Callable[[T], T]:
+def register(
+    kind: str, name: str, given: Iterable[str] = (), **interpolations: str
+) -> Callable[[T], T]:
     """Register a class or function under a name; its signature is its configuration.
 
     `given` parameters are handed over by code (a module, a fact of the data) and never configured;
@@ -88,7 +100,9 @@ def entry(kind: str, name: str, path: str = "") -> Entry:
     """The entry of a name; an unknown one is refused with the nearest."""
     found = _entries.get(kind, {}).get(name) if isinstance(name, str) else None
     if found is None:
-        raise ConfigError(f"{path or kind}: there is no {kind} {name!r}; {nearest(name, names(kind))}")
+        raise ConfigError(
+            f"{path or kind}: there is no {kind} {name!r}; {nearest(name, names(kind))}"
+        )
     return found
 
 
@@ -103,7 +117,13 @@ def _plain(default: Any) -> Any:
 
 def _require_plain(where: str, parameters: Mapping[str, inspect.Parameter]) -> None:
     for key, value in parameters.items():
-        if value.kind in (value.VAR_KEYWORD, value.VAR_POSITIONAL) or isinstance(value.annotation, str):
-            raise ConfigError(f"{where}: parameter {key!r} needs a plain name and a real annotation")
+        if value.kind in (value.VAR_KEYWORD, value.VAR_POSITIONAL) or isinstance(
+            value.annotation, str
+        ):
+            raise ConfigError(
+                f"{where}: parameter {key!r} needs a plain name and a real annotation"
+            )
         if value.annotation is value.empty:
-            raise ConfigError(f"{where}: parameter {key!r} needs an annotation, or a place in `given`")
+            raise ConfigError(
+                f"{where}: parameter {key!r} needs an annotation, or a place in `given`"
+            )

@@ -36,7 +36,9 @@ def previous(
     stored = run_dir / "config.yaml"
     if resume == "never":
         if run_dir.exists() and any(run_dir.iterdir()):
-            raise ConfigError(f"resume=never, but run_dir={run_dir} is not empty; choose another run_dir")
+            raise ConfigError(
+                f"resume=never, but run_dir={run_dir} is not empty; choose another run_dir"
+            )
         return None
     if stored.exists():
         before = yaml.safe_load(stored.read_text(encoding="utf-8"))
@@ -45,7 +47,9 @@ def previous(
     if resume == "auto":
         return checkpoint.newest(run_dir / "checkpoints", say)
     if not Path(resume).exists():
-        raise ConfigError(f"resume={resume} does not exist; use auto, never or a checkpoint's folder")
+        raise ConfigError(
+            f"resume={resume} does not exist; use auto, never or a checkpoint's folder"
+        )
     return Path(resume)
 
 

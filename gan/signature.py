@@ -83,7 +83,9 @@ def coerce(annotation: Any, value: Any, path: str) -> Any:
     if origin in (list, tuple) and isinstance(value, list | tuple):
         return _sequence(origin, parts, value, path)
     if origin is dict and isinstance(value, Mapping):
-        return {coerce(parts[0], k, path): coerce(parts[1], v, f"{path}.{k}") for k, v in value.items()}
+        return {
+            coerce(parts[0], k, path): coerce(parts[1], v, f"{path}.{k}") for k, v in value.items()
+        }
     if annotation is float and isinstance(value, int | float) and not isinstance(value, bool):
         return _finite(value, path)
     if annotation is int and isinstance(value, float) and value.is_integer():

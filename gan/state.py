@@ -26,7 +26,10 @@ def gather(
 
 
 def spread(
-    stored: checkpoint.Checkpoint, recipe: Recipe, average: Average | None, players: Iterable[Player]
+    stored: checkpoint.Checkpoint,
+    recipe: Recipe,
+    average: Average | None,
+    players: Iterable[Player],
 ) -> None:
     """Put a checkpoint's tensors and values back where `gather` found them.
 

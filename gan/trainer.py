@@ -101,7 +101,9 @@ class Trainer:
             with Stop() as stop:
                 self._run(stop)
             if stop:
-                self.monitor.log.say(f"stopped by {stop.name}; the same command goes on at step {self.step}")
+                self.monitor.log.say(
+                    f"stopped by {stop.name}; the same command goes on at step {self.step}"
+                )
             else:
                 self.monitor.finish(self.counts(), self.generators())
         finally:
@@ -164,7 +166,10 @@ class Trainer:
         """Continue exactly where a checkpoint was written."""
         stored = checkpoint.load(path)
         state.spread(stored, self.recipe, self.average, (self.generator, self.discriminator))
-        self.step, self.discriminator_updates = stored.state["step"], stored.state["discriminator_updates"]
+        self.step, self.discriminator_updates = (
+            stored.state["step"],
+            stored.state["discriminator_updates"],
+        )
         self.stream.position = stored.state["position"]
 
     @property

@@ -41,7 +41,11 @@ class TinyGlyphs(SimpleNamespace):
             for character in range(CHARACTERS):
                 grown = shapes[character] * (0.4 + 0.04 * style)
                 image = (255 * (1 - grown)).astype(np.uint8)[..., None]
-                yield Record(f"{name}/{0x4E00 + character:06x}", image, {"style": style, "character": character})
+                yield Record(
+                    f"{name}/{0x4E00 + character:06x}",
+                    image,
+                    {"style": style, "character": character},
+                )
 
     def _strokes(self, rng):
         ink = np.zeros((SIZE, SIZE))
@@ -59,19 +63,21 @@ def glyph_store(tmp_path_factory) -> Path:
     return path
 
 
-@pytest.fixture()
+@pytest.fixture
 def composed(monkeypatch, tmp_path):
     """Compose overrides into plain values, in an empty working directory."""
     monkeypatch.chdir(tmp_path)
 
     def compose(*overrides):
         with hydra.initialize_config_dir(str(conf_dir().resolve()), version_base="1.3"):
-            return OmegaConf.to_container(hydra.compose("config", [*map(switched_on, overrides)]), resolve=True)
+            return OmegaConf.to_container(
+                hydra.compose("config", [*map(switched_on, overrides)]), resolve=True
+            )
 
     return compose
 
 
-@pytest.fixture()
+@pytest.fixture
 def tiny(composed, glyph_store):
     """A family of models at 16 pixels on the tiny glyphs: `tiny("wnet", "trainer.steps=3")`."""
 

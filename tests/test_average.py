@@ -45,7 +45,11 @@ def test_ema_equals_the_recursion_and_its_first_ramped_update_copies():
         average.update(module, 20)
         beta = 0.5 ** (20 / min(100.0, 0.5 * 20 * count)) if count else 0.0
         now = [p.detach().clone() for p in module.parameters()]
-        expected = now if expected is None else [beta * e + (1 - beta) * n for e, n in zip(expected, now, strict=True)]
+        expected = (
+            now
+            if expected is None
+            else [beta * e + (1 - beta) * n for e, n in zip(expected, now, strict=True)]
+        )
     for got, wanted in zip(average.generator.parameters(), expected, strict=True):
         torch.testing.assert_close(got, wanted, rtol=1e-12, atol=1e-12)
 
@@ -76,7 +80,11 @@ def test_buffers_are_copied(name):
 
 
 def largest(module):
-    return max(torch.linalg.matrix_norm(m.weight.detach(), 2).item() for m in module.modules() if isinstance(m, nn.Linear))
+    return max(
+        torch.linalg.matrix_norm(m.weight.detach(), 2).item()
+        for m in module.modules()
+        if isinstance(m, nn.Linear)
+    )
 
 
 def test_spectral_norm_of_the_average_is_one_once_refreshed():

@@ -734,6 +734,23 @@ def test_folder_that_cannot_be_removed_is_a_warning(tmp_path: Path, monkeypatch:
     assert names(tmp_path, ".") == []
 
 
+def test_rotation_leaves_links_alone(tmp_path: Path) -> None:
+    elsewhere = save(tmp_path / "elsewhere", 1)
+    for step in (2, 3):
+        save(tmp_path / "run", step)
+    (tmp_path / "run" / elsewhere.name).symlink_to(elsewhere)
+    checkpoint.rotate(tmp_path / "run", "run")
+    assert value_of(tmp_path / "run" / elsewhere.name) == 1
+
+
+def test_save_clears_what_its_killed_predecessor_left(tmp_path: Path) -> None:
+    (tmp_path / ".tmp-run-step-00000001").mkdir()
+    (tmp_path / ".tmp-run-step-00000001" / "state.json").write_text("half")
+    (tmp_path / ".tmp-run-index.json").write_text("half")
+    assert value_of(save(tmp_path, 1)) == 1
+    assert names(tmp_path) == ["index.json", "step-00000001"]
+
+
 def test_rotation_keeps_at_least_two(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="keep must be at least 2, not 1"):
         checkpoint.rotate(tmp_path, "run", keep=1)

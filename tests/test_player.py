@@ -17,7 +17,10 @@ def sides(clip=Clip(), schedule=lambda count: 1.0, lr=0.1):
 
 def losses(mine, other, scale=1.0):
     output = other(mine(torch.ones(3, 4)))
-    return lambda: {"adversarial": scale * other(mine(torch.ones(3, 4))).mean(), "mean": output.detach().mean()}
+    return lambda: {
+        "adversarial": scale * other(mine(torch.ones(3, 4))).mean(),
+        "mean": output.detach().mean(),
+    }
 
 
 def test_update_descends_the_sum_of_the_losses_and_leaves_statistics_out():

@@ -92,6 +92,14 @@ def test_parameters_need_annotations():
 
 
 def test_names_are_listed():
-    assert {"minimax", "nonsaturating", "bce", "lsgan", "hinge", "wasserstein", "focal", "rpgan", "ragan"} <= set(
-        names("adversarial")
-    )
+    assert {
+        "minimax",
+        "nonsaturating",
+        "bce",
+        "lsgan",
+        "hinge",
+        "wasserstein",
+        "focal",
+        "rpgan",
+        "ragan",
+    } <= set(names("adversarial"))

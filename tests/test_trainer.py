@@ -20,7 +20,11 @@ def everything(trainer):
     networks, optimizers, rest = state.gather(
         trainer.recipe, trainer.average, (trainer.generator, trainer.discriminator)
     )
-    return {**networks, **optimizers}, {**rest, **trainer.counts(), "position": trainer.stream.position}
+    return {**networks, **optimizers}, {
+        **rest,
+        **trainer.counts(),
+        "position": trainer.stream.position,
+    }
 
 
 def assert_same(first, second):
@@ -58,7 +62,11 @@ def test_turns_follow_n_critic_and_warmup(tiny, overrides, turns):
     played = trace(trainer)
     trainer.train()
     assert "".join(played) == turns
-    assert trainer.discriminator_updates == turns.count("d") == trainer.settings.discriminator_updates()
+    assert (
+        trainer.discriminator_updates
+        == turns.count("d")
+        == trainer.settings.discriminator_updates()
+    )
     assert trainer.stream.position == turns.count("d")  # a fresh batch each
 
 
@@ -78,7 +86,9 @@ def test_lazy_penalty_is_due_by_discriminator_updates(tiny):
     trainer = build(tiny("dcgan", *overrides, "trainer.discriminator_warmup=2"))
     paid = []
     update = trainer.discriminator.update
-    trainer.discriminator.update = lambda losses, count: paid.append("r1" in (t := update(losses, count))) or t
+    trainer.discriminator.update = lambda losses, count: (
+        paid.append("r1" in (t := update(losses, count))) or t
+    )
     trainer.train()
     assert paid == [n % 4 == 0 for n in range(2 + 3 * 4)]
 
@@ -97,7 +107,9 @@ def side_state(trainer, side):
 def assert_untouched(before, after):
     for old, new in zip(before, after, strict=True):
         for a, b in zip(old, new, strict=True):
-            assert (a is None and b is None) or (torch.equal(a, b) if torch.is_tensor(a) else a == b)
+            assert (a is None and b is None) or (
+                torch.equal(a, b) if torch.is_tensor(a) else a == b
+            )
 
 
 @pytest.mark.parametrize("model", ["dcgan", "wnet"])
@@ -121,9 +133,20 @@ def test_a_turn_leaves_the_other_player_alone(tiny, model, loss, penalty):
 
 def test_samples_and_measures_change_nothing(tiny):
     for model in ("dcgan", "wnet"):
-        quiet = build(tiny(model, f"run_dir=quiet-{model}", "trainer.sample_every=100", "trainer.measure_every=100"))
+        quiet = build(
+            tiny(
+                model,
+                f"run_dir=quiet-{model}",
+                "trainer.sample_every=100",
+                "trainer.measure_every=100",
+            )
+        )
         quiet.train()
-        loud = build(tiny(model, f"run_dir=loud-{model}", "trainer.sample_every=1", "trainer.measure_every=1"))
+        loud = build(
+            tiny(
+                model, f"run_dir=loud-{model}", "trainer.sample_every=1", "trainer.measure_every=1"
+            )
+        )
         loud.train()
         assert_same(everything(quiet), everything(loud))
 
@@ -205,13 +228,25 @@ def test_a_longer_run_goes_on_with_the_schedule_of_the_first(tiny):
     trainer.train()
 
 
-LEFT_OUT = ["recipe/generator", "recipe/discriminator", "average", "optimizers", "position", "updates"]
+LEFT_OUT = [
+    "recipe/generator",
+    "recipe/discriminator",
+    "average",
+    "optimizers",
+    "position",
+    "updates",
+]
 
 
 @pytest.mark.parametrize("part", LEFT_OUT)
 def test_resume_needs_every_part_of_the_state(tiny, part, monkeypatch):
     """Leave one part out of what is restored: the run must differ from one that was never stopped."""
-    overrides = ["trainer.steps=6", "trainer.log_every=1", "discriminator.norm=spectral", "penalties.r1.every=2"]
+    overrides = [
+        "trainer.steps=6",
+        "trainer.log_every=1",
+        "discriminator.norm=spectral",
+        "penalties.r1.every=2",
+    ]
     whole = build(tiny("dcgan", *overrides, "run_dir=whole"))
     whole.train()
     first = build(tiny("dcgan", *overrides, "run_dir=parts"))
@@ -253,7 +288,7 @@ class Ring:
 
     def __next__(self):
         self.position += 1
-        return {"real": ring(256, self.generator)}
+        return {"real": ring(128, self.generator)}
 
     def close(self):
         """Nothing to stop."""
@@ -269,14 +304,14 @@ def test_a_tiny_gan_finds_all_modes_of_a_ring(loss, tmp_path):
     from gan.trainer import Trainer
 
     torch.manual_seed(0)
-    shape = {"size": 1, "channels": 2, "width": 128, "depth": 3}
+    shape = {"size": 1, "channels": 2, "width": 64, "depth": 3}
     recipe = create(
         "recipe",
         "synthesis",
-        generator=create("generator", "mlp", latent=8, output="linear", **shape),
+        generator=create("generator", "mlp", latent=2, output="linear", **shape),
         discriminator=create("discriminator", "mlp", **shape),
         adversarial=create("adversarial", loss),
-        penalties={"r1": create("penalty", "r1", weight=0.2)},
+        penalties={"r1": create("penalty", "r1", weight=0.02)},
     )
     sides = recipe.generator, recipe.discriminator
     players = [
@@ -284,18 +319,18 @@ def test_a_tiny_gan_finds_all_modes_of_a_ring(loss, tmp_path):
             name,
             mine,
             other,
-            create("optimizer", "adam", parameters=mine.parameters(), lr=1e-3, betas=[0.0, 0.99]),
-            lambda update: 1.0,
+            create("optimizer", "adam", parameters=mine.parameters(), lr=2e-3, betas=[0.0, 0.99]),
+            create("schedule", "linear", length=2000),
             statistics=recipe.statistics,
         )
         for name, mine, other in (("generator", *sides), ("discriminator", *sides[::-1]))
     ]
-    settings = Settings(steps=1000, batch_size=256, save_every=1000, log_every=1000)
+    settings = Settings(steps=2000, batch_size=128, save_every=2000, log_every=2000)
     average = Ema(recipe.generator, halflife=10_000.0)
-    trainer = Trainer(recipe, *players, Ring(), average, settings, Monitor(tmp_path, 1000), seed=0)
+    trainer = Trainer(recipe, *players, Ring(), average, settings, Monitor(tmp_path, 2000), seed=0)
     trainer.train()
     with torch.no_grad():
-        points = average.refreshed()(torch.randn(4000, 8)).flatten(1)
+        points = average.refreshed()(torch.randn(4000, 2)).flatten(1)
     angles = torch.arange(8) * (torch.pi / 4)
     distance = torch.cdist(points, torch.stack([angles.cos(), angles.sin()], 1))
     near = distance.min(1).values < 0.2

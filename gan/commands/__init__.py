@@ -26,7 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     from gan.commands import data
 
-    parser = argparse.ArgumentParser(prog="gan", description="Train generative adversarial networks.")
+    parser = argparse.ArgumentParser(
+        prog="gan", description="Train generative adversarial networks."
+    )
     commands = parser.add_subparsers(required=True, metavar="command")
     commands.add_parser("train", help="train a model; the same as train.py", add_help=False)
     data.add_parser(commands)

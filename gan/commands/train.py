@@ -34,7 +34,9 @@ def conf_dir() -> Path:
 
 def job_folder(overrides: str) -> str:
     """A folder name for a job of a multirun: its sorted overrides, safe and short enough for a file system."""
-    kept = [part for part in overrides.split(",") if part.split("=")[0].lstrip("+~") not in INVISIBLE]
+    kept = [
+        part for part in overrides.split(",") if part.split("=")[0].lstrip("+~") not in INVISIBLE
+    ]
     name = re.sub(r"[^\w.=,+~-]", "_", ",".join(kept)) or "defaults"
     digest = hashlib.sha256(overrides.encode()).hexdigest()[:8]
     return name if len(name) <= 200 else f"{name[:190]}-{digest}"
@@ -101,7 +103,9 @@ def explained(error: Exception, overrides: Sequence[str]) -> str:
 
 def _unknown_key(key: str, overrides: Iterable[str]) -> str:
     """Name the nearest key at the deepest level that exists."""
-    groups = [o for o in overrides if re.fullmatch(r"(model|data|experiment|adversarial)=[\w-]+", o)]
+    groups = [
+        o for o in overrides if re.fullmatch(r"(model|data|experiment|adversarial)=[\w-]+", o)
+    ]
     with hydra.initialize_config_dir(str(conf_dir().resolve()), version_base="1.3"):
         node: Any = OmegaConf.to_container(hydra.compose("config", groups))
     node["experiment"] = None

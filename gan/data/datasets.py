@@ -62,7 +62,11 @@ class Images:
     gives: tuple[str, ...]
 
     def __init__(
-        self, store: Store, label: str | None = None, flip: bool = False, resident: Resident = "auto"
+        self,
+        store: Store,
+        label: str | None = None,
+        flip: bool = False,
+        resident: Resident = "auto",
     ) -> None:
         """`label` names the field that serves as class; `flip` mirrors half of the samples."""
         if label is not None and label not in store.fields:
@@ -136,9 +140,13 @@ class Glyphs:
         self.prototype = self.style_names.index(name)
         families = _families(store)
         self.families = families
-        others = [s for s in range(len(self.style_names)) if families[s] != families[self.prototype]]
+        others = [
+            s for s in range(len(self.style_names)) if families[s] != families[self.prototype]
+        ]
         self.styles = split_groups(families, np.array(others), split)
-        drawn = np.flatnonzero(self.rows[self.prototype] >= 0)  # the prototype must have the character
+        drawn = np.flatnonzero(
+            self.rows[self.prototype] >= 0
+        )  # the prototype must have the character
         self.split = split_groups(np.arange(len(self.characters)), drawn, split)
         self.pairs = self._pairs(self.styles.train, self.split.train)
         self._candidates, self._counts = self._reference_table()
@@ -157,7 +165,11 @@ class Glyphs:
         """Targets at these indices, each with its prototype and with references drawn for this epoch."""
         style, character = self.pairs[indices].T
         chosen = np.stack(
-            [self._reference(seed, epoch, indices, style, character, k) for k in range(self.references)], 1
+            [
+                self._reference(seed, epoch, indices, style, character, k)
+                for k in range(self.references)
+            ],
+            1,
         )  # [B, K]
         return self.triple(style, character, chosen)
 
@@ -195,7 +207,9 @@ class Glyphs:
 
     def _spread(self, styles: np.ndarray, characters: np.ndarray, many: int = 8) -> Plan:
         pairs = self._pairs(styles, characters)
-        style, character = pairs[np.linspace(0, len(pairs) - 1, min(many, len(pairs))).astype(np.int64)].T
+        style, character = pairs[
+            np.linspace(0, len(pairs) - 1, min(many, len(pairs))).astype(np.int64)
+        ].T
         table, counts = self._candidates[style], self._counts[style]
         places = np.arange(self.references) + (len(style) + np.arange(len(style)))[:, None]
         chosen = np.take_along_axis(table, places % counts[:, None], 1)
@@ -210,7 +224,9 @@ class Glyphs:
 
     def _reference_table(self) -> tuple[np.ndarray, np.ndarray]:
         """Training characters of each style [styles, most], and how many there are."""
-        lists = [self.split.train[self.rows[s, self.split.train] >= 0] for s in range(len(self.rows))]
+        lists = [
+            self.split.train[self.rows[s, self.split.train] >= 0] for s in range(len(self.rows))
+        ]
         for style in self.styles.train:
             if len(lists[style]) <= self.references:
                 raise StoreError(
@@ -223,12 +239,20 @@ class Glyphs:
         return table, np.array([len(characters) for characters in lists])
 
     def _reference(
-        self, seed: int, epoch: int, indices: np.ndarray, style: np.ndarray, character: np.ndarray, k: int
+        self,
+        seed: int,
+        epoch: int,
+        indices: np.ndarray,
+        style: np.ndarray,
+        character: np.ndarray,
+        k: int,
     ) -> np.ndarray:
         """A uniform training character of the style other than the target, [B]."""
         table, counts = self._candidates[style], self._counts[style]
         own = np.argmax(table == character[:, None], axis=1)  # every target is a training character
-        place = (draw(seed, epoch, indices, f"ref{k}") % (counts - 1).astype(np.uint64)).astype(np.int64)
+        place = (draw(seed, epoch, indices, f"ref{k}") % (counts - 1).astype(np.uint64)).astype(
+            np.int64
+        )
         place = place + (place >= own)  # steps over the target
         return table[np.arange(len(style)), place]
 

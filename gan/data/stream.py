@@ -49,7 +49,13 @@ class Stream:
                 f"{len(dataset)}: lower trainer.batch_size or add images"
             )
         self.dataset, self.batch_size, self.seed, self.device = dataset, batch_size, seed, device
-        self.keys, self.position, self.share, self.rank, self.ahead = keys, position, batch_size // size, rank, ahead
+        self.keys, self.position, self.share, self.rank, self.ahead = (
+            keys,
+            position,
+            batch_size // size,
+            rank,
+            ahead,
+        )
         self._orders: dict[int, np.ndarray] = {}
         self._resident = self._load() if self._stays() else None
         self._buffers: list[dict[str, Tensor]] = [{} for _ in range(ahead)]
@@ -118,7 +124,9 @@ class Stream:
     def _start(self) -> None:
         for slot in range(self.ahead):
             self._free.put(slot)
-        self._thread = threading.Thread(target=self._feed, args=(self.position,), daemon=True, name="stream")
+        self._thread = threading.Thread(
+            target=self._feed, args=(self.position,), daemon=True, name="stream"
+        )
         self._thread.start()
 
     def _feed(self, position: int) -> None:
@@ -167,7 +175,11 @@ class Stream:
         return _Ready(images, fields, flip, copied, slot)
 
     def _gather(
-        self, rows: np.ndarray, key: str, buffers: dict[str, Tensor], move: Callable[[Tensor], Tensor]
+        self,
+        rows: np.ndarray,
+        key: str,
+        buffers: dict[str, Tensor],
+        move: Callable[[Tensor], Tensor],
     ) -> Tensor:
         shape = (*rows.shape, *self.dataset.store.shape)
         if self._resident is not None:

@@ -19,7 +19,9 @@ RealLogits = Callable[[], Tensor]
 class Adversarial(ABC):
     """The two sides of one game."""
 
-    constrained = False  # whether the discriminator must be kept Lipschitz by a penalty, clipping or a norm
+    constrained = (
+        False  # whether the discriminator must be kept Lipschitz by a penalty, clipping or a norm
+    )
 
     @abstractmethod
     def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
@@ -118,7 +120,10 @@ class LeastSquares(Adversarial):
 
     def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
         """E (r - b)^2 / 2 + E (f - a)^2 / 2."""
-        return 0.5 * (real_logits - self.real).square().mean() + 0.5 * (fake_logits - self.fake).square().mean()
+        return (
+            0.5 * (real_logits - self.real).square().mean()
+            + 0.5 * (fake_logits - self.fake).square().mean()
+        )
 
     def generator(self, fake_logits: Tensor, real_logits_of: RealLogits) -> Tensor:
         """E (f - c)^2 / 2."""

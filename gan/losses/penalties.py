@@ -82,7 +82,11 @@ class Dragan(WganGp):
     """(norm - k)^2 around the reals, which needs no fakes. Kodali et al. 2017, arXiv:1705.07215."""
 
     def __init__(
-        self, weight: NonNegative = 10.0, every: Count = 1, noise: NonNegative = 0.1, target: NonNegative = 1.0
+        self,
+        weight: NonNegative = 10.0,
+        every: Count = 1,
+        noise: NonNegative = 0.1,
+        target: NonNegative = 1.0,
     ) -> None:
         """`noise` is the standard deviation per element in units of half the data range, `target` the k."""
         super().__init__(weight, every)

@@ -35,7 +35,11 @@ class Synthesis(Recipe):
     def generate(self, batch: Batch) -> dict[str, Tensor]:
         """One image for each real one."""
         real = batch["real"]
-        return {"image": self.generator(torch.randn(len(real), self.generator.latent, device=real.device))}
+        return {
+            "image": self.generator(
+                torch.randn(len(real), self.generator.latent, device=real.device)
+            )
+        }
 
     def judge(self, batch: Batch) -> Judge:
         """Image -> logits."""

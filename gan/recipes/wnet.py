@@ -98,15 +98,23 @@ class WNet(Recipe):
 
     def generator_losses(self, batch: Batch, fakes: Batch, step: int) -> dict[str, Tensor]:
         """The eight terms of Equation 1."""
-        prototype, target, reference = batch["prototype"], batch["target"], one_of(batch["reference"])
+        prototype, target, reference = (
+            batch["prototype"],
+            batch["target"],
+            one_of(batch["reference"]),
+        )
         image = fakes["image"]
         critique = self.discriminator(prototype, image, reference)
         real_logits_of = lambda: self.discriminator(prototype, target, reference).logits  # noqa: E731
         terms = {}
         if self.weight:
-            terms["adversarial"] = self.weight * self.adversarial.generator(critique.logits, real_logits_of)
+            terms["adversarial"] = self.weight * self.adversarial.generator(
+                critique.logits, real_logits_of
+            )
         if self.style_class:
-            terms["style_class"] = self.style_class * self._classify(critique.style_logits, batch["style"])
+            terms["style_class"] = self.style_class * self._classify(
+                critique.style_logits, batch["style"]
+            )
         if self.encoder_character:
             loss = self._classify(fakes["content_logits"], batch["character"])
             terms["encoder_character"] = self.encoder_character * loss
@@ -120,7 +128,9 @@ class WNet(Recipe):
             terms["feature"] = self.feature * feature_distance(features, image, target)
         if self.constant_content:
             code = self.generator.encode_content(image).code
-            terms["constant_content"] = self.constant_content * mse_loss(code, fakes["content_code"])
+            terms["constant_content"] = self.constant_content * mse_loss(
+                code, fakes["content_code"]
+            )
         if self.constant_style:
             code = self.generator.encode_style(image).code
             terms["constant_style"] = self.constant_style * mse_loss(code, fakes["style_code"])
@@ -129,7 +139,11 @@ class WNet(Recipe):
     def samples(self, generator: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Prototype, first reference, what was drawn, and the truth where the batch has it."""
         drawn = generator(batch["prototype"], batch["reference"])
-        shown = {"prototype": batch["prototype"], "reference": batch["reference"][:, 0], "generated": drawn}
+        shown = {
+            "prototype": batch["prototype"],
+            "reference": batch["reference"][:, 0],
+            "generated": drawn,
+        }
         return {**shown, "truth": batch["target"]} if "target" in batch else shown
 
     def _classify(self, logits: Tensor, label: Tensor) -> Tensor:

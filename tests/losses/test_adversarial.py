@@ -9,7 +9,10 @@ from torch.nn.functional import binary_cross_entropy_with_logits as bce
 from gan.registry import ConfigError, create, names
 
 torch.manual_seed(0)
-LOGITS = {"scalar": (torch.randn(5), torch.randn(5)), "patch": (torch.randn(5, 1, 2, 3), torch.randn(5, 1, 2, 3))}
+LOGITS = {
+    "scalar": (torch.randn(5), torch.randn(5)),
+    "patch": (torch.randn(5, 1, 2, 3), torch.randn(5, 1, 2, 3)),
+}
 
 
 def ones(x):
@@ -24,8 +27,10 @@ FORMULAS = {
     "nonsaturating": (lambda r, f: bce(r, ones(r)) + bce(f, 0 * f), lambda f, r: bce(f, ones(f))),
     "bce": (lambda r, f: bce(r, ones(r)) + bce(f, 0 * f), lambda f, r: bce(f, ones(f))),
     "focal": (
-        lambda r, f: ((1 - r.sigmoid()) ** 2 * -r.sigmoid().log()).mean()
-        + (f.sigmoid() ** 2 * -(1 - f.sigmoid()).log()).mean(),
+        lambda r, f: (
+            ((1 - r.sigmoid()) ** 2 * -r.sigmoid().log()).mean()
+            + (f.sigmoid() ** 2 * -(1 - f.sigmoid()).log()).mean()
+        ),
         lambda f, r: ((1 - f.sigmoid()) ** 2 * -f.sigmoid().log()).mean(),
     ),
     "lsgan": (
@@ -61,7 +66,9 @@ def test_loss_and_gradient_equal_the_formula(name, kind):
         for function in (ours, formula):
             first, second = (x.double().clone().requires_grad_() for x in LOGITS[kind])
             value = function(first, second)
-            grads = torch.autograd.grad(value, [first, second], allow_unused=True, materialize_grads=True)
+            grads = torch.autograd.grad(
+                value, [first, second], allow_unused=True, materialize_grads=True
+            )
             results.append((value.detach(), *grads))
         for got, expected in zip(*results, strict=True):
             torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-12)
@@ -91,17 +98,26 @@ def test_nonsaturating_gradient_survives_a_confident_discriminator():
 
 def test_values_at_zero_logits():
     zero = torch.zeros(3)
-    at_zero = {"minimax": 2 * math.log(2), "focal": 0.5 * math.log(2), "hinge": 2.0, "rpgan": math.log(2)}
+    at_zero = {
+        "minimax": 2 * math.log(2),
+        "focal": 0.5 * math.log(2),
+        "hinge": 2.0,
+        "rpgan": math.log(2),
+    }
     for name, value in at_zero.items():
         assert create("adversarial", name).discriminator(zero, zero).item() == pytest.approx(value)
-    assert create("adversarial", "minimax").generator(zero, lambda: zero).item() == pytest.approx(-math.log(2))
+    assert create("adversarial", "minimax").generator(zero, lambda: zero).item() == pytest.approx(
+        -math.log(2)
+    )
 
 
 def test_focal_without_gamma_is_the_plain_loss():
     real, fake = LOGITS["patch"]
     plain, focal = create("adversarial", "nonsaturating"), create("adversarial", "focal", gamma=0.0)
     torch.testing.assert_close(focal.discriminator(real, fake), plain.discriminator(real, fake))
-    torch.testing.assert_close(focal.generator(fake, lambda: real), plain.generator(fake, lambda: real))
+    torch.testing.assert_close(
+        focal.generator(fake, lambda: real), plain.generator(fake, lambda: real)
+    )
 
 
 def test_hinge_margin_acts_on_samples_and_not_on_their_mean():
@@ -148,7 +164,9 @@ def test_relativistic_losses_ignore_a_constant():
     real, fake = LOGITS["scalar"]
     for name in ("rpgan", "ragan", "wasserstein"):
         loss = create("adversarial", name)
-        torch.testing.assert_close(loss.discriminator(real + 7, fake + 7), loss.discriminator(real, fake))
+        torch.testing.assert_close(
+            loss.discriminator(real + 7, fake + 7), loss.discriminator(real, fake)
+        )
 
 
 def test_pairing_depends_on_the_pairs_and_refuses_unequal_batches():

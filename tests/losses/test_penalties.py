@@ -56,7 +56,9 @@ def test_linear_judge_gives_the_closed_form(name, shape, judge_of, scale):
     real, fake = images(shape)
     weight = scale * torch.randn(shape[1:], generator=torch.Generator().manual_seed(2))
     expected = LINEAR[name](weight.norm())
-    torch.testing.assert_close(pay(name, judge_of(weight), real, fake), expected, rtol=RTOL, atol=1e-6)
+    torch.testing.assert_close(
+        pay(name, judge_of(weight), real, fake), expected, rtol=RTOL, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize(
@@ -70,7 +72,9 @@ def test_linear_judge_gives_the_closed_form(name, shape, judge_of, scale):
 )
 def test_quadratic_judge_gives_the_closed_form(name, settings, expected):
     real, _ = images((3, 2, 4, 4))
-    torch.testing.assert_close(pay(name, half_square, real, real, **settings), expected(real), rtol=RTOL, atol=0)
+    torch.testing.assert_close(
+        pay(name, half_square, real, real, **settings), expected(real), rtol=RTOL, atol=0
+    )
 
 
 def wrong(variant: str, weight: Tensor, real: Tensor) -> Tensor:
@@ -84,7 +88,9 @@ def wrong(variant: str, weight: Tensor, real: Tensor) -> Tensor:
     }[variant]
 
 
-@pytest.mark.parametrize("variant", ["per pixel", "per batch", "mean over the batch", "mean over pixels"])
+@pytest.mark.parametrize(
+    "variant", ["per pixel", "per batch", "mean over the batch", "mean over pixels"]
+)
 @pytest.mark.parametrize("name", ["wgan_gp", "r1"])
 def test_wrong_norms_miss_the_closed_form(name, variant):
     real, _ = images((3, 2, 4, 4))
@@ -138,7 +144,9 @@ def test_no_gradient_reaches_the_generator_or_the_condition():
     seed = torch.randn(3, 2, 4, 4, requires_grad=True)
     condition = torch.randn(3, 2, 4, 4, requires_grad=True)
     weight = torch.randn(2, 4, 4, requires_grad=True)
-    pay("r2", lambda x: linear(weight)(x.square()) + linear(weight)(condition), seed, seed * 2).backward()
+    pay(
+        "r2", lambda x: linear(weight)(x.square()) + linear(weight)(condition), seed, seed * 2
+    ).backward()
     assert seed.grad is None
     assert condition.grad is None
     assert weight.grad is not None
@@ -160,7 +168,9 @@ def test_second_derivative_is_right(name):
 
     def value(t: Tensor) -> Tensor:
         torch.manual_seed(5)
-        return pay(name, lambda x: torch.nn.functional.softplus(linear(direction * t)(x)), real, fake)
+        return pay(
+            name, lambda x: torch.nn.functional.softplus(linear(direction * t)(x)), real, fake
+        )
 
     at = torch.tensor(0.7, requires_grad=True)
     value(at).backward()
@@ -172,7 +182,9 @@ def test_second_derivative_is_right(name):
 @pytest.mark.parametrize("name", LINEAR)
 def test_penalties_are_computed_in_fp32_under_autocast(name):
     torch.manual_seed(6)
-    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(32, 8), torch.nn.Softplus(), torch.nn.Linear(8, 1))
+    network = torch.nn.Sequential(
+        torch.nn.Flatten(), torch.nn.Linear(32, 8), torch.nn.Softplus(), torch.nn.Linear(8, 1)
+    )
     real, fake = images((3, 2, 4, 4))
 
     def value():
