@@ -1,9 +1,9 @@
 """Sections of the configuration that are plain values: their signatures are their schema."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from gan.registry import Count, Positive, Whole
+from gan.signature import Bounds, Count, Positive, Whole
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Settings:
     sample_every: Count = 500
     measure_every: Count = 500
     save_every: Count = 500
-    keep: Count = 2
+    keep: Annotated[int, Bounds(2)] = 2
 
     def critic(self, step: int) -> int:
         """Discriminator updates before this generator update: the newest entry of a piecewise `n_critic`."""

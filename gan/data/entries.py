@@ -46,10 +46,11 @@ def folder(
     channels: Count,
     label: str | None = None,
     flip: bool = True,
+    on_error: Literal["raise", "skip"] = "raise",
     resident: Resident = "auto",
 ) -> Images:
     """A folder of images of any size, or a store made of one; sub-folders are classes (field `label`)."""
-    return Images(open_store(path, size, channels), label, flip, resident)
+    return Images(open_store(path, size, channels, on_error=on_error), label, flip, resident)
 
 
 @register("source", "lmdb", **SHAPE)

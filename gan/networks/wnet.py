@@ -113,9 +113,15 @@ class Discriminator(nn.Module):
 
     def forward(self, prototype: Tensor, image: Tensor, reference: Tensor) -> Critique:
         """Prototypes, images and references, each [B, C, H, W], to logits."""
-        x = self.first(torch.cat([prototype, image, reference], 1))
-        x = self.inner(x).flatten(1)  # [B, D]
+        x = self.features(prototype, image, reference)[-1].flatten(1)  # [B, D]
         return Critique(self.critic(x).squeeze(1), self.style(x))
+
+    def features(self, prototype: Tensor, image: Tensor, reference: Tensor) -> list[Tensor]:
+        """The map of every level, finest first, for losses that compare images through it."""
+        maps = [self.first(torch.cat([prototype, image, reference], 1))]
+        for judge in self.inner:
+            maps.append(judge(maps[-1]))
+        return maps
 
 
 class Encoder(nn.Module):

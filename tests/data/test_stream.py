@@ -1,0 +1,228 @@
+"""Batches: which samples, in which order, and how bytes become floats."""
+
+import numpy as np
+import pytest
+import torch
+
+from gan.data.datasets import Glyphs, Images, draw, split_groups
+from gan.data.store import Store, StoreError
+from gan.data.stream import Stream
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture()
+def glyphs(glyph_store):
+    return Glyphs(Store(glyph_store), references=2)
+
+
+@pytest.fixture()
+def images(glyph_store):
+    return Images(Store(glyph_store), label="style")
+
+
+def rows_of(stream, count):
+    return np.concatenate([stream.plan(position).images["real"] for position in range(count)])
+
+
+# -- order ------------------------------------------------------------------------------------------
+
+
+def test_an_epoch_visits_every_sample_once_and_epochs_differ(images):
+    stream = Stream(images, 7, seed=3, device=CPU, keys=["real"])
+    count = len(images)
+    rows = rows_of(stream, 2 * count // 7 + 1)
+    assert sorted(rows[:count]) == list(range(count))
+    assert sorted(rows[count : 2 * count]) == list(range(count))
+    assert not np.array_equal(rows[:count], rows[count : 2 * count])
+
+
+def test_batches_are_full_across_an_epochs_end(images):
+    stream = Stream(images, 64, seed=0, device=CPU, keys=["real"])
+    assert all(len(stream.plan(position).images["real"]) == 64 for position in range(20))
+
+
+def test_order_is_a_function_of_seed_and_position_alone(images):
+    first = Stream(images, 8, seed=1, device=CPU, keys=["real", "label"])
+    batches = [next(first) for _ in range(5)]
+    second = Stream(images, 8, seed=1, device=CPU, keys=["real", "label"], position=3)
+    assert torch.equal(next(second)["real"], batches[3]["real"])
+    assert torch.equal(next(second)["label"], batches[4]["label"])
+    other = Stream(images, 8, seed=2, device=CPU, keys=["real"])
+    assert not torch.equal(next(other)["real"], batches[0]["real"])
+    for stream in (first, second, other):
+        stream.close()
+
+
+def test_processes_see_disjoint_shares_of_the_same_batches(images):
+    whole = Stream(images, 8, seed=0, device=CPU, keys=["real"])
+    shares = [Stream(images, 8, seed=0, device=CPU, keys=["real"], rank=r, size=4) for r in range(4)]
+    for position in range(50):
+        together = np.concatenate([share.plan(position).images["real"] for share in shares])
+        assert np.array_equal(together, whole.plan(position).images["real"])
+
+
+def test_global_random_state_is_untouched(images):
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002 - what users draw from
+    stream = Stream(images, 8, seed=0, device=CPU, keys=["real"])
+    next(stream)
+    stream.close()
+    assert torch.equal(before[0], torch.get_rng_state())
+    assert np.array_equal(before[1], np.random.get_state()[1])  # noqa: NPY002
+
+
+def test_too_few_samples_are_refused_with_both_numbers(images):
+    with pytest.raises(ValueError, match=r"trainer\.batch_size=1000 needs as many samples.*gives 280"):
+        Stream(images, 1000, seed=0, device=CPU, keys=["real"])
+
+
+# -- content ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("resident", ["on", "off"])
+def test_bytes_become_floats_of_the_right_sample(glyph_store, resident):
+    dataset = Images(Store(glyph_store), label="style", resident=resident)
+    stream = Stream(dataset, 8, seed=0, device=CPU, keys=["real", "label"])
+    for _ in range(5):  # more batches than there are buffers
+        position = stream.position
+        batch, plan = next(stream), stream.plan(position)
+        stored = np.empty((8, *dataset.store.shape), dtype=np.uint8)
+        dataset.store.read(plan.images["real"], stored)
+        expected = torch.from_numpy(stored).permute(0, 3, 1, 2) / 127.5 - 1
+        torch.testing.assert_close(batch["real"], expected, rtol=0, atol=1e-6)
+        assert batch["label"].tolist() == list(dataset.store.fields["style"][plan.images["real"]])
+    stream.close()
+
+
+def test_a_delivered_batch_keeps_its_values(images):
+    stream = Stream(images, 8, seed=0, device=CPU, keys=["real"])
+    first = next(stream)["real"]
+    kept = first.clone()
+    for _ in range(8):
+        next(stream)
+    assert torch.equal(first, kept)
+    stream.close()
+
+
+def test_flips_mirror_whole_samples_for_half_of_them(glyph_store):
+    store = Store(glyph_store)
+    plain = Stream(Images(store), 256, seed=0, device=CPU, keys=["real"])
+    mirrored = Stream(Images(store, flip=True), 256, seed=0, device=CPU, keys=["real"])
+    a, b = next(plain)["real"], next(mirrored)["real"]
+    flips = [not torch.equal(x, y) for x, y in zip(a, b, strict=True)]
+    for x, y in zip(a, b, strict=True):
+        assert torch.equal(x, y) or torch.equal(x.flip(-1), y)
+    assert 64 < sum(flips) < 192
+    plain.close()
+    mirrored.close()
+
+
+def test_only_keys_that_are_read_are_sent(glyphs):
+    stream = Stream(glyphs, 8, seed=0, device=CPU, keys=["target", "style"])
+    assert set(next(stream)) == {"target", "style"}
+    stream.close()
+
+
+def test_an_error_in_the_thread_reaches_the_reader(images):
+    stream = Stream(images, 8, seed=0, device=CPU, keys=["real"])
+
+    def broken(*_):
+        raise StoreError("block 3 is damaged")
+
+    stream.dataset.plan = broken
+    with pytest.raises(StoreError, match="block 3 is damaged"):
+        next(stream)
+    stream.close()
+
+
+def test_draws_are_uniform_and_differ_by_purpose_epoch_and_seed():
+    indices = np.arange(100_000)
+    numbers = draw(0, 0, indices, "a")
+    shares = np.bincount((numbers % np.uint64(10)).astype(int), minlength=10) / len(indices)
+    assert np.allclose(shares, 0.1, atol=0.005)
+    for other in (draw(1, 0, indices, "a"), draw(0, 1, indices, "a"), draw(0, 0, indices, "b")):
+        assert (numbers == other).mean() < 1e-3
+        assert abs(np.corrcoef(numbers.astype(float), other.astype(float))[0, 1]) < 0.02
+
+
+# -- glyph triples ----------------------------------------------------------------------------------
+
+
+def test_a_reference_is_never_the_target_and_always_of_its_style(glyphs):
+    store, seen = glyphs.store, set()
+    for epoch in range(60):
+        plan = glyphs.plan(0, epoch, np.arange(len(glyphs)))
+        target, reference = plan.images["target"], plan.images["reference"]
+        assert (store.fields["style"][target][:, None] == store.fields["style"][reference]).all()
+        characters = store.fields["character"]
+        assert (characters[target][:, None] != characters[reference]).all()
+        assert np.isin(characters[reference], glyphs.split.train).all()
+        seen |= set(characters[reference[characters[target] == glyphs.split.train[0]]].ravel())
+    assert seen == set(glyphs.split.train) - {glyphs.split.train[0]}  # any other training character
+
+
+def test_prototype_and_target_are_the_same_character_and_labels_count_the_split(glyphs):
+    plan = glyphs.plan(0, 0, np.arange(len(glyphs)))
+    store = glyphs.store
+    prototype, target = plan.images["prototype"], plan.images["target"]
+    assert (store.fields["character"][prototype] == store.fields["character"][target]).all()
+    assert (store.fields["style"][prototype] == glyphs.prototype).all()
+    assert (glyphs.styles.train[plan.fields["style"]] == store.fields["style"][target]).all()
+    assert (glyphs.split.train[plan.fields["character"]] == store.fields["character"][target]).all()
+    assert sorted(set(plan.fields["style"])) == list(range(glyphs.facts["styles"]))
+
+
+def test_one_epoch_visits_every_training_pair_once(glyphs):
+    stream = Stream(glyphs, 4, seed=0, device=CPU, keys=["target"])
+    rows = np.concatenate([stream.plan(p).images["target"] for p in range(-(-len(glyphs) // 4))])
+    expected = glyphs.rows[np.ix_(glyphs.styles.train, glyphs.split.train)].ravel()
+    assert sorted(rows[: len(glyphs)]) == sorted(expected)
+
+
+def test_no_held_out_identity_takes_any_role(glyphs):
+    held_styles = {*glyphs.styles.validation, *glyphs.styles.test}
+    held_characters = {*glyphs.split.validation, *glyphs.split.test}
+    for epoch in range(5):
+        for rows in glyphs.plan(0, epoch, np.arange(len(glyphs))).images.values():
+            assert not held_styles & set(glyphs.store.fields["style"][rows].ravel())
+            assert not held_characters & set(glyphs.store.fields["character"][rows].ravel())
+    rows, _ = glyphs.labelled()
+    assert not held_styles & set(glyphs.store.fields["style"][rows])
+    assert not held_characters & set(glyphs.store.fields["character"][rows])
+
+
+def test_shown_cells_hold_what_their_names_say(glyphs):
+    shown = glyphs.shown(["target"])
+    styles, characters = glyphs.store.fields["style"], glyphs.store.fields["character"]
+    assert len(shown) == 4
+    for name, plan in shown.items():
+        part = glyphs.styles.train if "seen-style" in name else glyphs.styles.test
+        assert np.isin(styles[plan.images["target"]], part).all()
+        part = glyphs.split.train if "seen-character" in name else glyphs.split.test
+        assert np.isin(characters[plan.images["target"]], part).all()
+        reference, target = characters[plan.images["reference"]], characters[plan.images["target"]]
+        assert (reference != target[:, None]).all()
+
+
+def test_families_are_never_divided_and_parts_are_disjoint():
+    for seed in range(50):
+        groups = np.repeat(np.arange(18), [5, 4, 3, 3, 2, 2, 2, *[1] * 11])
+        split = split_groups(groups, np.arange(len(groups)), seed)
+        parts = [set(split.train), set(split.validation), set(split.test)]
+        assert sum(map(len, parts)) == len(groups) == len(set.union(*parts))
+        families = [set(groups[list(part)]) for part in parts]
+        assert sum(map(len, families)) == 18
+        assert len(parts[2]) in (5, 6, 7)
+        assert len(families[2]) >= 3
+
+
+def test_too_few_families_are_refused():
+    with pytest.raises(StoreError, match="at least 8 are needed"):
+        split_groups(np.array([0, 0, 1, 1]), np.arange(4), 0)
+
+
+def test_unknown_prototype_and_label_are_refused_by_name(glyph_store):
+    with pytest.raises(StoreError, match=r"data\.prototype=nobody is no style"):
+        Glyphs(Store(glyph_store), prototype="nobody")
+    with pytest.raises(StoreError, match=r"data\.label=weight is no field"):
+        Images(Store(glyph_store), label="weight")
