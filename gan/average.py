@@ -2,7 +2,6 @@
 
 import copy
 from abc import ABC, abstractmethod
-from typing import Any
 
 import torch
 from torch import nn
@@ -50,14 +49,6 @@ class Average(nn.Module, ABC):
                     getattr(module, name)
                 entries.eval()
         return self.generator
-
-    def counts(self) -> dict[str, int]:
-        """What a checkpoint keeps beside the tensors."""
-        return {"updates": self.updates, "images": self.images}
-
-    def resume(self, counts: dict[str, Any]) -> None:
-        """Continue from stored counts."""
-        self.updates, self.images = int(counts["updates"]), int(counts["images"])
 
 
 @register("average", "ema", given=("generator",))

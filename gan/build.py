@@ -1,21 +1,18 @@
 """From a configuration to a Trainer: the only place that knows every part."""
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from torch import nn
 
 from gan import checkpoint, distributed, features, rundir
-from gan.check import SIDES, Checked, check
+from gan.check import SIDES, Checked, check, require_keys
 from gan.data.stream import Stream
 from gan.metrics.evaluation import GlyphEvaluation
 from gan.monitor import Monitor
 from gan.player import Player
 from gan.recipe import Recipe
-from gan.registry import ConfigError
 from gan.trainer import Trainer
 
 Say = Callable[[str], None]
@@ -25,11 +22,11 @@ def build(config: Mapping[str, Any], say: Say = print) -> Trainer:
     """A trainer ready to train, resumed from its newest checkpoint where there is one."""
     checked = check(config)
     resumed = rundir.previous(checked.run_dir, checked.resume, checked.values, say)
-    _fix_lengths(checked)
+    rundir.fix_lengths(checked)
     torch.set_float32_matmul_precision("high")  # TF32 where the device has it
-    device = _device(checked.settings.device)
+    device = distributed.device(checked.settings.device)
     dataset = checked.create("data")
-    _require_keys(checked, dataset)
+    require_keys(checked, dataset.gives)
     reads = checked.entries["recipe"][0].build.reads
     stream = Stream(
         dataset,
@@ -80,7 +77,7 @@ def _recipe(
         penalties={
             name.removeprefix("penalties."): checked.create(name) for name in checked.penalties()
         },
-        classifier=_classifier(checked, dataset, stream, device, say),
+        classifier=features.classifier_for(checked, dataset, stream, device, say),
     )
     return recipe.to(device, memory_format=torch.channels_last)
 
@@ -93,55 +90,4 @@ def _player(checked: Checked, recipe: Recipe, side: str) -> Player:
     schedule = checked.create(f"schedule.{side}")
     return Player(
         side, module, opponent, optimizer, schedule, checked.clip[side], recipe.statistics
-    )
-
-
-def _classifier(
-    checked: Checked, dataset: Any, stream: Stream, device: torch.device, say: Say
-) -> nn.Module | None:
-    """The frozen classifier behind a recipe's feature loss, for recipes that look through one."""
-    chosen, arguments = checked.entries["recipe"]
-    if "classifier" not in chosen.given or not chosen.build.needs_classifier(arguments):
-        return None
-    rows, labels = dataset.labelled()
-    classes = {name: int(label.max()) + 1 for name, label in labels.items()}
-    network, values = checked.entries["classifier"]
-    return features.fitted(
-        lambda: network.build(classes=classes, **values),
-        stream.images,
-        rows,
-        labels,
-        dataset.store.content_hash,
-        Path("data/classifiers"),
-        device,
-        say=say,
-    )
-
-
-def _require_keys(checked: Checked, dataset: Any) -> None:
-    chosen, _ = checked.entries["recipe"]
-    missing = [key for key in chosen.build.reads if key not in dataset.gives]
-    if missing:
-        raise ConfigError(
-            f"recipe={chosen.name} reads {', '.join(missing)} from each batch, which "
-            f"data={checked.entries['data'][0].name} does not give (it gives {', '.join(dataset.gives)})"
-        )
-
-
-def _fix_lengths(checked: Checked) -> None:
-    """A schedule whose length was left open lasts as long as the run that starts it."""
-    settings = checked.settings
-    planned = {"generator": settings.steps, "discriminator": settings.discriminator_updates()}
-    for side, node in checked.values["schedule"].items():
-        node["length"] = node["length"] or planned[side]
-        checked.entries[f"schedule.{side}"][1]["length"] = node["length"]
-
-
-def _device(wanted: str) -> torch.device:
-    if wanted == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "cpu"
-    return (
-        torch.device("cuda", torch.cuda.current_device())
-        if wanted == "cuda"
-        else torch.device(wanted)
     )

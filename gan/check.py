@@ -1,7 +1,7 @@
 """A composed configuration against the registered signatures, before anything is built or written."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -74,6 +74,7 @@ def check(config: Mapping[str, Any]) -> Checked:
     _only(config, KNOWN, "")
     for section in ("optimizer", "schedule", "clip"):
         _only(_node(config, section), SIDES, f"{section}.")
+    image = _conformed(Image, config, "image")
     entries = {section: _chosen(kind, config, section) for section, kind in CHOICES.items()}
     for kind in ("optimizer", "schedule"):
         entries |= {f"{kind}.{side}": _chosen(kind, config, f"{kind}.{side}") for side in SIDES}
@@ -85,7 +86,7 @@ def check(config: Mapping[str, Any]) -> Checked:
         "seed": coerce(Whole, config.get("seed"), "seed"),
         "run_dir": coerce(str, config.get("run_dir"), "run_dir"),
         "resume": coerce(str, config.get("resume"), "resume"),
-        "image": _conformed(Image, config, "image"),
+        "image": image,
         "trainer": asdict(settings),
         "clip": {side: asdict(clip[side]) for side in SIDES},
         "penalties": {},
@@ -99,6 +100,17 @@ def check(config: Mapping[str, Any]) -> Checked:
     _contradictions(checked)
     _rehearse(checked)
     return checked
+
+
+def require_keys(checked: Checked, gives: Collection[str]) -> None:
+    """Refuse data that lack what the recipe reads from each batch."""
+    recipe, data = (checked.entries[section][0] for section in ("recipe", "data"))
+    missing = [key for key in recipe.build.reads if key not in gives]
+    if missing:
+        raise ConfigError(
+            f"recipe={recipe.name} reads {', '.join(missing)} from each batch, which data={data.name} "
+            f"does not give (it gives {', '.join(gives)})"
+        )
 
 
 def _chosen(kind: str, config: Mapping[str, Any], section: str) -> tuple[Entry, dict[str, Any]]:

@@ -27,6 +27,17 @@ def _together() -> bool:
     return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
+def device(wanted: str) -> torch.device:
+    """`auto` is CUDA where there is one."""
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    return (
+        torch.device("cuda", torch.cuda.current_device())
+        if wanted == "cuda"
+        else torch.device(wanted)
+    )
+
+
 def seed(root: int, side: str, count: int, device: torch.device) -> None:
     """Make what follows a function of (root seed, side, count, rank) alone.
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,10 +13,34 @@ from torch.nn.functional import cross_entropy
 from tqdm import trange
 
 from gan import checkpoint, distributed
+from gan.check import Checked
+from gan.data.stream import Stream
 
 Read = Callable[[np.ndarray], Tensor]
 
+FOLDER = Path("data/classifiers")
 FORMAT = 1  # rises when the training below changes, so that older classifiers are not reused
+
+
+def classifier_for(
+    checked: Checked, dataset: Any, stream: Stream, device: torch.device, say: Callable[[str], None]
+) -> nn.Module | None:
+    """The frozen classifier behind a recipe's feature loss, for recipes that look through one."""
+    recipe, settings = checked.entries["recipe"]
+    if "classifier" not in recipe.given or not recipe.build.needs_classifier(settings):
+        return None
+    rows, labels = dataset.labelled()
+    classes = {name: int(label.max()) + 1 for name, label in labels.items()}
+    return fitted(
+        lambda: checked.create("classifier", classes=classes),
+        stream.images,
+        rows,
+        labels,
+        dataset.store.content_hash,
+        FOLDER,
+        device,
+        say=say,
+    )
 
 
 def fitted(

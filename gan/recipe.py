@@ -52,10 +52,5 @@ def penalise(
     penalties: Mapping[str, Penalty], judge: Judge, real: Tensor, fake: Tensor, update: int
 ) -> dict[str, Tensor]:
     """The penalties that are due at this update, by name."""
-    due = {name: penalty for name, penalty in penalties.items() if is_due(penalty, update)}
+    due = {n: p for n, p in penalties.items() if update % getattr(p, "every", 1) == 0}
     return {name: penalty(judge, real, fake, update) for name, penalty in due.items()}
-
-
-def is_due(penalty: Penalty, update: int) -> bool:
-    """Whether a lazy penalty is paid at this discriminator update."""
-    return update % getattr(penalty, "every", 1) == 0 and getattr(penalty, "weight", 1) != 0

@@ -20,7 +20,9 @@ from gan.signature import (
     Positive,
     Whole,
     conform,
+    listed,
     nearest,
+    require_plain,
 )
 
 __all__ = [
@@ -71,12 +73,12 @@ def register(
     def add(build: T) -> T:
         signature = inspect.signature(build).parameters
         parameters = {key: value for key, value in signature.items() if key not in tuple(given)}
-        _require_plain(f"{kind}/{name}", parameters)
+        require_plain(f"{kind}/{name}", parameters)
         if name in _entries.setdefault(kind, {}) and _entries[kind][name].build is not build:
             raise ConfigError(f"{kind}/{name} is registered already; choose another name")
         _entries[kind][name] = Entry(kind, name, build, parameters, tuple(given))
         defaults = {
-            key: "???" if value.default is value.empty else _plain(value.default)
+            key: "???" if value.default is value.empty else listed(value.default)
             for key, value in parameters.items()
         }
         node = {"name": name, **defaults, **interpolations}
@@ -89,11 +91,6 @@ def register(
 def names(kind: str) -> list[str]:
     """The registered names of a kind, sorted."""
     return sorted(_entries.get(kind, {}))
-
-
-def kinds() -> list[str]:
-    """The registered kinds, sorted."""
-    return sorted(_entries)
 
 
 def entry(kind: str, name: str, path: str = "") -> Entry:
@@ -109,21 +106,3 @@ def entry(kind: str, name: str, path: str = "") -> Entry:
 def create(kind: str, name: str, **values: Any) -> Any:
     """Build a registered name with the same checks as the command line."""
     return entry(kind, name).create(values)
-
-
-def _plain(default: Any) -> Any:
-    return list(default) if isinstance(default, tuple) else default
-
-
-def _require_plain(where: str, parameters: Mapping[str, inspect.Parameter]) -> None:
-    for key, value in parameters.items():
-        if value.kind in (value.VAR_KEYWORD, value.VAR_POSITIONAL) or isinstance(
-            value.annotation, str
-        ):
-            raise ConfigError(
-                f"{where}: parameter {key!r} needs a plain name and a real annotation"
-            )
-        if value.annotation is value.empty:
-            raise ConfigError(
-                f"{where}: parameter {key!r} needs an annotation, or a place in `given`"
-            )

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from gan import checkpoint
+from gan.check import Checked
 from gan.registry import ConfigError
 
 # what may change between runs in one run directory
@@ -51,6 +52,15 @@ def previous(
             f"resume={resume} does not exist; use auto, never or a checkpoint's folder"
         )
     return Path(resume)
+
+
+def fix_lengths(checked: Checked) -> None:
+    """A schedule whose length was left open lasts as long as the run that starts it."""
+    settings = checked.settings
+    planned = {"generator": settings.steps, "discriminator": settings.discriminator_updates()}
+    for side, node in checked.values["schedule"].items():
+        node["length"] = node["length"] or planned[side]
+        checked.entries[f"schedule.{side}"][1]["length"] = node["length"]
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:

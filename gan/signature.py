@@ -144,3 +144,23 @@ def _words(annotation: Any) -> str:
     words = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
     fallback = {list: "a list", tuple: "a list", dict: "a mapping"}
     return words.get(annotation) or fallback.get(get_origin(annotation), str(annotation))
+
+
+def listed(default: Any) -> Any:
+    """A default as YAML writes it: tuples are lists there."""
+    return list(default) if isinstance(default, tuple) else default
+
+
+def require_plain(where: str, parameters: Mapping[str, inspect.Parameter]) -> None:
+    """Refuse a signature that cannot be configured: missing annotations, collected arguments."""
+    for key, value in parameters.items():
+        if value.kind in (value.VAR_KEYWORD, value.VAR_POSITIONAL) or isinstance(
+            value.annotation, str
+        ):
+            raise ConfigError(
+                f"{where}: parameter {key!r} needs a plain name and a real annotation"
+            )
+        if value.annotation is value.empty:
+            raise ConfigError(
+                f"{where}: parameter {key!r} needs an annotation, or a place in `given`"
+            )

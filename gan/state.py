@@ -1,14 +1,69 @@
 """All that a run consists of, as names and tensors, and back again."""
 
 from collections.abc import Iterable
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from gan import checkpoint
 from gan.average import Average
 from gan.player import Player
-from gan.recipe import Recipe
+from gan.recipe import Batch, Recipe
+from gan.settings import Settings
+
+
+class Stream(Protocol):
+    """Endless batches with a position that can be stored."""
+
+    position: int
+
+    def __next__(self) -> Batch:
+        """The next batch."""
+
+    def close(self) -> None:
+        """Stop reading ahead."""
+
+
+class Run(Protocol):
+    """The parts of a trainer that make up its state."""
+
+    recipe: Recipe
+    average: Average | None
+    players: tuple[Player, Player]
+    settings: Settings
+    device: torch.device
+    config: str
+    run_id: str
+    stream: Stream
+
+    def counts(self) -> dict[str, int]:
+        """The clocks."""
+
+
+def save(run: Run, folder: Path) -> None:
+    """Write a verified checkpoint and drop the oldest ones."""
+    networks, optimizers, rest = gather(run.recipe, run.average, run.players)
+    counts = run.counts()
+    checkpoint.save(
+        folder,
+        counts["step"],
+        run_id=run.run_id,
+        networks=networks,
+        optimizers=optimizers,
+        state={**rest, **counts, "position": run.stream.position},
+        config=run.config,
+        facts={"device": str(run.device), "threads": torch.get_num_threads()},
+    )
+    checkpoint.rotate(folder, run.run_id, run.settings.keep)
+
+
+def resume(run: Run, path: Path) -> dict[str, Any]:
+    """Put a checkpoint back in place; returns its plain values."""
+    stored = checkpoint.load(path)
+    spread(stored, run.recipe, run.average, run.players)
+    return stored.state
 
 
 def gather(
@@ -21,7 +76,7 @@ def gather(
     for player in players:
         tensors, groups[player.name] = checkpoint.flatten(player.optimizer)
         optimizers |= {f"{player.name}/{name}": tensor for name, tensor in tensors.items()}
-    counts = None if average is None else average.counts()
+    counts = {} if average is None else {"updates": average.updates, "images": average.images}
     return networks, optimizers, {"optimizers": groups, "average": counts}
 
 
@@ -45,7 +100,8 @@ def spread(
         }
         checkpoint.unflatten(player.optimizer, tensors, stored.state["optimizers"][player.name])
     if average is not None:
-        average.resume(stored.state["average"])
+        counts = stored.state["average"]
+        average.updates, average.images = counts["updates"], counts["images"]
 
 
 def _networks(recipe: Recipe, average: Average | None) -> dict[str, Tensor]:

@@ -3,30 +3,19 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import nn
 
-from gan import checkpoint, distributed, state
+from gan import distributed, state
 from gan.average import Average
 from gan.monitor import Monitor
 from gan.player import Losses, Player
 from gan.recipe import Batch, Recipe, detached
 from gan.settings import Settings
 from gan.signals import Stop
-
-
-class Stream(Protocol):
-    """Endless batches with a position that can be stored."""
-
-    position: int
-
-    def __next__(self) -> Batch:
-        """The next batch."""
-
-    def close(self) -> None:
-        """Stop reading ahead."""
+from gan.state import Stream
 
 
 class Trainer:
@@ -51,6 +40,7 @@ class Trainer:
         """`config` is the resolved configuration as text, kept in every checkpoint."""
         self.recipe, self.stream, self.average = recipe, stream, average
         self.generator, self.discriminator = generator, discriminator
+        self.players = generator, discriminator
         self.settings, self.monitor, self.seed = settings, monitor, seed
         self.config, self.run_id = config, run_id
         self.device = generator.parameters[0].device
@@ -121,7 +111,7 @@ class Trainer:
                 continue
             self.play()
             if self._due(self.settings.log_every):
-                self.monitor.scalars(self.counts(), (self.generator, self.discriminator))
+                self.monitor.scalars(self.counts(), self.players)
             if self._due(self.settings.sample_every):
                 self.monitor.sample(self.counts(), self.recipe, self.generators())
             if self._due(self.settings.measure_every):
@@ -147,32 +137,11 @@ class Trainer:
 
     def save(self) -> dict[str, int]:
         """Write a checkpoint of everything that cannot be recomputed; returns what it stands for."""
-        players = self.generator, self.discriminator
-        networks, optimizers, rest = state.gather(self.recipe, self.average, players)
-        checkpoint.save(
-            self.folder,
-            self.step,
-            run_id=self.run_id,
-            networks=networks,
-            optimizers=optimizers,
-            state={**rest, **self.counts(), "position": self.stream.position},
-            config=self.config,
-            facts={"device": str(self.device), "threads": torch.get_num_threads()},
-        )
-        checkpoint.rotate(self.folder, self.run_id, self.settings.keep)
+        state.save(self, self.monitor.run_dir / "checkpoints")
         return self.counts()
 
     def resume(self, path: Path) -> None:
         """Continue exactly where a checkpoint was written."""
-        stored = checkpoint.load(path)
-        state.spread(stored, self.recipe, self.average, (self.generator, self.discriminator))
-        self.step, self.discriminator_updates = (
-            stored.state["step"],
-            stored.state["discriminator_updates"],
-        )
-        self.stream.position = stored.state["position"]
-
-    @property
-    def folder(self) -> Path:
-        """Where checkpoints are."""
-        return self.monitor.run_dir / "checkpoints"
+        stored = state.resume(self, path)
+        self.step, self.discriminator_updates = stored["step"], stored["discriminator_updates"]
+        self.stream.position = stored["position"]

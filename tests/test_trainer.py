@@ -17,9 +17,7 @@ PENALTIES = names("penalty")
 
 
 def everything(trainer):
-    networks, optimizers, rest = state.gather(
-        trainer.recipe, trainer.average, (trainer.generator, trainer.discriminator)
-    )
+    networks, optimizers, rest = state.gather(trainer.recipe, trainer.average, trainer.players)
     return {**networks, **optimizers}, {
         **rest,
         **trainer.counts(),
@@ -44,7 +42,7 @@ def trace(trainer):
     return turns
 
 
-# -- turns ------------------------------------------------------------------------------------------
+# -- turns
 
 
 @pytest.mark.parametrize(
@@ -93,7 +91,7 @@ def test_lazy_penalty_is_due_by_discriminator_updates(tiny):
     assert paid == [n % 4 == 0 for n in range(2 + 3 * 4)]
 
 
-# -- isolation --------------------------------------------------------------------------------------
+# -- isolation
 
 
 def side_state(trainer, side):
@@ -151,7 +149,7 @@ def test_samples_and_measures_change_nothing(tiny):
         assert_same(everything(quiet), everything(loud))
 
 
-# -- stopping and going on --------------------------------------------------------------------------
+# -- stopping and going on
 
 
 class Interrupted:
@@ -240,7 +238,7 @@ LEFT_OUT = [
 
 @pytest.mark.parametrize("part", LEFT_OUT)
 def test_resume_needs_every_part_of_the_state(tiny, part, monkeypatch):
-    """Leave one part out of what is restored: the run must differ from one that was never stopped."""
+    """Leave one part out of what is restored: the run must differ from an unbroken one."""
     overrides = [
         "trainer.steps=6",
         "trainer.log_every=1",
@@ -271,7 +269,7 @@ def test_resume_needs_every_part_of_the_state(tiny, part, monkeypatch):
         assert_same(everything(whole), everything(second))
 
 
-# -- learning ---------------------------------------------------------------------------------------
+# -- learning
 
 
 def ring(count, generator):

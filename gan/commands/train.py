@@ -4,7 +4,8 @@ import hashlib
 import os
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,9 @@ def job(config: DictConfig) -> None:
 
         trainer = build(values)
     except (ValueError, OSError) as error:
-        raise Mistake(_sentence(error)) from error
+        if HydraConfig.get().mode == RunMode.MULTIRUN or _verbose():
+            raise Mistake(str(error)) from error  # the other jobs go on
+        raise SystemExit(_fail(str(error))) from error  # Hydra adds nothing to this one
     if not trainer.train():
         raise KeyboardInterrupt
 
@@ -73,21 +76,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run from the command line; the exit status: 0 finished, 2 a mistake of the user's, 1 anything else."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     sys.argv = [sys.argv[0], *(switched_on(argument) for argument in given)]
-    verbose = os.environ.get("HYDRA_FULL_ERROR") == "1"
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of exiting
     try:
-        job()
+        with _raising():
+            job()
     except KeyboardInterrupt:
         return 1
+    except SystemExit as stop:
+        return int(stop.code or 0)
     except Mistake as error:
-        if verbose:
+        if _verbose():
             raise
         return _fail(str(error))
     except (HydraException, OmegaConfBaseException) as error:
-        if verbose:
+        if _verbose():
             raise
         return _fail(explained(error, given))
     return 0
+
+
+@contextmanager
+def _raising() -> Iterator[None]:
+    """Hydra raises what goes wrong instead of printing it and exiting."""
+    before = os.environ.get("HYDRA_FULL_ERROR", "")
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        yield
+    finally:
+        os.environ["HYDRA_FULL_ERROR"] = before
 
 
 def explained(error: Exception, overrides: Sequence[str]) -> str:
@@ -125,6 +140,11 @@ def _unknown_key(key: str, overrides: Iterable[str]) -> str:
 def switched_on(argument: str) -> str:
     """An argument as Hydra wants it: penalties are added by naming them: `penalties.r1.weight=10` needs no `+`."""
     return f"++{argument}" if argument.startswith("penalties.") else argument
+
+
+def _verbose() -> bool:
+    """Whether the user wants tracebacks of mistakes."""
+    return os.environ.get("GAN_TRACEBACK") == "1"
 
 
 def _sentence(error: Exception) -> str:

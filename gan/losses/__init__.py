@@ -1,5 +1,5 @@
 """What the players minimise."""
 
-from gan.losses import adversarial, penalties
+from gan.losses import adversarial, labels, penalties, relativistic
 
-__all__ = ["adversarial", "penalties"]
+__all__ = ["adversarial", "labels", "penalties", "relativistic"]

@@ -11,12 +11,12 @@ from gan.data.stream import Stream
 CPU = torch.device("cpu")
 
 
-@pytest.fixture()
+@pytest.fixture
 def glyphs(glyph_store):
     return Glyphs(Store(glyph_store), references=2)
 
 
-@pytest.fixture()
+@pytest.fixture
 def images(glyph_store):
     return Images(Store(glyph_store), label="style")
 
@@ -56,7 +56,9 @@ def test_order_is_a_function_of_seed_and_position_alone(images):
 
 def test_processes_see_disjoint_shares_of_the_same_batches(images):
     whole = Stream(images, 8, seed=0, device=CPU, keys=["real"])
-    shares = [Stream(images, 8, seed=0, device=CPU, keys=["real"], rank=r, size=4) for r in range(4)]
+    shares = [
+        Stream(images, 8, seed=0, device=CPU, keys=["real"], rank=r, size=4) for r in range(4)
+    ]
     for position in range(50):
         together = np.concatenate([share.plan(position).images["real"] for share in shares])
         assert np.array_equal(together, whole.plan(position).images["real"])
@@ -72,7 +74,9 @@ def test_global_random_state_is_untouched(images):
 
 
 def test_too_few_samples_are_refused_with_both_numbers(images):
-    with pytest.raises(ValueError, match=r"trainer\.batch_size=1000 needs as many samples.*gives 280"):
+    with pytest.raises(
+        ValueError, match=r"trainer\.batch_size=1000 needs as many samples.*gives 280"
+    ):
         Stream(images, 1000, seed=0, device=CPU, keys=["real"])
 
 

@@ -39,7 +39,7 @@ def recipe(penalties=("wgan_gp",), **weights):
     )
 
 
-@pytest.fixture()
+@pytest.fixture
 def batch():
     generator = torch.Generator().manual_seed(1)
 
@@ -69,7 +69,9 @@ def test_each_term_equals_its_definition(batch):
     reference = one_of(batch["reference"])
     critique = game.discriminator(batch["prototype"], fakes["image"], reference)
     (classifier,) = game._classifier
-    maps = zip(classifier.features(fakes["image"]), classifier.features(batch["target"]), strict=True)
+    maps = zip(
+        classifier.features(fakes["image"]), classifier.features(batch["target"]), strict=True
+    )
     distances = [((a - b).square().flatten(1).mean(1) + 1e-9).sqrt().mean() for a, b in maps]
     encoded = game.generator.encode_content(fakes["image"]).code
     styled = game.generator.encode_style(fakes["image"]).code
@@ -116,7 +118,9 @@ def test_doubling_a_weight_adds_exactly_its_term(batch, name):
 def test_every_term_has_a_gradient_into_the_generator_and_a_switch(batch, name):
     game = recipe()
     _, terms = generator_terms(game, batch)
-    gradients = torch.autograd.grad(terms[name], list(game.generator.parameters()), allow_unused=True)
+    gradients = torch.autograd.grad(
+        terms[name], list(game.generator.parameters()), allow_unused=True
+    )
     assert any(g is not None and g.abs().sum() > 0 for g in gradients)
     _, without = generator_terms(recipe(**{TERMS[name]: 0.0}), batch)
     assert without.keys() == TERMS.keys() - {name}
