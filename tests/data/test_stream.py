@@ -154,7 +154,7 @@ def test_draws_are_uniform_and_differ_by_purpose_epoch_and_seed():
 
 def test_a_reference_is_never_the_target_and_always_of_its_style(glyphs):
     store, seen = glyphs.store, set()
-    for epoch in range(60):
+    for epoch in range(500):  # 1e5 draws and more
         plan = glyphs.plan(0, epoch, np.arange(len(glyphs)))
         target, reference = plan.images["target"], plan.images["reference"]
         assert (store.fields["style"][target][:, None] == store.fields["style"][reference]).all()
@@ -223,6 +223,26 @@ def test_families_are_never_divided_and_parts_are_disjoint():
 def test_too_few_families_are_refused():
     with pytest.raises(StoreError, match="at least 8 are needed"):
         split_groups(np.array([0, 0, 1, 1]), np.arange(4), 0)
+
+
+def test_a_style_with_one_usable_character_is_refused_by_name(tmp_path):
+    from conftest import TinyGlyphs
+
+    from gan.data.store import build
+
+    class Sparse(TinyGlyphs):
+        def __iter__(self):
+            for record in super().__iter__():
+                if record.fields["style"] != 3 or record.fields["character"] == 0:
+                    yield record
+
+        def fingerprint(self):
+            return "sparse"
+
+    build(Sparse(), tmp_path / "sparse.lmdb", progress=False)
+    with pytest.raises(StoreError, match="style 'style03' has . usable training characters"):
+        for split in range(20):  # in some split the style is trained on
+            Glyphs(Store(tmp_path / "sparse.lmdb"), split=split)
 
 
 def test_unknown_prototype_and_label_are_refused_by_name(glyph_store):

@@ -1,0 +1,87 @@
+"""Schedules equal their formulas at chosen updates; optimizers are torch's own."""
+
+import math
+
+import pytest
+import torch
+
+from gan.build import build
+from gan.registry import create
+
+FORMULAS = {
+    "constant": lambda s: 1.0,
+    "linear": lambda s: 1 - s,
+    "exponential": lambda s: 0.01**s,
+    "cosine": lambda s: 0.5 * (1 + math.cos(math.pi * s)),
+}
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+@pytest.mark.parametrize("update", [0, 1, 25, 50, 99, 100, 200])
+def test_factor_equals_the_formula(name, update):
+    schedule = create("schedule", name, length=100)
+    assert schedule(update) == pytest.approx(FORMULAS[name](min(1.0, update / 100)), abs=1e-12)
+
+
+def test_linear_waits_for_its_start_and_ends_at_its_end():
+    schedule = create("schedule", "linear", length=100, start=0.5, end=0.2)
+    values = [schedule(update) for update in (0, 50, 75, 100)]
+    assert values == pytest.approx([1.0, 1.0, 0.6, 0.2])
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_warmup_rises_in_a_straight_line(name):
+    schedule = create("schedule", name, length=1000, warmup=4)
+    plain = create("schedule", name, length=1000)
+    rises = [schedule(update) / plain(update) for update in range(6)]
+    assert rises == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
+
+
+@pytest.mark.parametrize("name", ["linear", "cosine"])
+def test_rates_of_a_resumed_run_follow_the_formula_on_both_clocks(tiny, name):
+    kinds = [f"schedule@schedule.{side}={name}" for side in ("generator", "discriminator")]
+    lengths = ["schedule.generator.length=10", "schedule.discriminator.length=20"]
+    overrides = [*kinds, *lengths, "trainer.n_critic=2", "trainer.discriminator_warmup=3"]
+    build(tiny("dcgan", *overrides, "trainer.steps=3")).train()
+    trainer = build(tiny("dcgan", *overrides, "trainer.steps=5"))
+    trainer.train()
+    rates = [player.optimizer.param_groups[0]["lr"] for player in trainer.players]
+    last = trainer.step - 1, trainer.discriminator_updates - 1
+    assert last == (4, 12)
+    expected = [2e-4 * FORMULAS[name](last[0] / 10), 2e-4 * FORMULAS[name](last[1] / 20)]
+    assert rates == pytest.approx(expected)
+
+
+def reference(name, parameters):
+    kinds = torch.optim
+    return {
+        "adam": lambda: kinds.Adam(parameters, lr=0.1, betas=(0.3, 0.9), amsgrad=True, weight_decay=0.1),
+        "adamw": lambda: kinds.AdamW(parameters, lr=0.1, betas=(0.5, 0.999), weight_decay=0.1),
+        "sgd": lambda: kinds.SGD(parameters, lr=0.1, momentum=0.9, nesterov=True),
+        "rmsprop": lambda: kinds.RMSprop(parameters, lr=0.1, alpha=0.9, momentum=0.5),
+    }[name]()
+
+
+SETTINGS = {
+    "adam": {"betas": [0.3, 0.9], "amsgrad": True, "weight_decay": 0.1},
+    "adamw": {"weight_decay": 0.1},
+    "sgd": {"momentum": 0.9, "nesterov": True},
+    "rmsprop": {"alpha": 0.9, "momentum": 0.5},
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_every_option_reaches_torch(name):
+    results = []
+    for make in (
+        lambda p: create("optimizer", name, parameters=p, lr=0.1, **SETTINGS[name]),
+        lambda p: reference(name, p),
+    ):
+        weight = torch.nn.Parameter(torch.tensor([1.0, -2.0, 3.0]))
+        optimizer = make([weight])
+        for _ in range(5):
+            optimizer.zero_grad()
+            (weight**4).sum().backward()
+            optimizer.step()
+        results.append(weight.detach())
+    torch.testing.assert_close(*results)

@@ -1,0 +1,181 @@
+"""Switches of the training, each from the configuration, each with what it must and must not move."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from gan import state
+from gan.build import build
+from gan.commands import train
+from gan.registry import ConfigError
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+def weights(module):
+    return [p.detach().clone() for p in module.parameters()]
+
+
+def moved(before, module):
+    pairs = zip(before, module.parameters(), strict=True)
+    return [not torch.equal(a, b) for a, b in pairs]
+
+
+# -- stopping gradients, four ways
+
+
+def test_frozen_submodules_are_not_trained_and_the_others_are(tiny):
+    values = tiny("wnet")
+    values["freeze"] = ["generator.style_encoder", "discriminator.first"]
+    trainer = build(values)
+    generator, discriminator = trainer.recipe.generator, trainer.recipe.discriminator
+    kept = weights(generator.style_encoder), weights(discriminator.first)
+    free = weights(generator.decoder), weights(discriminator.inner)
+    trainer.train()
+    assert not any(moved(kept[0], generator.style_encoder))
+    assert not any(moved(kept[1], discriminator.first))
+    assert all(p.grad is None for p in generator.style_encoder.parameters())
+    assert any(moved(free[0], generator.decoder))
+    assert any(moved(free[1], discriminator.inner))
+
+
+def test_a_submodule_frozen_until_a_step_is_trained_from_it_on(tiny):
+    values = tiny("wnet")
+    values["freeze"] = {"generator.decoder": 2}
+    trainer = build(values)
+    decoder = trainer.recipe.generator.decoder
+    history = []
+    for _ in range(4):
+        before = weights(decoder)
+        trainer.play()
+        history.append(any(moved(before, decoder)))
+    assert history == [False, False, True, True]
+    trainer.stream.close()
+
+
+def test_thawing_survives_a_resume(tiny):
+    def values(run_dir, steps):
+        composed = tiny("dcgan", f"run_dir={run_dir}", f"trainer.steps={steps}", "trainer.n_critic=2")
+        composed["freeze"] = {"generator.inner": 3, "discriminator.inner": 5}
+        composed["schedule"] = {side: {"name": "constant"} for side in ("generator", "discriminator")}
+        return composed
+
+    whole = build(values("whole", 5))
+    whole.train()
+    build(values("parts", 2)).train()
+    again = build(values("parts", 5))
+    again.train()
+    first = state.gather(whole.recipe, whole.averages, whole.players)[0]
+    second = state.gather(again.recipe, again.averages, again.players)[0]
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_rate_of_zero_keeps_a_submodule_and_another_scales_its_first_step(tiny):
+    values = tiny("wnet")
+    values["rates"] = {"generator.style_encoder": 0.0, "generator.content_encoder": 5e-6}
+    trainer = build(values)
+    generator = trainer.recipe.generator
+    before = {name: weights(child) for name, child in generator.named_children()}
+    trainer.play()
+
+    def move(name):
+        pairs = zip(before[name], getattr(generator, name).parameters(), strict=True)
+        return max((a - b).abs().max().item() for a, b in pairs)
+
+    assert move("style_encoder") == 0
+    assert move("content_encoder") == pytest.approx(5e-6, rel=0.05)  # Adam's first step is its rate
+    assert move("decoder") == pytest.approx(5e-4, rel=0.05)
+    trainer.stream.close()
+
+
+def test_unknown_submodules_are_refused_with_the_nearest(tiny):
+    values = tiny("wnet")
+    values["freeze"] = ["generator.decodr"]
+    with pytest.raises(ConfigError, match=r"freeze: generator\.decodr.*did you mean 'generator\.decoder'"):
+        build(values)
+    values = tiny("wnet")
+    values["rates"] = {"generator.decodr": 1.0}
+    with pytest.raises(ConfigError, match=r"rates: generator\.decodr.*did you mean 'generator\.decoder'"):
+        build(values)
+
+
+def test_detach_and_no_grad_leave_no_graph(tiny):
+    trainer = build(tiny("dcgan"))
+    _, fakes = trainer.discriminate(shared=False)
+    assert not fakes["image"].requires_grad  # made without a graph where the generator has no turn
+    _, fakes = trainer.discriminate(shared=True)
+    assert fakes["image"].requires_grad
+    assert all(p.grad is None for p in trainer.recipe.generator.parameters())
+    trainer.stream.close()
+
+
+# -- clipping, averages, warnings
+
+
+def test_the_norm_before_clipping_is_logged(tiny):
+    free = build(tiny("dcgan", "run_dir=free", "trainer.log_every=1", "trainer.steps=1"))
+    free.train()
+    overrides = ["clip.generator.norm=1e-3", "run_dir=clipped", "trainer.log_every=1", "trainer.steps=1"]
+    build(tiny("dcgan", *overrides)).train()
+    norms = [
+        json.loads(Path(folder, "metrics.jsonl").read_text().splitlines()[0])["generator/gradient_norm"]
+        for folder in ("free", "clipped")
+    ]
+    assert norms[0] == pytest.approx(norms[1], rel=1e-5)
+    assert norms[1] > 1e-2
+
+
+def test_both_averages_stand_side_by_side(tiny):
+    trainer = build(tiny("wnet", "average=both", "average.halflife=50"))
+    assert list(trainer.generators()) == ["raw", "uniform", "ema"]
+    trainer.train()
+    line = Path("run/metrics.jsonl").read_text()
+    for tag in ("metric/validation_l1", "metric/raw_validation_l1", "metric/uniform_validation_l1"):
+        assert f'"{tag}"' in line
+    again = build(tiny("wnet", "average=both", "average.halflife=50", "trainer.steps=5"))
+    assert again.averages["uniform"].updates == again.averages["ema"].updates == 4
+
+
+def test_wasserstein_without_any_constraint_warns(tiny, capsys):
+    build(tiny("dcgan", "adversarial=wasserstein")).stream.close()
+    assert "nothing keeps the discriminator Lipschitz" in capsys.readouterr().out
+    for constraint in ("clip.discriminator.weights=0.01", "discriminator.norm=spectral"):
+        build(tiny("dcgan", "adversarial=wasserstein", constraint, f"run_dir={constraint[:4]}")).stream.close()
+        assert "Lipschitz" not in capsys.readouterr().out
+
+
+# -- a user's own parts
+
+
+def test_the_readmes_plugin_trains_as_it_stands(monkeypatch, tmp_path, glyph_store):
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    (plugin,) = (block for block in blocks if "@register" in block)
+    assert len(plugin.splitlines()) <= 40
+    (command,) = re.findall(r"python train\.py (plugins=.*)", README.read_text())
+    (tmp_path / "my_gan.py").write_text(plugin)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    small = [f"data.path={glyph_store}", "data=fonts", "image.size=16", "trainer.batch_size=8"]
+    status = train.main([*command.split(), *small, "discriminator.width=4", "trainer.steps=2"])
+    assert status == 0
+    line = json.loads(Path("runs/dcgan-fonts/metrics.jsonl").read_text().splitlines()[-1])
+    assert line["generator/moment"] > 0
+
+
+def test_a_missing_plugin_is_a_mistake(monkeypatch, tmp_path, capfd):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    assert train.main(["plugins=[nowhere]"]) == 2
+    assert "plugins=[nowhere]" in capfd.readouterr().err
+
+
+def test_hparams_hold_the_settings_and_the_final_metrics(tiny):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    build(tiny("wnet", "seed=7")).train()
+    summary = EventAccumulator("run/tensorboard").Reload().summary_metadata
+    assert any(tag.startswith("_hparams_/session_start_info") for tag in summary)
