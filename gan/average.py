@@ -4,16 +4,14 @@ import copy
 from abc import ABC, abstractmethod
 
 import torch
-from torch import nn
-
-from gan.registry import Count, NonNegative, Positive, register
+from torch import Tensor, nn
 
 
 class Average(nn.Module, ABC):
     """A second generator whose parameters follow the first one's.
 
-    Parameters are averaged in fp32 and buffers copied: averaged power-iteration vectors would let the
-    spectral norm exceed 1, averaged counters mean nothing.
+    Parameters are averaged in fp32 and buffers copied: averaged power-iteration vectors would let
+    the spectral norm exceed 1, averaged counters mean nothing.
     """
 
     def __init__(self, generator: nn.Module) -> None:
@@ -22,7 +20,7 @@ class Average(nn.Module, ABC):
         self.generator = copy.deepcopy(generator).eval().requires_grad_(False)
         self.updates = 0
         self.images = 0
-        self._averaged = list(self.generator.parameters())
+        self._averaged: list[Tensor] = list(self.generator.parameters())
         self._buffers_here = list(self.generator.buffers())
 
     @abstractmethod
@@ -44,25 +42,21 @@ class Average(nn.Module, ABC):
         """The averaged generator, ready to draw: power iterations have followed its weights."""
         for module in self.generator.modules():
             for name, entries in getattr(module, "parametrizations", {}).items():
-                entries.train()  # a spectral norm iterates once whenever its weight is read in training
+                entries.train()  # a spectral norm iterates once per reading in training
                 for _ in range(20):
                     getattr(module, name)
                 entries.eval()
         return self.generator
 
 
-@register("average", "ema", given=("generator",))
 class Ema(Average):
     """Exponential average with a half-life in images, hence the same at any batch size.
 
-    With `rampup` the half-life is at most that share of the images seen, so the first update copies.
+    With `rampup` the half-life is at most that share of the images seen: the first update copies.
     Karras et al. 2020, arXiv:2006.06676.
     """
 
-    def __init__(
-        self, generator: nn.Module, halflife: Positive = 10_000.0, rampup: NonNegative | None = 0.05
-    ) -> None:
-        """Half-life in images."""
+    def __init__(self, generator: nn.Module, halflife: float, rampup: float | None = 0.05) -> None:
         super().__init__(generator)
         self.halflife, self.rampup = halflife, rampup
 
@@ -73,23 +67,16 @@ class Ema(Average):
         return 1.0 - 0.5 ** (images / halflife) if halflife > 0 else 1.0
 
 
-@register("average", "uniform", given=("generator",))
 class Uniform(Average):
-    """The arithmetic mean of the parameters after every update from `start` on.
+    """The mean of the parameters after every update from the `start`-th on; before, a copy.
 
     Izmailov et al. 2018, arXiv:1803.05407; Yazici et al. 2019, arXiv:1806.04498.
     """
 
-    def __init__(self, generator: nn.Module, start: Count = 1) -> None:
-        """`start` is the first generator update that counts; before it the average is a copy."""
+    def __init__(self, generator: nn.Module, start: int = 1) -> None:
         super().__init__(generator)
         self.start = start
 
     def weight(self, images: int) -> float:
         """1 / n for the n-th update that counts."""
         return 1.0 / max(1, self.updates + 2 - self.start)
-
-
-@register("average", "none", given=("generator",))
-def none(generator: nn.Module) -> None:
-    """No average: the raw generator is sampled and measured."""

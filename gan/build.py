@@ -1,12 +1,13 @@
 """From a configuration to a Trainer: the only place that knows every part."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 import yaml
 
-from gan import checkpoint, distributed, features, rundir
+from gan import checkpoint, distributed, features, parts, rundir
 from gan.check import SIDES, Checked, check, require_keys
 from gan.data.stream import Stream
 from gan.metrics.evaluation import GlyphEvaluation
@@ -21,6 +22,8 @@ Say = Callable[[str], None]
 def build(config: Mapping[str, Any], say: Say = print) -> Trainer:
     """A trainer ready to train, resumed from its newest checkpoint where there is one."""
     checked = check(config)
+    for note in checked.notes:
+        say(note)
     resumed = rundir.previous(checked.run_dir, checked.resume, checked.values, say)
     rundir.fix_lengths(checked)
     torch.set_float32_matmul_precision("high")  # TF32 where the device has it
@@ -28,21 +31,16 @@ def build(config: Mapping[str, Any], say: Say = print) -> Trainer:
     dataset = checked.create("data")
     require_keys(checked, dataset.gives)
     reads = checked.entries["recipe"][0].build.reads
-    stream = Stream(
-        dataset,
-        checked.settings.batch_size,
-        checked.seed,
-        device,
-        reads,
-        rank=distributed.rank(),
-        size=distributed.size(),
-    )
+    ranks = {"rank": distributed.rank(), "size": distributed.size()}
+    stream = Stream(dataset, checked.settings.batch_size, checked.seed, device, reads, **ranks)
     recipe = _recipe(checked, dataset, stream, device, say)
+    asleep = parts.freeze(recipe, checked.freeze)
     trainer = Trainer(
         recipe,
-        *(_player(checked, recipe, side) for side in SIDES),
+        generator=_player(checked, recipe, "generator", asleep),
+        discriminator=_player(checked, recipe, "discriminator", asleep),
         stream=stream,
-        average=checked.create("average", generator=recipe.generator),
+        averages=checked.create("average", generator=recipe.generator),
         settings=checked.settings,
         monitor=Monitor(
             checked.run_dir,
@@ -79,15 +77,20 @@ def _recipe(
         },
         classifier=features.classifier_for(checked, dataset, stream, device, say),
     )
-    return recipe.to(device, memory_format=torch.channels_last)
+    return recipe.to(device).to(memory_format=torch.channels_last)
 
 
-def _player(checked: Checked, recipe: Recipe, side: str) -> Player:
-    module = recipe.get_submodule(side)
+def _player(checked: Checked, recipe: Recipe, side: str, asleep: parts.Asleep) -> Player:
     (opponent,) = (recipe.get_submodule(other) for other in SIDES if other != side)
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    optimizer = checked.create(f"optimizer.{side}", parameters=parameters)
-    schedule = checked.create(f"schedule.{side}")
+    groups = parts.groups(recipe, side, checked.rates)
     return Player(
-        side, module, opponent, optimizer, schedule, checked.clip[side], recipe.statistics
+        side,
+        recipe.get_submodule(side),
+        opponent,
+        checked.create(f"optimizer.{side}", parameters=groups),
+        checked.create(f"schedule.{side}"),
+        checked.clip[side],
+        recipe.statistics,
+        asleep[side],
+        partial(checked.settings.autocast, distributed.device(checked.settings.device)),
     )

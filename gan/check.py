@@ -1,4 +1,4 @@
-"""A composed configuration against the registered signatures, before anything is built or written."""
+"""A configuration against the registered signatures, before anything is built or written."""
 
 import inspect
 from collections.abc import Collection, Mapping
@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from gan import distributed, registry
-from gan.registry import ConfigError, Entry, Whole
+from gan.registry import ConfigError, Entry, NonNegative, Whole
 from gan.settings import Clip, Image, Settings
 from gan.signature import coerce, conform, nearest
 
@@ -37,6 +38,9 @@ KNOWN = (
     "run_dir",
     "resume",
     "sweep",
+    "plugins",
+    "freeze",
+    "rates",
 )
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
@@ -51,6 +55,9 @@ class Checked:
     seed: int
     run_dir: Path
     resume: str
+    freeze: list[str] | dict[str, int]
+    rates: dict[str, float]
+    notes: list[str]  # what the user should know before training
     values: dict[str, Any]  # the whole configuration, plain, with every default filled in
 
     def create(self, section: str, **given: Any) -> Any:
@@ -86,6 +93,9 @@ def check(config: Mapping[str, Any]) -> Checked:
         "seed": coerce(Whole, config.get("seed"), "seed"),
         "run_dir": coerce(str, config.get("run_dir"), "run_dir"),
         "resume": coerce(str, config.get("resume"), "resume"),
+        "plugins": coerce(list[str], config.get("plugins") or [], "plugins"),
+        "freeze": coerce(list[str] | dict[str, Whole], config.get("freeze") or [], "freeze"),
+        "rates": coerce(dict[str, NonNegative], config.get("rates") or {}, "rates"),
         "image": image,
         "trainer": asdict(settings),
         "clip": {side: asdict(clip[side]) for side in SIDES},
@@ -93,9 +103,17 @@ def check(config: Mapping[str, Any]) -> Checked:
     }
     for section, (chosen, arguments) in entries.items():
         _place(values, section, {"name": chosen.name, **arguments})
-    run_dir = Path(values["run_dir"])
     checked = Checked(
-        entries, clip, settings, values["seed"], run_dir, values["resume"], _plain(values)
+        entries,
+        clip,
+        settings,
+        values["seed"],
+        Path(values["run_dir"]),
+        values["resume"],
+        values["freeze"],
+        values["rates"],
+        [],
+        _plain(values),
     )
     _contradictions(checked)
     _rehearse(checked)
@@ -108,8 +126,8 @@ def require_keys(checked: Checked, gives: Collection[str]) -> None:
     missing = [key for key in recipe.build.reads if key not in gives]
     if missing:
         raise ConfigError(
-            f"recipe={recipe.name} reads {', '.join(missing)} from each batch, which data={data.name} "
-            f"does not give (it gives {', '.join(gives)})"
+            f"recipe={recipe.name} reads {', '.join(missing)} from each batch, which "
+            f"data={data.name} does not give (it gives {', '.join(gives)})"
         )
 
 
@@ -152,7 +170,8 @@ def _contradictions(checked: Checked) -> None:
     settings = checked.settings
     if settings.batch_size % distributed.size():
         raise ConfigError(
-            f"trainer.batch_size={settings.batch_size} cannot be split over {distributed.size()} processes"
+            f"trainer.batch_size={settings.batch_size} cannot be split over "
+            f"{distributed.size()} processes"
         )
     if isinstance(settings.n_critic, dict) and 0 not in settings.n_critic:
         raise ConfigError("trainer.n_critic must say from step 0 on, as in {0: 5, 1000: 1}")
@@ -161,7 +180,7 @@ def _contradictions(checked: Checked) -> None:
 
 
 def _rehearse(checked: Checked) -> None:
-    """Build both networks without memory: what they cannot serve is refused before data are touched."""
+    """Build both networks without memory, to refuse what they cannot serve before touching data."""
     facts = {
         "styles": 2,
         "characters": 2,
@@ -170,14 +189,29 @@ def _rehearse(checked: Checked) -> None:
     with torch.device("meta"):
         checked.create("generator", **facts)
         discriminator = checked.create("discriminator", **facts)
-    if checked.penalties() and any(
-        isinstance(module, BATCH_NORMS) for module in discriminator.modules()
-    ):
+    _mind_the_norm(checked, discriminator)
+    _mind_the_slope(checked, discriminator)
+
+
+def _mind_the_norm(checked: Checked, discriminator: nn.Module) -> None:
+    if checked.penalties() and any(isinstance(m, BATCH_NORMS) for m in discriminator.modules()):
         penalty = checked.penalties()[0]
         raise ConfigError(
-            f"{penalty} needs each logit to depend on its own sample alone, but batch norm in the discriminator "
-            "mixes the batch: set discriminator.norm to layer, instance, group, spectral or none, or "
-            f"{penalty}.weight to 0"
+            f"{penalty} needs each logit to depend on its own sample alone, but batch norm in the "
+            "discriminator mixes the batch: set discriminator.norm to layer, instance, group, "
+            f"spectral or none, or {penalty}.weight to 0"
+        )
+
+
+def _mind_the_slope(checked: Checked, discriminator: nn.Module) -> None:
+    normed = any(is_parametrized(module) for module in discriminator.modules())
+    loss = checked.entries["adversarial"][0]
+    limited = checked.penalties() or checked.clip["discriminator"].weights is not None or normed
+    if getattr(loss.build, "constrained", False) and not limited:
+        checked.notes.append(
+            f"adversarial={loss.name}: nothing keeps the discriminator Lipschitz, so training may "
+            "diverge; try penalties.wgan_gp.weight=10, clip.discriminator.weights=0.01 or "
+            "discriminator.norm=spectral"
         )
 
 

@@ -41,8 +41,8 @@ def device(wanted: str) -> torch.device:
 def seed(root: int, side: str, count: int, device: torch.device) -> None:
     """Make what follows a function of (root seed, side, count, rank) alone.
 
-    Sets the generators in use directly: `torch.manual_seed` would visit every device. The CPU generator
-    reads 32 bits of a seed, hence the hash.
+    Sets the generators in use directly: `torch.manual_seed` would visit every device. The CPU
+    generator reads 32 bits of a seed, hence the hash.
     """
     value = zlib.crc32(f"{root}/{side}/{count}/{rank()}".encode())
     random.seed(value)
@@ -55,8 +55,9 @@ def seed(root: int, side: str, count: int, device: torch.device) -> None:
 def average_gradients(parameters: Sequence[Tensor]) -> None:
     """Replace every gradient by its mean over the processes, in one flat all-reduce.
 
-    The buffer always has the full length: a rank without some gradient contributes zeros and a mark, and a
-    gradient that is absent everywhere stays None (Adam would move a weight whose gradient is zero).
+    The buffer always has the full length: a rank without some gradient contributes zeros and a
+    mark, and a gradient that is absent everywhere stays None (Adam would move a weight whose
+    gradient is zero).
     """
     if size() == 1:
         return
@@ -68,6 +69,6 @@ def average_gradients(parameters: Sequence[Tensor]) -> None:
     torch.distributed.all_reduce(flat)
     marks, flat = flat[: len(present)].tolist(), flat[len(present) :] / size()
     for parameter, mark, part in zip(
-        parameters, marks, flat.split([p.numel() for p in parts]), strict=True
+        parameters, marks, torch.split(flat, [p.numel() for p in parts]), strict=True
     ):
         parameter.grad = part.view_as(parameter).clone() if mark else None

@@ -1,157 +1,240 @@
-"""A classifier trained once per training set and kept: features for losses."""
+"""Classifiers trained once per training set and kept: features for losses, judges of images."""
 
+import fcntl
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import yaml
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 from tqdm import trange
 
-from gan import checkpoint, distributed
+from gan import checkpoint
 from gan.check import Checked
+from gan.checkpoint import Checkpoint
 from gan.data.stream import Stream
-
-Read = Callable[[np.ndarray], Tensor]
+from gan.networks.pretrained import rebuilt, stored
+from gan.registry import create
 
 FOLDER = Path("data/classifiers")
-FORMAT = 1  # rises when the training below changes, so that older classifiers are not reused
+EPOCHS = 14
+FORMAT = 2  # rises when the training below changes, so that older classifiers are not reused
+
+Say = Callable[[str], None]
+
+
+class Lesson(NamedTuple):
+    """What a classifier learns: the labels of some rows of a store."""
+
+    images: Callable[[np.ndarray], Tensor]  # rows [N] to images [N, C, H, W] on the device
+    rows: np.ndarray
+    labels: Mapping[str, np.ndarray]  # [N] by field
+    content: str  # the store's content hash
+
+
+class Training(NamedTuple):
+    """How a classifier learns."""
+
+    epochs: int = EPOCHS
+    held_out: float = 0.0  # share of the rows that are only looked at in the end
+    loss: str = "cross_entropy"  # a registered classification loss
+
+
+class Fitted(NamedTuple):
+    """A frozen classifier, the share it names rightly by part and field, and where it is kept."""
+
+    network: nn.Module
+    accuracy: dict[str, dict[str, float]]  # `training` and, where there are such rows, `held_out`
+    path: Path
 
 
 def classifier_for(
-    checked: Checked, dataset: Any, stream: Stream, device: torch.device, say: Callable[[str], None]
+    checked: Checked, dataset: Any, stream: Stream, device: torch.device, say: Say
 ) -> nn.Module | None:
     """The frozen classifier behind a recipe's feature loss, for recipes that look through one."""
     recipe, settings = checked.entries["recipe"]
     if "classifier" not in recipe.given or not recipe.build.needs_classifier(settings):
         return None
+    if settings["feature_source"] != "classifier":
+        channels = checked.values["image"]["channels"]
+        return stored(Path(settings["feature_source"]), channels).to(device)
+    chosen, arguments = checked.entries["classifier"]
     rows, labels = dataset.labelled()
-    classes = {name: int(label.max()) + 1 for name, label in labels.items()}
-    return fitted(
-        lambda: checked.create("classifier", classes=classes),
-        stream.images,
-        rows,
-        labels,
-        dataset.store.content_hash,
-        FOLDER,
-        device,
-        say=say,
-    )
+    lesson = Lesson(stream.images, rows, labels, dataset.store.content_hash)
+    return fitted({"name": chosen.name, **arguments}, lesson, device, say=say).network
 
 
 def fitted(
-    make: Callable[[], nn.Module],
-    read: Read,
-    rows: np.ndarray,
-    labels: Mapping[str, np.ndarray],
-    content: str,
-    folder: Path,
+    settings: Mapping[str, Any],
+    lesson: Lesson,
     device: torch.device,
-    epochs: int = 15,
-    say: Callable[[str], None] = print,
-) -> nn.Module:
-    """A frozen classifier of these rows of a store, from `folder` or trained now and kept there.
+    training: Training = Training(),  # noqa: B008 - immutable
+    folder: Path | None = None,
+    say: Say = print,
+) -> Fitted:
+    """A registered classifier with these settings that has learnt the lesson, now or earlier.
 
-    `read` maps rows to images [N, C, H, W], `content` is the store's content hash, `labels` [N] by field.
+    It is kept in `folder`; by default, in one under FOLDER that only the same lesson leads to.
+    Processes that want the same one train it once: the others wait.
+
+    Raises: ValueError where the folder holds another classifier.
     """
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(0)
-        classifier = make().to(device)
-        key = _key(classifier, rows, labels, content, epochs)
-        kept = checkpoint.newest(folder / key, say)
-        if kept is None:
-            say(f"training the classifier of the feature loss on {len(rows)} images, once")
-            accuracy = _fit(classifier, read, rows, labels, device, epochs)
-            shares = ", ".join(f"{name} {share:.1%}" for name, share in accuracy.items())
-            say(f"the classifier names its training images: {shares}; kept in {folder / key}")
-            if distributed.rank() == 0:
-                state = {"accuracy": accuracy}
-                checkpoint.save(
-                    folder / key,
-                    epochs,
-                    run_id=key,
-                    networks=classifier.state_dict(),
-                    optimizers={},
-                    state=state,
-                    config="",
-                )
-        else:
-            stored = checkpoint.load(kept, networks_only=True)
-            checkpoint.restore(classifier.state_dict(), stored.networks, f"classifier {kept}")
-    return classifier.eval().requires_grad_(False)
+    classes = {name: int(label.max()) + 1 for name, label in lesson.labels.items()}
+    description = {**settings, "classes": classes}
+    key = _key(description, lesson, training)
+    folder = folder or FOLDER / key
+    kept = _kept(folder, key, lambda _: None)
+    if kept is None:
+        with _alone(folder, say):
+            kept = _kept(folder, key, say)  # another process may have been here first
+            if kept is None:
+                path = _train_and_keep(description, lesson, training, device, folder, key, say)
+                kept = checkpoint.load(path, networks_only=True)
+    return Fitted(rebuilt(kept).to(device), kept.state["accuracy"], folder)
 
 
-def _key(
-    classifier: nn.Module,
-    rows: np.ndarray,
-    labels: Mapping[str, np.ndarray],
-    content: str,
-    epochs: int,
-) -> str:
+def _key(description: Mapping[str, Any], lesson: Lesson, training: Training) -> str:
     """Changes with the images, their labels, the network and its training."""
-    shapes = {name: list(value.shape) for name, value in classifier.state_dict().items()}
-    facts = json.dumps([FORMAT, content, epochs, sorted(labels), shapes])
+    facts = json.dumps([FORMAT, lesson.content, description, training], sort_keys=True)
     digest = hashlib.sha256(facts.encode())
-    for numbers in (rows, *(labels[name] for name in sorted(labels))):
+    for numbers in (lesson.rows, *(lesson.labels[name] for name in sorted(lesson.labels))):
         digest.update(np.ascontiguousarray(numbers, dtype=np.int64).tobytes())
     return digest.hexdigest()[:16]
 
 
+def _kept(folder: Path, key: str, say: Say) -> Checkpoint | None:
+    """The classifier of this key, where it is in the folder and whole."""
+    path = checkpoint.newest(folder, say)
+    kept = checkpoint.load(path, networks_only=True) if path else None
+    if kept and kept.manifest["run_id"] != key:
+        raise ValueError(
+            f"{folder} holds another classifier (of other images, labels or settings): choose "
+            "another folder, or remove that one"
+        )
+    return kept
+
+
+@contextmanager
+def _alone(folder: Path, say: Say) -> Iterator[None]:
+    """One process at a time trains for a folder; what a dead one held is free again."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"waiting for the process that trains the classifier in {folder}")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _train_and_keep(
+    description: Mapping[str, Any],
+    lesson: Lesson,
+    training: Training,
+    device: torch.device,
+    folder: Path,
+    key: str,
+    say: Say,
+) -> Path:
+    """Train, test and save; the path of the checkpoint."""
+    seen, unseen = _split(len(lesson.rows), training.held_out)
+    say(f"training a classifier of {', '.join(lesson.labels)} on {len(seen)} images, once")
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(0)
+        classifier = create("classifier", **description).to(device)
+        _fit(classifier, lesson, seen, training, device)
+    accuracy = {"training": _accuracy(classifier, lesson, seen)}
+    if len(unseen):
+        accuracy["held_out"] = _accuracy(classifier, lesson, unseen)
+    path = checkpoint.save(
+        folder,
+        training.epochs,
+        run_id=key,
+        networks=classifier.state_dict(),
+        optimizers={},
+        state={"accuracy": accuracy},
+        config=yaml.safe_dump(dict(description), allow_unicode=True),
+    )
+    say(f"the classifier is kept in {folder}; {in_words(accuracy)}")
+    return path
+
+
+def in_words(accuracy: Mapping[str, Mapping[str, float]]) -> str:
+    """Accuracies by part and field as a line of text."""
+    return "; ".join(
+        f"{part.replace('_', '-')} images named rightly: "
+        + ", ".join(f"{field} {share:.1%}" for field, share in shares.items())
+        for part, shares in accuracy.items()
+    )
+
+
+def _split(count: int, share: float) -> tuple[np.ndarray, np.ndarray]:
+    """Places of the images to learn and of those held out, always the same, each sorted."""
+    order = np.random.Generator(np.random.Philox(key=[0, count])).permutation(count)
+    held_out = math.ceil(share * count)
+    if count - held_out < 2:
+        raise ValueError(
+            f"a classifier needs at least 2 images to learn from, not {count - held_out} "
+            f"of {count} with held_out={share:g}"
+        )
+    return np.sort(order[held_out:]), np.sort(order[:held_out])
+
+
 def _fit(
     classifier: nn.Module,
-    read: Read,
-    rows: np.ndarray,
-    labels: Mapping[str, np.ndarray],
+    lesson: Lesson,
+    places: np.ndarray,
+    training: Training,
     device: torch.device,
-    epochs: int,
     batch_size: int = 64,
     rate: float = 3e-3,
-) -> dict[str, float]:
-    """Train on shifted images with one cycle of the learning rate; the accuracy by field at the end."""
-    images = read(rows)
-    wanted = {name: torch.as_tensor(label, device=device) for name, label in labels.items()}
-    rounds = max(1, len(rows) // batch_size)
+) -> None:
+    """Train on shifted images of these places of the lesson, in one cycle of the learning rate."""
+    wanted = {name: torch.as_tensor(label, device=device) for name, label in lesson.labels.items()}
+    losses = {name: create("classification", training.loss) for name in wanted}
+    rounds = max(1, len(places) // batch_size)
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=rate, weight_decay=1e-2, fused=True)
-    cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=epochs * rounds)
+    cycle = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, rate, total_steps=training.epochs * rounds
+    )
     classifier.train()
-    bar = trange(epochs, desc="classifier", unit="epoch", disable=None)
+    bar = trange(training.epochs, desc="classifier", unit="epoch", disable=None)
     for _ in bar:
-        order = torch.randperm(len(rows), device=device)
-        for chosen in order[: rounds * batch_size].split(batch_size):
-            logits = classifier(shifted(images[chosen]))
-            terms = [cross_entropy(logits[name], label[chosen]) for name, label in wanted.items()]
+        order = torch.as_tensor(places)[torch.randperm(len(places))]
+        for chosen in torch.split(order[: rounds * batch_size], batch_size):
+            logits = classifier(shifted(lesson.images(lesson.rows[chosen])))
+            terms = {name: losses[name](logits[name], wanted[name][chosen]) for name in wanted}
             optimizer.zero_grad(set_to_none=True)
-            torch.stack(terms).sum().backward()
+            torch.autograd.backward(torch.stack([*terms.values()]).sum())
             optimizer.step()
             cycle.step()
         if not bar.disable:
-            bar.set_postfix_str(
-                " ".join(
-                    f"{name} {term.item():.3f}" for name, term in zip(wanted, terms, strict=True)
-                )
-            )
-    return _accuracy(classifier, images, wanted)
+            bar.set_postfix({name: f"{term.item():.3f}" for name, term in terms.items()})
 
 
 def shifted(images: Tensor, most: int = 2) -> Tensor:
-    """The batch moved by up to `most` pixels each way, the edge repeated."""
-    padded = nn.functional.pad(images, (most,) * 4, mode="replicate")
-    top, left = torch.randint(2 * most + 1, (2,)).tolist()
+    """Each image [B, C, H, W] moved by up to `most` pixels each way, the edge repeated."""
     height, width = images.shape[-2:]
-    return padded[..., top : top + height, left : left + width]
+    padded = nn.functional.pad(images, (most,) * 4, mode="replicate")
+    windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # [B, C, 2m+1, 2m+1, H, W], a view
+    top, left = torch.randint(2 * most + 1, (2, len(images)), device=images.device)
+    return windows[torch.arange(len(images), device=images.device), :, top, left]
 
 
 @torch.no_grad()
-def _accuracy(
-    classifier: nn.Module, images: Tensor, wanted: Mapping[str, Tensor]
-) -> dict[str, float]:
+def _accuracy(classifier: nn.Module, lesson: Lesson, places: np.ndarray) -> dict[str, float]:
+    """The share of these places that the classifier names rightly, by field."""
     classifier.eval()
-    parts = [classifier(part) for part in images.split(512)]
-    return {
-        name: (torch.cat([part[name] for part in parts]).argmax(1) == label).float().mean().item()
-        for name, label in wanted.items()
-    }
+    right = dict.fromkeys(lesson.labels, 0)
+    for part in np.split(places, range(512, len(places), 512)):
+        logits = classifier(lesson.images(lesson.rows[part]))
+        for name, label in lesson.labels.items():
+            right[name] += int((logits[name].argmax(1).cpu().numpy() == label[part]).sum())
+    return {name: count / len(places) for name, count in right.items()}

@@ -10,13 +10,13 @@ GAP = 2  # pixels between pictures
 
 
 def to_bytes(images: Tensor) -> np.ndarray:
-    """Floats [B, C, H, W] in [-1, 1], on any device, to a new array uint8 [B, H, W, C]; rounds and clips."""
+    """Floats [B, C, H, W] in [-1, 1] on any device to new uint8 [B, H, W, C]; rounds, clips."""
     pixels = images.detach().float().add(1).mul(127.5).round().clamp(0, 255)
     return pixels.to(torch.uint8).movedim(1, -1).contiguous().cpu().numpy()
 
 
 def to_floats(pixels: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
-    """Bytes [B, H, W, C] to a new tensor [B, C, H, W] of floats in [-1, 1] that shares no memory."""
+    """Bytes [B, H, W, C] to new floats [B, C, H, W] in [-1, 1] that share no memory."""
     return torch.tensor(pixels, device=device).movedim(-1, 1).float().div(127.5).sub(1)
 
 
@@ -34,9 +34,9 @@ def grid(images: Tensor, columns: int | None = None, enlarge: int = 1) -> np.nda
 
 
 def table(columns: dict[str, Tensor], enlarge: int = 1) -> np.ndarray:
-    """Named columns of images [N, C, H, W], side by side under their names, as one picture uint8."""
+    """Columns of images [N, C, H, W], side by side under their names, as one picture uint8."""
     height, width = next(iter(columns.values())).shape[-2:]
-    wide = max(width * enlarge, *(_text_width(name) + 6 for name in columns)) + GAP
+    wide = max(width * enlarge, *(_text_width(name) + 6 for name in columns)) + 2 * GAP
     strips = []
     for name, images in columns.items():
         strip = grid(images, columns=1, enlarge=enlarge)

@@ -54,6 +54,21 @@ class Log:
             literal = "\n".join("    " + line for line in text.splitlines())
             self._try(lambda: self._board.add_text(name, literal, step))
 
+    def settings(
+        self, settings: Mapping[str, Any], metrics: Mapping[str, float], step: int
+    ) -> None:
+        """The run's row in TensorBoard's HParams tab."""
+        if self.active:
+            plain = {
+                k: v if isinstance(v, bool | int | float | str) else str(v)
+                for k, v in settings.items()
+            }
+            self._try(
+                lambda: self._board.add_hparams(
+                    plain, dict(metrics), run_name=".", global_step=step
+                )
+            )
+
     def progress(self, step: int, note: str) -> None:
         """Move the progress bar, or print a line where there is no terminal."""
         if not self.active:

@@ -1,4 +1,4 @@
-"""What a run shows: terms, norms and rates as numbers, samples as pictures, measures, a last word."""
+"""What a run shows: numbers (terms, norms, rates), pictures of samples, measures, a last word."""
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
+import yaml
 from torch import Tensor, nn
 
 from gan import images
 from gan.log import Log
 from gan.player import Losses, Player
 from gan.recipe import Batch, Recipe
+from gan.signature import flat
 
 Counts = Mapping[str, int]
 Generators = Mapping[str, nn.Module]
@@ -31,8 +33,8 @@ class Evaluation(Protocol):
 class Monitor:
     """Reads terms back every now and then, draws samples of the shown batches, and measures.
 
-    Nothing here changes the training: generators are put into evaluation mode and back, and whatever
-    randomness is used is drawn between two seeded updates.
+    Nothing here changes the training: generators are put into evaluation mode and back, and
+    whatever randomness is used is drawn between two seeded updates.
     """
 
     def __init__(
@@ -50,9 +52,10 @@ class Monitor:
             evaluation,
         )
         self._terms: dict[str, list[Tensor]] = {}
+        self._last: dict[str, float] = {}
 
     def start(self, counts: Counts, config: str) -> None:
-        """Open the log at this step; show the configuration and, at the very start, the real images."""
+        """Open the log at this step; show the configuration and, at the start, the real images."""
         self.log = Log(self.run_dir, counts["step"], self.steps)
         self.log.text(counts["step"], "config", config)
         self._clock, self._seen = time.perf_counter(), counts["images"]
@@ -77,19 +80,22 @@ class Monitor:
         """
         players = list(players)
         means = {tag: torch.stack(terms).float().mean() for tag, terms in self._terms.items()}
-        means |= {
-            f"{player.name}/gradient_norm": player.gradient_norm().float() for player in players
-        }
+        for (
+            player
+        ) in players:  # where gradients are clipped, the norms from before are among the terms
+            means.setdefault(f"{player.name}/gradient_norm", player.gradient_norm().float())
         values = dict(zip(means, torch.stack(list(means.values())).tolist(), strict=True))
         _require_finite(values, counts["step"])
         self._terms = {}
         for player in players:
             for place, group in enumerate(player.optimizer.param_groups):
-                tag = f"{player.name}/learning_rate" + (f"_{place}" if place else "")
+                name = group.get("part", player.name).replace(".", "_")
+                tag = f"{player.name}/learning_rate" + (f"_{name}" if place else "")
                 values[tag] = group["lr"]
         now = time.perf_counter()
         values["speed/images_per_second"] = (counts["images"] - self._seen) / (now - self._clock)
         self._clock, self._seen = now, counts["images"]
+        self._last |= values
         self.log.scalars(counts, values)
         norms = " ".join(f"{p.name} {values[f'{p.name}/gradient_norm']:.2g}" for p in players)
         speed = values["speed/images_per_second"]
@@ -110,7 +116,7 @@ class Monitor:
                 self._show(counts["step"], name, columns)
 
     def measure(self, counts: Counts, generators: Generators) -> None:
-        """The evaluation's numbers: `metric/NAME` of the generator to use, `metric/raw_NAME` beside it."""
+        """Evaluate: `metric/NAME` of the generator to use, `metric/raw_NAME` beside it."""
         if self.evaluation is None:
             return
         values: dict[str, float] = {}
@@ -120,10 +126,13 @@ class Monitor:
                 with evaluated(generator):
                     measured = self.evaluation.measure(generator)
                 values |= {f"metric/{prefix}{key}": value for key, value in measured.items()}
+        self._last |= values
         self.log.scalars(counts, values)
 
-    def finish(self, counts: Counts, generators: Generators) -> None:
-        """The evaluation's last word, printed and kept as `report.txt`."""
+    def finish(self, counts: Counts, generators: Generators, config: str) -> None:
+        """The row among the runs, and the evaluation's report, printed and kept as `report.txt`."""
+        metrics = {k: v for k, v in self._last.items() if k.startswith("metric/")} or self._last
+        self.log.settings(flat(yaml.safe_load(config) or {}), metrics, counts["step"])
         if self.evaluation is None:
             return
         with evaluated(best(generators)):
@@ -176,8 +185,8 @@ def _require_finite(values: Mapping[str, float], step: int) -> None:
     broken = [tag for tag, value in values.items() if not abs(value) < float("inf")]
     if broken:
         raise FloatingPointError(
-            f"{', '.join(broken)} became non-finite before step {step}; the checkpoints are older and sound: "
-            "try a lower learning rate, a gradient penalty or clipping"
+            f"{', '.join(broken)} became non-finite before step {step}; the checkpoints are older "
+            "and sound: try a lower learning rate, a gradient penalty or clipping"
         )
 
 

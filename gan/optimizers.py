@@ -1,6 +1,7 @@
-"""Optimizers with explicit signatures, and learning-rate schedules that are functions of the update.
+"""Optimizers with explicit signatures, and learning-rate schedules as functions of the update.
 
-A schedule's length is in updates of its player; left open, it becomes the length of the run when that starts.
+A schedule's length is in updates of its player; left open, it becomes the length of the run
+when that starts.
 """
 
 import math
@@ -90,7 +91,7 @@ def constant(length: Count | None = None, warmup: Whole = 0) -> Schedule:
 def linear(
     length: Count | None = None, warmup: Whole = 0, start: Fraction = 0.0, end: Fraction = 0.0
 ) -> Schedule:
-    """Full until `start` (a share of the length), then in a straight line to `end` times the rate."""
+    """Full until `start` (a share of the length), then straight down to `end` times the rate."""
     return _warmed(
         lambda share: 1 - (1 - end) * max(0.0, share - start) / max(1 - start, 1e-12),
         length,

@@ -1,13 +1,15 @@
 """One side of the game: a module, its optimizer, its learning rates and its clipping."""
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_, clip_grad_value_, get_total_norm
 
 from gan import distributed
-from gan.settings import Clip
+from gan.settings import UNCLIPPED, Clip
 
 Losses = dict[str, Tensor]
 
@@ -22,59 +24,67 @@ class Player:
         opponent: nn.Module,
         optimizer: torch.optim.Optimizer,
         schedule: Callable[[int], float],
-        clip: Clip = Clip(),
+        clip: Clip = UNCLIPPED,
         statistics: Collection[str] = (),
+        asleep: Sequence[tuple[int, list[nn.Parameter]]] = (),
+        autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
-        """`schedule` maps an update's number to a factor of the learning rates."""
+        """`schedule` maps an update to a factor of the rates; `asleep` is frozen until one."""
         self.name, self.optimizer, self.schedule, self.clip = name, optimizer, schedule, clip
-        self.parameters = [p for p in module.parameters() if p.requires_grad]
+        self.parameters: list[Tensor] = [p for p in module.parameters() if p.requires_grad]
         self.opponent = [p for p in opponent.parameters() if p.requires_grad]
         self.rates = [group["lr"] for group in optimizer.param_groups]
-        self.statistics = frozenset(statistics)
+        self.statistics, self.asleep, self.autocast = frozenset(statistics), asleep, autocast
+        self.module = module
 
     def update(self, losses_of: Callable[[], Losses], count: int) -> Losses:
-        """One optimizer step on the sum of the losses; returns them and the statistics, detached."""
-        self.set_rates(count)
+        """One optimizer step on the sum of losses; returns them and the statistics, detached."""
+        self.prepare(count)
         self.optimizer.zero_grad(set_to_none=True)
         with frozen(self.opponent):
-            terms = losses_of()
-            total = torch.stack(
-                [term for name, term in terms.items() if self._trains(name, term)]
-            ).sum()
-            total.backward()
+            with self.autocast():
+                terms = losses_of()
+            trained = [term for name, term in terms.items() if self._trains(name, term)]
+            torch.autograd.backward(torch.stack(trained).sum())
         distributed.average_gradients(self.parameters)
-        self._clip_gradients()
+        norm = self._clip_gradients()
         self.optimizer.step()
         self._clip_weights()
-        return {name: term.detach() for name, term in terms.items()}
+        return {name: term.detach() for name, term in {**terms, **norm}.items()}
 
-    def set_rates(self, count: int) -> None:
-        """Learning rates of the update with this number: a function of it, hence never stored."""
+    def prepare(self, count: int) -> None:
+        """Rates and frozen parts at an update: functions of its number, hence never stored."""
         factor = self.schedule(count)
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
+        for until, parameters in self.asleep:
+            for parameter in parameters:
+                parameter.requires_grad = count >= until
 
     def gradient_norm(self) -> Tensor:
-        """L2 norm of all gradients of the last update, after clipping."""
-        return torch.nn.utils.get_total_norm(
-            [p.grad for p in self.parameters if p.grad is not None]
-        )
+        """L2 norm of all gradients of the last update, as they are now."""
+        return get_total_norm([p.grad for p in self.parameters if p.grad is not None])
 
     def _trains(self, name: str, term: Tensor) -> bool:
         if name in self.statistics:
             return False
-        if not term.requires_grad:
+        if not term.requires_grad and all(p.requires_grad for p in self.module.parameters()):
             raise ValueError(
-                f"the {self.name}'s loss {name!r} has no gradient: remove the detach, no_grad or float() "
-                "on its way, or list its name in the recipe's statistics"
+                f"the {self.name}'s loss {name!r} has no gradient: remove the detach, no_grad "
+                "or float() on its way, or list its name in the recipe's statistics"
             )
-        return True
+        return term.requires_grad  # False for a term of frozen parts alone
 
-    def _clip_gradients(self) -> None:
+    def _clip_gradients(self) -> Losses:
+        """Clip where asked; returns the norm from before, which is the one to log."""
+        if self.clip.value is None and self.clip.norm is None:
+            return {}
+        norm = self.gradient_norm()
         if self.clip.value is not None:
-            torch.nn.utils.clip_grad_value_(self.parameters, self.clip.value)
+            clip_grad_value_(self.parameters, self.clip.value)
         if self.clip.norm is not None:
-            torch.nn.utils.clip_grad_norm_(self.parameters, self.clip.norm)
+            clip_grad_norm_(self.parameters, self.clip.norm)
+        return {"gradient_norm": norm}
 
     @torch.no_grad()
     def _clip_weights(self) -> None:

@@ -40,7 +40,7 @@ class Recipe(nn.Module, ABC):
 
     @abstractmethod
     def samples(self, generator: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Images [N, C, H, W] in [-1, 1] by name; what `generator` (raw or averaged) made is `generated`."""
+        """Images [N, C, H, W] in [-1, 1] by name; `generated` by `generator`, raw or averaged."""
 
 
 def detached(fakes: Batch) -> dict[str, Tensor]:

@@ -1,8 +1,8 @@
 """Names for everything a configuration can choose: a signature becomes a checked Hydra node.
 
-`@register("penalty", "r1")` reads the signature of a class or function and stores its parameters and
-defaults in Hydra's ConfigStore as `penalty/r1`. `create` checks values against the signature and builds.
-Nothing but a registered name is ever built.
+`@register("penalty", "r1")` reads the signature of a class or function and stores its parameters
+and defaults in Hydra's ConfigStore as `penalty/r1`. `create` checks values against the signature
+and builds. Nothing but a registered name is ever built.
 """
 
 import inspect
@@ -46,7 +46,7 @@ class Entry:
 
     kind: str
     name: str
-    build: Callable[..., Any]
+    build: Any  # class or function; what else it offers depends on its kind
     parameters: Mapping[str, inspect.Parameter]
     given: tuple[str, ...]
 

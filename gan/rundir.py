@@ -10,6 +10,7 @@ import yaml
 from gan import checkpoint
 from gan.check import Checked
 from gan.registry import ConfigError
+from gan.signature import flat
 
 # what may change between runs in one run directory
 FREE = (
@@ -31,8 +32,9 @@ def previous(
 ) -> Path | None:
     """The checkpoint to continue from, if any.
 
-    Schedules whose length was left open take the one fixed when the run started. Raises: ConfigError where
-    the directory holds another configuration, or where `resume` forbids or asks for what is not there.
+    Schedules whose length was left open take the one fixed when the run started. Raises:
+    ConfigError where the directory holds another configuration, or where `resume` forbids or asks
+    for what is not there.
     """
     stored = run_dir / "config.yaml"
     if resume == "never":
@@ -76,22 +78,13 @@ def run_id(values: Mapping[str, Any]) -> str:
     return hashlib.sha256(repr(fixed).encode()).hexdigest()[:12]
 
 
-def flat(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    """Nested values by dotted key."""
-    result: dict[str, Any] = {}
-    for key, value in values.items():
-        inner = f"{path}{key}"
-        result |= flat(value, f"{inner}.") if isinstance(value, Mapping) else {inner: value}
-    return result
-
-
 def _require_same(run_dir: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     changed = differences(before, now)
     if changed:
         listed = "; ".join(f"{key} was {old!r} and is now {new!r}" for key, old, new in changed[:5])
         raise ConfigError(
-            f"run_dir={run_dir} holds another configuration ({listed}): choose another run_dir, or the same "
-            "settings to go on"
+            f"run_dir={run_dir} holds another configuration ({listed}): choose another run_dir, "
+            "or the same settings to go on"
         )
 
 

@@ -1,7 +1,10 @@
 """Sections of the configuration that are plain values: their signatures are their schema."""
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
+
+import torch
 
 from gan.signature import Bounds, Count, Positive, Whole
 
@@ -16,11 +19,14 @@ class Image:
 
 @dataclass(frozen=True)
 class Clip:
-    """The `clip` section of one player, off where None: gradients by value, by norm, and weights."""
+    """A player's `clip` section, off where None: gradients by value, by norm, and weights."""
 
     value: Positive | None = None
     norm: Positive | None = None
     weights: Positive | None = None
+
+
+UNCLIPPED = Clip()
 
 
 @dataclass(frozen=True)
@@ -40,7 +46,7 @@ class Settings:
     keep: Annotated[int, Bounds(2)] = 2
 
     def critic(self, step: int) -> int:
-        """Discriminator updates before this generator update: the newest entry of a piecewise `n_critic`."""
+        """Discriminator updates before this generator update, by the newest entry of `n_critic`."""
         if isinstance(self.n_critic, int):
             return self.n_critic
         return self.n_critic[max(start for start in self.n_critic if start <= step)]
@@ -48,3 +54,12 @@ class Settings:
     def discriminator_updates(self) -> int:
         """Discriminator updates of the whole run."""
         return self.discriminator_warmup + sum(self.critic(step) for step in range(self.steps))
+
+    def autocast(self, device: torch.device) -> AbstractContextManager[Any]:
+        """The precision of forward passes on a device; `auto` is bf16 on CUDA.
+
+        Without weight cache: a cast kept across an optimizer step would be stale.
+        """
+        if self.precision == "bf16" or (self.precision == "auto" and device.type == "cuda"):
+            return torch.autocast(device.type, dtype=torch.bfloat16, cache_enabled=False)
+        return nullcontext()

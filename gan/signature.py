@@ -1,4 +1,4 @@
-"""What a signature says of its arguments: types and ranges, checked with a message that names the key."""
+"""What a signature says of its arguments: types and ranges, checked; messages name the key."""
 
 import difflib
 import inspect
@@ -164,3 +164,12 @@ def require_plain(where: str, parameters: Mapping[str, inspect.Parameter]) -> No
             raise ConfigError(
                 f"{where}: parameter {key!r} needs an annotation, or a place in `given`"
             )
+
+
+def flat(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """Nested values by dotted key."""
+    result: dict[str, Any] = {}
+    for key, value in values.items():
+        inner = f"{path}{key}"
+        result |= flat(value, f"{inner}.") if isinstance(value, Mapping) else {inner: value}
+    return result

@@ -1,6 +1,6 @@
 """All that a run consists of, as names and tensors, and back again."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,7 +30,7 @@ class Run(Protocol):
     """The parts of a trainer that make up its state."""
 
     recipe: Recipe
-    average: Average | None
+    averages: Mapping[str, Average]
     players: tuple[Player, Player]
     settings: Settings
     device: torch.device
@@ -44,7 +44,7 @@ class Run(Protocol):
 
 def save(run: Run, folder: Path) -> None:
     """Write a verified checkpoint and drop the oldest ones."""
-    networks, optimizers, rest = gather(run.recipe, run.average, run.players)
+    networks, optimizers, rest = gather(run.recipe, run.averages, run.players)
     counts = run.counts()
     checkpoint.save(
         folder,
@@ -62,35 +62,35 @@ def save(run: Run, folder: Path) -> None:
 def resume(run: Run, path: Path) -> dict[str, Any]:
     """Put a checkpoint back in place; returns its plain values."""
     stored = checkpoint.load(path)
-    spread(stored, run.recipe, run.average, run.players)
+    spread(stored, run.recipe, run.averages, run.players)
     return stored.state
 
 
 def gather(
-    recipe: Recipe, average: Average | None, players: Iterable[Player]
+    recipe: Recipe, averages: Mapping[str, Average], players: Iterable[Player]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
     """Networks and optimizer tensors by name, and the rest as plain values."""
-    networks = _networks(recipe, average)
+    networks = _networks(recipe, averages)
     optimizers: dict[str, Tensor] = {}
     groups: dict[str, Any] = {}
     for player in players:
         tensors, groups[player.name] = checkpoint.flatten(player.optimizer)
         optimizers |= {f"{player.name}/{name}": tensor for name, tensor in tensors.items()}
-    counts = {} if average is None else {"updates": average.updates, "images": average.images}
-    return networks, optimizers, {"optimizers": groups, "average": counts}
+    counts = {n: {"updates": a.updates, "images": a.images} for n, a in averages.items()}
+    return networks, optimizers, {"optimizers": groups, "averages": counts}
 
 
 def spread(
     stored: checkpoint.Checkpoint,
     recipe: Recipe,
-    average: Average | None,
+    averages: Mapping[str, Average],
     players: Iterable[Player],
 ) -> None:
     """Put a checkpoint's tensors and values back where `gather` found them.
 
     Raises: CheckpointError, before anything is copied, where names or shapes do not fit.
     """
-    checkpoint.restore(_networks(recipe, average), stored.networks, f"checkpoint {stored.path}")
+    checkpoint.restore(_networks(recipe, averages), stored.networks, f"checkpoint {stored.path}")
     for player in players:
         prefix = f"{player.name}/"
         tensors = {
@@ -99,12 +99,14 @@ def spread(
             if name.startswith(prefix)
         }
         checkpoint.unflatten(player.optimizer, tensors, stored.state["optimizers"][player.name])
-    if average is not None:
-        counts = stored.state["average"]
+    for name, average in averages.items():
+        counts = stored.state["averages"][name]
         average.updates, average.images = counts["updates"], counts["images"]
 
 
-def _networks(recipe: Recipe, average: Average | None) -> dict[str, Tensor]:
+def _networks(recipe: Recipe, averages: Mapping[str, Average]) -> dict[str, Tensor]:
     networks = {f"recipe/{name}": tensor for name, tensor in recipe.state_dict().items()}
-    averaged = {} if average is None else average.generator.state_dict()
-    return networks | {f"average/{name}": tensor for name, tensor in averaged.items()}
+    for name, average in averages.items():
+        averaged = average.generator.state_dict()
+        networks |= {f"average/{name}/{key}": tensor for key, tensor in averaged.items()}
+    return networks

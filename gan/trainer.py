@@ -1,9 +1,8 @@
-"""The loop: discriminator and generator play in turn; what falls due after a step is done between two."""
+"""The loop: two players in turn; what falls due after a step is done before the next."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -30,7 +29,7 @@ class Trainer:
         generator: Player,
         discriminator: Player,
         stream: Stream,
-        average: Average | None,
+        averages: Mapping[str, Average],
         settings: Settings,
         monitor: Monitor,
         seed: int,
@@ -38,7 +37,7 @@ class Trainer:
         run_id: str = "run",
     ) -> None:
         """`config` is the resolved configuration as text, kept in every checkpoint."""
-        self.recipe, self.stream, self.average = recipe, stream, average
+        self.recipe, self.stream, self.averages = recipe, stream, averages
         self.generator, self.discriminator = generator, discriminator
         self.players = generator, discriminator
         self.settings, self.monitor, self.seed = settings, monitor, seed
@@ -48,14 +47,15 @@ class Trainer:
 
     def play(self) -> None:
         """One generator update after `n_critic` discriminator updates, each on a fresh batch."""
+        self.generator.prepare(self.step)  # before fakes are made: they serve both turns
         turns = self.settings.critic(self.step)
         for turn in range(turns):
             batch, fakes = self.discriminate(shared=turn == turns - 1)
         distributed.seed(self.seed, "generator", self.step, self.device)
-        losses = self._cast(self.recipe.generator_losses, batch, fakes, self.step)
+        losses = partial(self.recipe.generator_losses, batch, fakes, self.step)
         self.monitor.note("generator", self.generator.update(losses, self.step))
-        if self.average is not None:
-            self.average.update(self.recipe.generator, images=self.settings.batch_size)
+        for average in self.averages.values():
+            average.update(self.recipe.generator, images=self.settings.batch_size)
         self.step += 1
 
     def discriminate(self, shared: bool) -> tuple[Batch, Losses]:
@@ -63,26 +63,12 @@ class Trainer:
         update = self.discriminator_updates
         distributed.seed(self.seed, "discriminator", update, self.device)
         batch = next(self.stream)
-        with torch.set_grad_enabled(shared), self._autocast():
+        with torch.set_grad_enabled(shared), self.settings.autocast(self.device):
             fakes = self.recipe.generate(batch)
-        losses = self._cast(self.recipe.discriminator_losses, batch, detached(fakes), update)
+        losses = partial(self.recipe.discriminator_losses, batch, detached(fakes), update)
         self.monitor.note("discriminator", self.discriminator.update(losses, update))
         self.discriminator_updates += 1
         return batch, fakes
-
-    def _cast(self, losses: Callable[..., Losses], *arguments: Any) -> Callable[[], Losses]:
-        def cast() -> Losses:
-            with self._autocast():
-                return losses(*arguments)
-
-        return cast
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        precision = self.settings.precision
-        if precision == "bf16" or (precision == "auto" and self.device.type == "cuda"):
-            # without weight cache: a cast kept across an optimizer step would be stale
-            return torch.autocast(self.device.type, dtype=torch.bfloat16, cache_enabled=False)
-        return nullcontext()
 
     def train(self) -> bool:
         """Train to the last step; False if a signal asked to stop, after a checkpoint."""
@@ -95,7 +81,7 @@ class Trainer:
                     f"stopped by {stop.name}; the same command goes on at step {self.step}"
                 )
             else:
-                self.monitor.finish(self.counts(), self.generators())
+                self.monitor.finish(self.counts(), self.generators(), self.config)
         finally:
             self.stream.close()
             self.monitor.log.close()
@@ -131,12 +117,12 @@ class Trainer:
         return {"step": self.step, "images": images, "discriminator_updates": updates}
 
     def generators(self) -> dict[str, nn.Module]:
-        """The raw generator and, where there is one, the averaged one."""
-        raw: dict[str, nn.Module] = {"raw": self.recipe.generator}
-        return raw if self.average is None else {**raw, "averaged": self.average.refreshed()}
+        """The raw generator, then the averaged ones; the last is the one to use."""
+        averaged = {name: average.refreshed() for name, average in self.averages.items()}
+        return {"raw": self.recipe.generator, **averaged}
 
     def save(self) -> dict[str, int]:
-        """Write a checkpoint of everything that cannot be recomputed; returns what it stands for."""
+        """Write a checkpoint of all that cannot be recomputed; returns what it stands for."""
         state.save(self, self.monitor.run_dir / "checkpoints")
         return self.counts()
 

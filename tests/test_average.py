@@ -27,7 +27,7 @@ def moved(module):
 def test_half_the_weight_is_gone_after_one_halflife(batch):
     module = network()
     first = copy.deepcopy(module)
-    average = create("average", "ema", generator=module, halflife=3200.0, rampup=None)
+    average = create("average", "ema", generator=module, halflife=3200.0, rampup=None)["ema"]
     moved(module)
     for _ in range(3200 // batch):
         average.update(module, batch)
@@ -38,7 +38,7 @@ def test_half_the_weight_is_gone_after_one_halflife(batch):
 
 def test_ema_equals_the_recursion_and_its_first_ramped_update_copies():
     module = network()
-    average = create("average", "ema", generator=module, halflife=100.0, rampup=0.5)
+    average = create("average", "ema", generator=module, halflife=100.0, rampup=0.5)["ema"]
     expected = None
     for count in range(6):
         moved(module)
@@ -57,7 +57,7 @@ def test_ema_equals_the_recursion_and_its_first_ramped_update_copies():
 @pytest.mark.parametrize("start", [1, 3])
 def test_uniform_is_the_arithmetic_mean_from_its_start(start):
     module = network()
-    average = create("average", "uniform", generator=module, start=start)
+    average = create("average", "uniform", generator=module, start=start)["uniform"]
     seen = []
     for _ in range(6):
         moved(module)
@@ -71,7 +71,7 @@ def test_uniform_is_the_arithmetic_mean_from_its_start(start):
 @pytest.mark.parametrize("name", ["ema", "uniform"])
 def test_buffers_are_copied(name):
     module = network()
-    average = create("average", name, generator=module)
+    average = create("average", name, generator=module)[name]
     for _ in range(3):
         moved(module)
         average.update(module, 8)
@@ -90,7 +90,7 @@ def largest(module):
 def test_spectral_norm_of_the_average_is_one_once_refreshed():
     torch.manual_seed(0)
     module = nn.Sequential(*(spectral_norm(nn.Linear(12, 12, bias=False)) for _ in range(6)))
-    average = create("average", "ema", generator=module, halflife=400.0, rampup=None)
+    average = create("average", "ema", generator=module, halflife=400.0, rampup=None)["ema"]
     left_alone = copy.deepcopy(module)
     optimizer = torch.optim.Adam(module.parameters(), lr=1e-2)
     for _ in range(150):
@@ -107,4 +107,4 @@ def test_spectral_norm_of_the_average_is_one_once_refreshed():
 
 
 def test_none_is_no_average():
-    assert create("average", "none", generator=network()) is None
+    assert create("average", "none", generator=network()) == {}

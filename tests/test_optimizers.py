@@ -55,7 +55,9 @@ def test_rates_of_a_resumed_run_follow_the_formula_on_both_clocks(tiny, name):
 def reference(name, parameters):
     kinds = torch.optim
     return {
-        "adam": lambda: kinds.Adam(parameters, lr=0.1, betas=(0.3, 0.9), amsgrad=True, weight_decay=0.1),
+        "adam": lambda: kinds.Adam(
+            parameters, lr=0.1, betas=(0.3, 0.9), amsgrad=True, weight_decay=0.1
+        ),
         "adamw": lambda: kinds.AdamW(parameters, lr=0.1, betas=(0.5, 0.999), weight_decay=0.1),
         "sgd": lambda: kinds.SGD(parameters, lr=0.1, momentum=0.9, nesterov=True),
         "rmsprop": lambda: kinds.RMSprop(parameters, lr=0.1, alpha=0.9, momentum=0.5),

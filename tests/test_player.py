@@ -5,10 +5,10 @@ import torch
 from torch import nn
 
 from gan.player import Player, frozen
-from gan.settings import Clip
+from gan.settings import UNCLIPPED, Clip
 
 
-def sides(clip=Clip(), schedule=lambda count: 1.0, lr=0.1):
+def sides(clip=UNCLIPPED, schedule=lambda count: 1.0, lr=0.1):
     torch.manual_seed(0)
     mine, other = nn.Linear(4, 4), nn.Linear(4, 1)
     optimizer = torch.optim.SGD(mine.parameters(), lr=lr)

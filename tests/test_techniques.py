@@ -1,4 +1,4 @@
-"""Switches of the training, each from the configuration, each with what it must and must not move."""
+"""Switches of the training, each from the configuration, and what it must and must not move."""
 
 import json
 import re
@@ -59,9 +59,13 @@ def test_a_submodule_frozen_until_a_step_is_trained_from_it_on(tiny):
 
 def test_thawing_survives_a_resume(tiny):
     def values(run_dir, steps):
-        composed = tiny("dcgan", f"run_dir={run_dir}", f"trainer.steps={steps}", "trainer.n_critic=2")
-        composed["freeze"] = {"generator.inner": 3, "discriminator.inner": 5}
-        composed["schedule"] = {side: {"name": "constant"} for side in ("generator", "discriminator")}
+        composed = tiny(
+            "dcgan", f"run_dir={run_dir}", f"trainer.steps={steps}", "trainer.n_critic=2"
+        )
+        composed["freeze"] = {"generator.image": 3, "discriminator.inner": 5}
+        composed["schedule"] = {
+            side: {"name": "constant"} for side in ("generator", "discriminator")
+        }
         return composed
 
     whole = build(values("whole", 5))
@@ -95,11 +99,15 @@ def test_a_rate_of_zero_keeps_a_submodule_and_another_scales_its_first_step(tiny
 def test_unknown_submodules_are_refused_with_the_nearest(tiny):
     values = tiny("wnet")
     values["freeze"] = ["generator.decodr"]
-    with pytest.raises(ConfigError, match=r"freeze: generator\.decodr.*did you mean 'generator\.decoder'"):
+    with pytest.raises(
+        ConfigError, match=r"freeze: generator\.decodr.*did you mean 'generator\.decoder'"
+    ):
         build(values)
     values = tiny("wnet")
     values["rates"] = {"generator.decodr": 1.0}
-    with pytest.raises(ConfigError, match=r"rates: generator\.decodr.*did you mean 'generator\.decoder'"):
+    with pytest.raises(
+        ConfigError, match=r"rates: generator\.decodr.*did you mean 'generator\.decoder'"
+    ):
         build(values)
 
 
@@ -119,10 +127,17 @@ def test_detach_and_no_grad_leave_no_graph(tiny):
 def test_the_norm_before_clipping_is_logged(tiny):
     free = build(tiny("dcgan", "run_dir=free", "trainer.log_every=1", "trainer.steps=1"))
     free.train()
-    overrides = ["clip.generator.norm=1e-3", "run_dir=clipped", "trainer.log_every=1", "trainer.steps=1"]
+    overrides = [
+        "clip.generator.norm=1e-3",
+        "run_dir=clipped",
+        "trainer.log_every=1",
+        "trainer.steps=1",
+    ]
     build(tiny("dcgan", *overrides)).train()
     norms = [
-        json.loads(Path(folder, "metrics.jsonl").read_text().splitlines()[0])["generator/gradient_norm"]
+        json.loads(Path(folder, "metrics.jsonl").read_text().splitlines()[0])[
+            "generator/gradient_norm"
+        ]
         for folder in ("free", "clipped")
     ]
     assert norms[0] == pytest.approx(norms[1], rel=1e-5)
@@ -144,7 +159,9 @@ def test_wasserstein_without_any_constraint_warns(tiny, capsys):
     build(tiny("dcgan", "adversarial=wasserstein")).stream.close()
     assert "nothing keeps the discriminator Lipschitz" in capsys.readouterr().out
     for constraint in ("clip.discriminator.weights=0.01", "discriminator.norm=spectral"):
-        build(tiny("dcgan", "adversarial=wasserstein", constraint, f"run_dir={constraint[:4]}")).stream.close()
+        build(
+            tiny("dcgan", "adversarial=wasserstein", constraint, f"run_dir={constraint[:4]}")
+        ).stream.close()
         assert "Lipschitz" not in capsys.readouterr().out
 
 

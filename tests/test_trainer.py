@@ -17,7 +17,7 @@ PENALTIES = names("penalty")
 
 
 def everything(trainer):
-    networks, optimizers, rest = state.gather(trainer.recipe, trainer.average, trainer.players)
+    networks, optimizers, rest = state.gather(trainer.recipe, trainer.averages, trainer.players)
     return {**networks, **optimizers}, {
         **rest,
         **trainer.counts(),
@@ -75,7 +75,7 @@ def test_generator_stands_still_during_the_warmup(tiny):
         trainer.discriminate(shared=False)
     assert all(torch.equal(before[n], t) for n, t in trainer.recipe.generator.named_parameters())
     assert not trainer.generator.optimizer.state
-    assert trainer.average.updates == 0
+    assert trainer.averages["ema"].updates == 0
     trainer.stream.close()
 
 
@@ -325,7 +325,9 @@ def test_a_tiny_gan_finds_all_modes_of_a_ring(loss, tmp_path):
     ]
     settings = Settings(steps=2000, batch_size=128, save_every=2000, log_every=2000)
     average = Ema(recipe.generator, halflife=10_000.0)
-    trainer = Trainer(recipe, *players, Ring(), average, settings, Monitor(tmp_path, 2000), seed=0)
+    trainer = Trainer(
+        recipe, *players, Ring(), {"ema": average}, settings, Monitor(tmp_path, 2000), seed=0
+    )
     trainer.train()
     with torch.no_grad():
         points = average.refreshed()(torch.randn(4000, 2)).flatten(1)

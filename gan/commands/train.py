@@ -1,6 +1,7 @@
-"""`gan train`, the same as `train.py`: compose a configuration, check it, build a trainer, train."""
+"""`gan train` and `train.py`: compose a configuration, check it, build a trainer, train."""
 
 import hashlib
+import importlib
 import os
 import re
 import sys
@@ -22,7 +23,7 @@ from gan.signature import nearest
 INVISIBLE = ("resume", "run_dir", "sweep", "trainer.device")  # no part of a job folder's name
 
 
-class Mistake(ValueError):
+class UsageError(ValueError):
     """Something the user gave that cannot be used: one sentence, exit status 2."""
 
 
@@ -34,7 +35,7 @@ def conf_dir() -> Path:
 
 
 def job_folder(overrides: str) -> str:
-    """A folder name for a job of a multirun: its sorted overrides, safe and short enough for a file system."""
+    """A folder name for a job of a multirun: its sorted overrides, made safe and short enough."""
     kept = [
         part for part in overrides.split(",") if part.split("=")[0].lstrip("+~") not in INVISIBLE
     ]
@@ -51,19 +52,20 @@ def job(config: DictConfig) -> None:
     """One training run, alone or as a job of a multirun."""
     try:
         values = plain(config)
+        import_plugins(values.get("plugins") or [])
         from gan.build import build  # imports torch's and TensorBoard's slower parts
 
         trainer = build(values)
     except (ValueError, OSError) as error:
         if HydraConfig.get().mode == RunMode.MULTIRUN or _verbose():
-            raise Mistake(str(error)) from error  # the other jobs go on
+            raise UsageError(str(error)) from error  # the other jobs go on
         raise SystemExit(_fail(str(error))) from error  # Hydra adds nothing to this one
     if not trainer.train():
         raise KeyboardInterrupt
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
-    """The composed values without interpolations; in a multirun each job has a run directory of its own."""
+    """The composed values, interpolated; each job of a multirun has a run directory of its own."""
     values: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]  # a dict for a DictConfig
     run = HydraConfig.get()
     if run.mode == RunMode.MULTIRUN:
@@ -73,17 +75,18 @@ def plain(config: DictConfig) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run from the command line; the exit status: 0 finished, 2 a mistake of the user's, 1 anything else."""
+    """Run from the command line; exit status 0: finished, 2: the user's mistake, 1: the rest."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     sys.argv = [sys.argv[0], *(switched_on(argument) for argument in given)]
     try:
+        import_plugins(_named_plugins(given))  # what they register takes part in the composition
         with _raising():
             job()
     except KeyboardInterrupt:
         return 1
     except SystemExit as stop:
         return int(stop.code or 0)
-    except Mistake as error:
+    except UsageError as error:
         if _verbose():
             raise
         return _fail(str(error))
@@ -103,6 +106,28 @@ def _raising() -> Iterator[None]:
         yield
     finally:
         os.environ["HYDRA_FULL_ERROR"] = before
+
+
+def import_plugins(modules: Iterable[str]) -> None:
+    """Import a user's own modules, from the current folder or Python's path."""
+    for name in modules:
+        if os.getcwd() not in sys.path:
+            sys.path.insert(0, os.getcwd())
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name != name.split(".")[0]:
+                raise
+            raise UsageError(
+                f"plugins=[{name}]: there is no module {name!r} here or on Python's path"
+            ) from error
+
+
+def _named_plugins(arguments: Iterable[str]) -> list[str]:
+    values = [a.split("=", 1)[1] for a in arguments if a.startswith("plugins=")]
+    return [
+        name.strip() for value in values for name in value.strip("[]").split(",") if name.strip()
+    ]
 
 
 def explained(error: Exception, overrides: Sequence[str]) -> str:
@@ -138,7 +163,7 @@ def _unknown_key(key: str, overrides: Iterable[str]) -> str:
 
 
 def switched_on(argument: str) -> str:
-    """An argument as Hydra wants it: penalties are added by naming them: `penalties.r1.weight=10` needs no `+`."""
+    """An argument as Hydra wants it: a penalty needs no `+`, as in `penalties.r1.weight=10`."""
     return f"++{argument}" if argument.startswith("penalties.") else argument
 
 
@@ -157,4 +182,13 @@ def _fail(sentence: str) -> int:
     return 2
 
 
-__all__ = ["Mistake", "conf_dir", "explained", "job", "job_folder", "main", "plain", "switched_on"]
+__all__ = [
+    "UsageError",
+    "conf_dir",
+    "explained",
+    "job",
+    "job_folder",
+    "main",
+    "plain",
+    "switched_on",
+]

@@ -1,7 +1,7 @@
 """Datasets: which rows of a store make a sample, as a function of (seed, epoch, index).
 
-A dataset reads nothing itself. For a slice of an epoch's order it says which rows of the store belong to
-each key of the batch; the stream copies them.
+A dataset reads nothing itself. For a slice of an epoch's order it says which rows of the store
+belong to each key of the batch; the stream copies them.
 """
 
 from collections.abc import Collection, Mapping
@@ -16,7 +16,7 @@ Resident = Literal["auto", "on", "off"]
 
 
 class Plan(NamedTuple):
-    """What a batch is made of: store rows [B] or [B, K] by image key, integers [B] by field, mirrored samples."""
+    """A batch: store rows [B] or [B, K] by key, integers [B] by field, who is mirrored [B]."""
 
     images: dict[str, np.ndarray]
     fields: dict[str, np.ndarray]
@@ -42,7 +42,8 @@ class Dataset(Protocol):
 def draw(seed: int, epoch: int, indices: np.ndarray, what: str) -> np.ndarray:
     """Independent uniform uint64 numbers [B], one for each (seed, epoch, index) and purpose.
 
-    The finaliser of SplitMix64 (Steele et al. 2014, doi:10.1145/2660193.2660195) applied to a running hash.
+    The finaliser of SplitMix64 (Steele et al. 2014, doi:10.1145/2660193.2660195) applied to a
+    running hash.
     """
     state = np.full(len(indices), 0x9E3779B97F4A7C15, dtype=np.uint64)
     for part in (int.from_bytes(what.encode()[:8], "little"), seed, epoch, indices):
@@ -71,7 +72,8 @@ class Images:
         """`label` names the field that serves as class; `flip` mirrors half of the samples."""
         if label is not None and label not in store.fields:
             raise StoreError(
-                f"data.label={label} is no field of {store.path}; it has {', '.join(store.fields) or 'none'}"
+                f"data.label={label} is no field of {store.path}; "
+                f"it has {', '.join(store.fields) or 'none'}"
             )
         self.store, self.label, self.flip, self.resident = store, label, flip, resident
         self.gives = ("real",) if label is None else ("real", "label")
@@ -107,11 +109,11 @@ class Split:
 
 
 class Glyphs:
-    """Triples: a character in the standard font, other characters of a style, the character in that style.
+    """Triples: a character in the standard font, others of a style, the character in that style.
 
-    One epoch visits every pair of a training style and a training character once. References are training
-    characters of the same style and never the target. Families of styles, and characters, are split
-    70/10/20; the prototype is in no split.
+    One epoch visits every pair of a training style and a training character once. References are
+    training characters of the same style and never the target. Families of styles, and characters,
+    are split 70/10/20; the prototype is in no split.
     """
 
     gives = ("prototype", "reference", "target", "style", "character", "real", "label")
@@ -127,7 +129,7 @@ class Glyphs:
     ) -> None:
         """`split` seeds the split; `prototype` names a style, the store's own choice when None.
 
-        `real` is the target under the name that other recipes read, `label` the field chosen for it.
+        `real` is the target under the name other recipes read, `label` the field chosen for it.
         """
         self.store, self.references, self.label, self.resident = store, references, label, resident
         self.style_names, self.characters = store.names["style"], store.names["character"]
@@ -162,7 +164,7 @@ class Glyphs:
         return {**counts, "classes": counts[f"{self.label}s"]}
 
     def plan(self, seed: int, epoch: int, indices: np.ndarray) -> Plan:
-        """Targets at these indices, each with its prototype and with references drawn for this epoch."""
+        """Targets at these indices, each with its prototype and references drawn for this epoch."""
         style, character = self.pairs[indices].T
         chosen = np.stack(
             [
@@ -194,7 +196,10 @@ class Glyphs:
         return self.rows[style, character], {name: fields[name] for name in ("style", "character")}
 
     def shown(self, keys: Collection[str]) -> dict[str, Plan]:
-        """Eight pairs of seen and held-out styles and characters each, or 64 glyphs where no triples are read."""
+        """Eight pairs each of seen and held-out styles and characters.
+
+        Where no triples are read, 64 glyphs.
+        """
         if "target" not in keys:
             return {"glyphs": self.plan(0, 0, np.linspace(0, len(self) - 1, 64).astype(np.int64))}
         styles = {"seen style": self.styles.train, "new style": self.styles.test}
@@ -230,8 +235,8 @@ class Glyphs:
         for style in self.styles.train:
             if len(lists[style]) <= self.references:
                 raise StoreError(
-                    f"style {self.style_names[style]!r} has {len(lists[style])} usable training characters, "
-                    f"too few for data.references={self.references} beside the target"
+                    f"style {self.style_names[style]!r} has {len(lists[style])} usable training "
+                    f"characters, too few for data.references={self.references} beside the target"
                 )
         table = np.zeros((len(lists), max(map(len, lists))), dtype=np.int64)
         for style, characters in enumerate(lists):
@@ -275,7 +280,8 @@ def split_groups(groups: np.ndarray, members: np.ndarray, seed: int) -> Split:
                 break
     if not parts["validation"] or not parts["test"]:
         raise StoreError(
-            f"{len(order)} families are too few to hold any out for validation and test; at least 8 are needed"
+            f"{len(order)} families are too few to hold any out for validation and test; "
+            "at least 8 are needed"
         )
     return Split(*(np.array(sorted(parts[name])) for name in ("train", "validation", "test")))
 

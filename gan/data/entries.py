@@ -1,4 +1,4 @@
-"""What `data=` can choose: each opens a store, building it first where needed, and returns a dataset."""
+"""What `data=` can choose: each opens a store, built first where needed, and returns a dataset."""
 
 from typing import Literal
 
@@ -49,7 +49,7 @@ def folder(
     on_error: Literal["raise", "skip"] = "raise",
     resident: Resident = "auto",
 ) -> Images:
-    """A folder of images of any size, or a store made of one; sub-folders are classes (field `label`)."""
+    """A folder of images of any size or a store of one; sub-folders are classes (field `label`)."""
     return Images(open_store(path, size, channels, on_error=on_error), label, flip, resident)
 
 

@@ -1,4 +1,4 @@
-"""What holds images, as a source and as an open store: folders of images, fonts, glyph sheets."""
+"""What holds images, as a source and as an open store: folders, archives, fonts, glyph sheets."""
 
 import hashlib
 import json
@@ -6,28 +6,34 @@ import os
 import re
 import sys
 import time
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-from PIL import Image, ImageOps
-
+from gan.data.archives import Archive, is_archive, located
 from gan.data.building import Source, StoreBusyError, build, refusal
-from gan.data.layout import Record, Rejected, StoreError, key_problem
+from gan.data.foreign import ForeignImages, ForeignStore, is_foreign
+from gan.data.images import (
+    READ,
+    RULES,
+    class_names,
+    digest,
+    is_image,
+    listing,
+    printable,
+    read_image,
+    record,
+    require_channels,
+)
+from gan.data.layout import Record, Rejected, StoreError
 from gan.data.store import Store
 
-READ = {".jpg", ".jpeg", ".png", ".webp"}
-NOT_READ = {".avif", ".bmp", ".gif", ".heic", ".jp2", ".jxl", ".psd", ".tga", ".tif", ".tiff"}
 FONTS = {".ttf", ".otf", ".ttc", ".otc"}
-USED = READ | NOT_READ | FONTS
-LARGEST_FILE = 64 << 20  # bytes
-MOST_PIXELS = 1 << 26
+
+Kind = Literal["archive", "lmdb", "sheets", "fonts", "images"]
 
 _EMBEDDED = [Path(__file__).parents[2] / "data", Path(__file__).parent]  # a checkout, a wheel
-_RULES = 1  # raise it when the same file would give other pixels
 
 
 class ImageFolder:
@@ -49,14 +55,13 @@ class ImageFolder:
         Raises:
             ValueError: there is no such folder, or no image in it.
         """
-        if channels not in (1, 3):
-            raise ValueError(f"image.channels must be 1 or 3, not {channels}")
+        require_channels(channels)
         self.path = Path(path)
         if not self.path.is_dir():
             raise ValueError(f"there is no folder {self.path}")
         self.shape = (size, size, channels)
         self.name = f"image folder {self.path.name or self.path.resolve().name}"
-        self.files = [f for f in _files(self.path) if f.suffix.lower() in READ | NOT_READ]
+        self.files = [f for f in _files(self.path) if is_image(f.name)]
         if not any(file.suffix.lower() in READ for file in self.files):
             raise ValueError(f"the folder {self.path} holds no JPEG, PNG or WebP image")
         self.facts: Mapping[str, Any] = {}
@@ -64,14 +69,11 @@ class ImageFolder:
     @cached_property
     def names(self) -> Mapping[str, Sequence[str]]:
         """The classes, if there are any."""
-        folders = [file.relative_to(self.path).parts[:-1] for file in self.files]
-        if not all(folders):
-            return {}
-        return {"label": [_printable(name) for name in sorted({parts[0] for parts in folders})]}
+        return class_names([file.relative_to(self.path).parts[:-1] for file in self.files])
 
     def fingerprint(self) -> str:
         """Changes with the name, size or time of any image."""
-        return _digest([_RULES, self.shape, _listing(self.path, self.files)])
+        return digest([RULES, self.shape, listing(self.path, self.files)])
 
     def __len__(self) -> int:
         """How many image files there are."""
@@ -85,66 +87,11 @@ class ImageFolder:
         """The images after the first `seen` files."""
         return map(self._item, self.files[seen:])
 
-    def _key(self, file: Path) -> str:
-        return file.relative_to(self.path).as_posix()
-
     def _item(self, file: Path) -> Record | Rejected:
-        key = self._key(file)
-        problem = key_problem(key)
-        if problem:
-            return Rejected(_printable(key), problem)
-        try:
-            image = read_image(file, *self.shape[1:])
-        except Exception as error:  # a damaged file may raise anything in its decoder
-            return Rejected(key, str(error) or repr(error))
+        key = file.relative_to(self.path).as_posix()
         labels = self.names.get("label")
-        return Record(key, image, {"label": labels.index(key.split("/")[0])} if labels else {})
-
-
-def read_image(file: Path, size: int, channels: int) -> np.ndarray:
-    """An image file as uint8 [size, size, channels], by the rules of `ImageFolder`.
-
-    Raises:
-        Exception: the file breaks a rule, or is damaged in a way that its decoder notices.
-    """
-    if file.suffix.lower() not in READ:
-        raise ValueError(f"{file.suffix} files are not read; convert it to PNG")
-    if file.stat().st_size > LARGEST_FILE:
-        raise ValueError(f"it has {file.stat().st_size} bytes, at most {LARGEST_FILE} are read")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        with Image.open(file, formats=("JPEG", "PNG", "WEBP")) as image:
-            if image.width * image.height > MOST_PIXELS:
-                raise ValueError(f"it has {image.width} x {image.height} pixels, too many")
-            if getattr(image, "is_animated", False) and image.format != "MPO":
-                raise ValueError("it is an animation")  # MPO: a photograph with its previews
-            upright = ImageOps.exif_transpose(image)
-            pixels = _square(_flat(upright, "L" if channels == 1 else "RGB"), size)
-    return np.asarray(pixels).reshape(size, size, channels)
-
-
-def _flat(image: Image.Image, mode: str) -> Image.Image:
-    """An image of any mode as `L` or `RGB`."""
-    if image.mode.startswith("I"):
-        values = np.asarray(image)
-        if values.min() < 0 or values.max() > 0xFFFF:
-            raise ValueError("it has more than 16 bits a pixel")
-        image = Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        paper = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(paper, image)
-    if image.mode not in ("1", "L", "P", "RGB", "RGBA", "CMYK", "YCbCr"):
-        raise ValueError(f"its mode {image.mode} is not read; convert it to RGB")
-    return image.convert(mode)
-
-
-def _square(image: Image.Image, size: int) -> Image.Image:
-    """The middle of an image whose shorter side becomes `size`; at that size pixels stay."""
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    box = (left, top, left + side, top + side)
-    return image.resize((size, size), Image.Resampling.LANCZOS, box)
+        fields = {"label": labels.index(printable(key.split("/")[0]))} if labels else {}
+        return record(key, partial(read_image, file, *self.shape[1:]), fields)
 
 
 def _files(folder: Path) -> list[Path]:
@@ -165,37 +112,28 @@ def _raise(error: OSError) -> None:
     raise ValueError(f"{error.filename} cannot be listed: {error.strerror}") from error
 
 
-def _listing(folder: Path, files: Sequence[Path]) -> list[tuple[str, int, int]]:
-    """Name, bytes and time (ns) of each file."""
-    stats = [(_printable(file.relative_to(folder).as_posix()), file.stat()) for file in files]
-    return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
-
-
-def _printable(name: str) -> str:
-    return name.encode("utf-8", "backslashreplace").decode()
-
-
-def kind(path: str | os.PathLike[str]) -> Literal["sheets", "fonts", "images"]:
-    """What a folder holds.
+def kind(path: str | os.PathLike[str]) -> Kind:
+    """What is at a path; `lmdb` is one of another program.
 
     Raises:
-        ValueError: it is no folder.
+        ValueError: nothing that is read.
     """
     path = Path(path)
+    if not path.is_dir() and any(is_archive(f) and f.is_file() for f in (path, *path.parents)):
+        return "archive"
     if not path.exists():
         raise ValueError(f"there is nothing at {path}: data.path names a folder or a .lmdb store")
     if not path.is_dir():
         raise ValueError(
-            f"{path} is not read: data.path names a store that ends in .lmdb, or a folder of "
-            "images (JPEG, PNG, WebP), of fonts (TTF, OTF, TTC) or of glyph sheets (index.json)"
+            f"{path} is not read: data.path names a store that ends in .lmdb, an archive (.zip, "
+            ".tar, .tar.gz, .tar.bz2, .tar.xz), or a folder of images (JPEG, PNG, WebP), of fonts "
+            "(TTF, OTF, TTC) or of glyph sheets (index.json)"
         )
+    if is_foreign(path):
+        return "lmdb"
     if _is_sheets(path):
         return "sheets"
-    return "fonts" if any(f.suffix.lower() in FONTS for f in _files(path)) else "images"
+    return "fonts" if any(map(_is_font, _files(path))) else "images"
 
 
 def _is_sheets(path: Path) -> bool:
@@ -209,21 +147,38 @@ def _is_sheets(path: Path) -> bool:
     return isinstance(index, dict) and "cell" in index
 
 
-def guess(path: str | os.PathLike[str], size: int, channels: int | None = None) -> Source:
-    """The source at a path: glyph sheets, a folder of fonts, or a folder of images.
+def guess(
+    path: str | os.PathLike[str],
+    size: int,
+    channels: int | None = None,
+    characters: str | None = None,
+    prototype: str | None = None,
+) -> Source:
+    """The source at a path: an archive, another program's LMDB, glyph sheets, fonts, or images.
 
-    `channels` is 3 for images and 1 for glyphs unless it is given.
+    `channels` is 3 for images and 1 for glyphs unless it is given. `characters` and `prototype` are
+    those of `FontFolder`, and for a folder of fonts only.
 
     Raises:
         ValueError: naming the path and what would be read, or `image.channels` for coloured glyphs.
     """
     path, found = Path(path), kind(path)
+    if characters is not None and found != "fonts":
+        raise ValueError(f"characters={characters} are for a folder of fonts, which {path} is not")
+    if found == "archive":
+        return Archive(path, size, channels or 3)
+    if found == "lmdb":
+        return ForeignImages(path, size, channels or 3)
     if found == "images":
         return ImageFolder(path, size, channels or 3)
     from gan.data.fonts import FontFolder  # fontTools takes its time to import
     from gan.data.sheets import GlyphSheets
 
-    glyphs: Source = GlyphSheets(path, size) if found == "sheets" else FontFolder(path, size)
+    glyphs: Source = (
+        GlyphSheets(path, size)
+        if found == "sheets"
+        else FontFolder(path, size, characters, prototype)
+    )
     if channels not in (None, glyphs.shape[2]):
         raise ValueError(f"image.channels must be {glyphs.shape[2]} for {glyphs.name}")
     return glyphs
@@ -238,13 +193,21 @@ def embedded(name: str) -> Path:
 
 
 def store_path(
-    path: str | os.PathLike[str], size: int, channels: int, folder: Path = Path("data")
+    path: str | os.PathLike[str],
+    size: int,
+    channels: int,
+    folder: Path = Path("data"),
+    chosen: Sequence[str | None] = (),
 ) -> Path:
-    """Where the store of a source is kept: its name, a hash of its real path, and the shape."""
+    """Where the store of a source is kept: its name, a hash of its real path, and the shape.
+
+    The hash also covers what else was chosen, such as the characters of fonts.
+    """
     real = Path(path).resolve()
     name = re.sub(r"[^A-Za-z0-9._-]", "_", real.name)[:100]
     if real.parent not in _EMBEDDED:
-        name = f"{name}-{hashlib.sha256(os.fsencode(real)).hexdigest()[:8]}"
+        whole = os.fsencode(real) + (json.dumps(chosen).encode() if chosen else b"")
+        name = f"{name}-{hashlib.sha256(whole).hexdigest()[:8]}"
     return folder / f"{name}-{size}x{size}x{channels}.lmdb"
 
 
@@ -253,6 +216,8 @@ def open_store(
     size: int,
     channels: int,
     *,
+    characters: str | None = None,
+    prototype: str | None = None,
     folder: Path = Path("data"),
     on_error: Literal["raise", "skip"] = "raise",
     progress: bool = True,
@@ -266,24 +231,59 @@ def open_store(
         path: a `.lmdb` store, or anything that `guess` recognises.
         size: pixels, compared with the store's.
         channels: compared with the store's.
+        characters: which ones are drawn of fonts, see `FontFolder`.
+        prototype: the standard font of a folder of fonts, see `FontFolder`.
         folder: where stores are kept.
-        on_error: `raise` refuses an image folder with images that cannot be used, `skip` leaves
-            them out. Glyphs that a font does not draw are always left out.
+        on_error: `raise` refuses images that cannot be used, `skip` leaves them out. Glyphs that a
+            font does not draw are always left out.
         progress: whether a bar is shown, where there is a terminal.
 
     Raises:
         ValueError: naming the path and the parameter.
     """
-    if Path(path).suffix == ".lmdb":
+    path = Path(path)
+    if path.suffix == ".lmdb" and not is_foreign(path):
+        if characters is not None:
+            raise ValueError(f"data.characters are those of {path}: it was built with them")
         return _fitting(Store(path), size, channels)
-    strict = on_error == "raise" and kind(path) == "images"
-    target, stamp = store_path(path, size, channels, folder), _stamp(Path(path))
-    store = _kept(target, stamp) or _built(
-        guess(path, size, channels), target, stamp, "raise" if strict else "skip", progress
+    found = kind(path)
+    if found == "lmdb":
+        return _foreign(path, size, channels)
+    chosen = [characters, prototype] if found == "fonts" and (characters or prototype) else []
+    return kept_store(
+        lambda: guess(path, size, channels, characters, prototype),
+        store_path(path, size, channels, folder, chosen),
+        _stamp(path, found, characters, prototype),
+        on_error if found in ("images", "archive") else "skip",
+        progress,
     )
-    if store.rejected and strict:
+
+
+def kept_store(
+    source: Callable[[], Source],
+    target: Path,
+    stamp: str,
+    on_error: Literal["raise", "skip"],
+    progress: bool,
+) -> Store:
+    """The store at `target`, built of the source unless it is there with the same stamp.
+
+    Raises:
+        ValueError: the source is refused, or the store cannot be built.
+    """
+    store = _kept(target, stamp) or _built(source(), target, stamp, on_error, progress)
+    if store.rejected and on_error == "raise":
         store.close()
         raise StoreError(refusal(store.source, store.rejected, store.rejected_count))
+    return store
+
+
+def _foreign(path: Path, size: int, channels: int) -> Store:
+    store = ForeignStore(path, size, channels)
+    _notice(
+        f"{path} is read as it is, {store.source}: it has no checksums, and every image is decoded "
+        f"again and again; `gan data build {path} NAME.lmdb` makes a store of it"
+    )
     return store
 
 
@@ -298,19 +298,26 @@ def _fitting(store: Store, size: int, channels: int) -> Store:
     )
 
 
-def _stamp(path: Path) -> str:
-    """Changes with the name, size or time of any file that a source at this path may read."""
-    files = [f for f in _files(path) if f.suffix.lower() in USED or f.name == "index.json"]
-    return _digest([_RULES, _drawing(path), _listing(path, files)])
+def _stamp(path: Path, found: Kind, characters: str | None, prototype: str | None) -> str:
+    """Changes with what is chosen, and the name, size or time of any file that may be read."""
+    if found == "archive":
+        archive, _ = located(path)
+        return digest([RULES, listing(archive.parent, [archive])])
+    used = [f for f in _files(path) if is_image(f.name) or _is_font(f) or f.name == "index.json"]
+    drawing = _drawing(characters, prototype) if found == "fonts" else None
+    return digest([RULES, drawing, listing(path, used)])
 
 
-def _drawing(path: Path) -> Any:
+def _drawing(characters: str | None, prototype: str | None) -> Any:
     """What decides how fonts are drawn: with other libraries they look different."""
-    if kind(path) != "fonts":
-        return None
+    from gan.data.fonts import listed_characters
     from gan.data.glyphs import RENDERING, versions
 
-    return [RENDERING, versions()]
+    return [RENDERING, versions(), characters and listed_characters(characters), prototype]
+
+
+def _is_font(file: Path) -> bool:
+    return file.suffix.lower() in FONTS
 
 
 def _kept(target: Path, stamp: str) -> Store | None:

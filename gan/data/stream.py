@@ -1,8 +1,9 @@
 """Endless, sharded, resumable batches on the device.
 
-A thread plans and copies batches ahead of need into a few reused buffers (pinned on CUDA, then sent on a
-side stream); bytes become floats, and are mirrored, on the device. The position is one integer: the order
-is a permutation by (seed, epoch), and a batch may run over an epoch's end, so batches are always full.
+A thread plans and copies batches ahead of need into a few reused buffers (pinned on CUDA, then
+sent on a side stream); bytes become floats, and are mirrored, on the device. The position is one
+integer: the order is a permutation by (seed, epoch), and a batch may run over an epoch's end, so
+batches are always full.
 """
 
 import queue
@@ -28,7 +29,7 @@ class _Ready(NamedTuple):
 
 
 class Stream:
-    """An iterator over batches: float images [B, (K,) C, H, W] in [-1, 1] and integer fields [B]."""
+    """Iterator over batches: float images [B, (K,) C, H, W] in [-1, 1] and integer fields [B]."""
 
     def __init__(
         self,
@@ -42,11 +43,11 @@ class Stream:
         size: int = 1,
         ahead: int = 3,
     ) -> None:
-        """`batch_size` counts all processes, `position` batches delivered before; only `keys` are read."""
+        """`batch_size` counts all processes, `position` delivered batches; only `keys` are read."""
         if len(dataset) < batch_size:
             raise ValueError(
-                f"trainer.batch_size={batch_size} needs as many samples, but {dataset.store.path} gives "
-                f"{len(dataset)}: lower trainer.batch_size or add images"
+                f"trainer.batch_size={batch_size} needs as many samples, but {dataset.store.path} "
+                f"gives {len(dataset)}: lower trainer.batch_size or add images"
             )
         self.dataset, self.batch_size, self.seed, self.device = dataset, batch_size, seed, device
         self.keys, self.position, self.share, self.rank, self.ahead = (
@@ -61,7 +62,9 @@ class Stream:
         self._buffers: list[dict[str, Tensor]] = [{} for _ in range(ahead)]
         self._free: queue.Queue[int] = queue.Queue()
         self._ready: queue.Queue[_Ready | BaseException] = queue.Queue()
-        self._side = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._side: torch.cuda.Stream | None = None
+        if device.type == "cuda":
+            self._side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch's own
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -145,7 +148,8 @@ class Stream:
             ready = self._ready.get(timeout=TIMEOUT)
         except queue.Empty:
             raise TimeoutError(
-                f"no batch came from {self.dataset.store.path} for {TIMEOUT:g} s: is its disk reachable?"
+                f"no batch came from {self.dataset.store.path} for {TIMEOUT:g} s: "
+                "is its disk reachable?"
             ) from None
         if isinstance(ready, BaseException):
             raise ready
@@ -194,7 +198,7 @@ class Stream:
         return tensor.to(self.device, non_blocking=True)
 
     def _stays(self) -> bool:
-        """Whether the whole set is kept on the device: asked for, or within a quarter of its free memory."""
+        """Whether the device keeps the whole set: as asked, or where a quarter of it suffices."""
         if self.dataset.resident != "auto":
             return self.dataset.resident == "on"
         if self.device.type != "cuda":

@@ -1,5 +1,19 @@
 """What the players minimise."""
 
-from gan.losses import adversarial, labels, penalties, relativistic
+from gan.losses import (
+    adversarial,
+    classification,
+    labels,
+    penalties,
+    reconstruction,
+    relativistic,
+)
 
-__all__ = ["adversarial", "labels", "penalties", "relativistic"]
+__all__ = [
+    "adversarial",
+    "classification",
+    "labels",
+    "penalties",
+    "reconstruction",
+    "relativistic",
+]

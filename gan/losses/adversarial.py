@@ -1,7 +1,7 @@
 """Adversarial losses on logits: one class each, `discriminator` and `generator`.
 
-Logits are [B] or a patch map [B, 1, h, w]; losses are means over both. `real_logits_of` is a function, so
-that only a loss that compares pays for the discriminator's second forward.
+Logits are [B] or a patch map [B, 1, h, w]; losses are means over both. `real_logits_of` is a
+function, so that only a loss that compares pays for the discriminator's second forward.
 """
 
 from abc import ABC, abstractmethod
@@ -18,9 +18,7 @@ RealLogits = Callable[[], Tensor]
 class Adversarial(ABC):
     """The two sides of one game."""
 
-    constrained = (
-        False  # whether the discriminator must be kept Lipschitz by a penalty, clipping or a norm
-    )
+    constrained = False  # whether a penalty, clipping or norm must keep the discriminator Lipschitz
 
     @abstractmethod
     def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
@@ -33,7 +31,7 @@ class Adversarial(ABC):
 
 @register("adversarial", "minimax")
 class Minimax(Adversarial):
-    """The original game, whose generator saturates. Goodfellow et al. 2014, arXiv:1406.2661, eq. 1."""
+    """The original game, which saturates. Goodfellow et al. 2014, arXiv:1406.2661, eq. 1."""
 
     def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
         """E softplus(-r) + E softplus(f)."""
@@ -46,7 +44,7 @@ class Minimax(Adversarial):
 
 @register("adversarial", "nonsaturating")
 class Nonsaturating(Minimax):
-    """The generator maximises log D(G(z)) instead. Goodfellow et al. 2014, arXiv:1406.2661, section 3."""
+    """The generator maximises log D(G(z)). Goodfellow et al. 2014, arXiv:1406.2661, section 3."""
 
     def generator(self, fake_logits: Tensor, real_logits_of: RealLogits) -> Tensor:
         """E softplus(-f)."""
@@ -75,7 +73,7 @@ class LeastSquares(Adversarial):
 
 @register("adversarial", "wasserstein")
 class Wasserstein(Adversarial):
-    """Difference of means, for a discriminator kept Lipschitz. Arjovsky et al. 2017, arXiv:1701.07875."""
+    """Mean difference, for a Lipschitz discriminator. Arjovsky et al. 2017, arXiv:1701.07875."""
 
     constrained = True
 
@@ -90,7 +88,10 @@ class Wasserstein(Adversarial):
 
 @register("adversarial", "hinge")
 class Hinge(Wasserstein):
-    """Margins for the discriminator only. Lim and Ye 2017, arXiv:1705.02894; Miyato et al., arXiv:1802.05957."""
+    """Margins for the discriminator only.
+
+    Lim and Ye 2017, arXiv:1705.02894; Miyato et al. 2018, arXiv:1802.05957.
+    """
 
     constrained = False
 

@@ -1,4 +1,4 @@
-"""Adversarial cross entropies whose labels or weights can be changed: smoothing, noise, flips, focus."""
+"""Adversarial cross entropies with changed labels or weights: smoothing, noise, flips, focus."""
 
 import torch
 from torch import Tensor

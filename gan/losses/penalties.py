@@ -1,8 +1,9 @@
 """Penalties on the discriminator's input gradient.
 
-A penalty is called as `penalty(judge, real, fake, update) -> scalar`. `judge` maps images [B, C, H, W] to
-logits with every condition bound, so the gradient is that of the candidate image alone. The norm is the
-full L2 norm of each sample, over C, H and W; one number a sample, never one a pixel or one a batch.
+A penalty is called as `penalty(judge, real, fake, update) -> scalar`. `judge` maps images
+[B, C, H, W] to logits with every condition bound, so the gradient is that of the candidate image
+alone. The norm is the full L2 norm of each sample, over C, H and W; one number a sample, never one
+a pixel or one a batch.
 """
 
 from abc import ABC, abstractmethod
@@ -36,7 +37,7 @@ class GradientPenalty(ABC):
 
 
 def input_gradient(judge: Judge, images: Tensor) -> Tensor:
-    """Gradient [B, C, H, W] of each sample's score (mean over its patches), differentiable again."""
+    """Gradient [B, C, H, W] of each sample's score (mean over patches), differentiable again."""
     images = images.detach().requires_grad_()
     with torch.autocast(images.device.type, enabled=False):
         logits = judge(images)
@@ -88,7 +89,7 @@ class Dragan(WganGp):
         noise: NonNegative = 0.1,
         target: NonNegative = 1.0,
     ) -> None:
-        """`noise` is the standard deviation per element in units of half the data range, `target` the k."""
+        """`noise` is the standard deviation per element in half data ranges, `target` the k."""
         super().__init__(weight, every)
         self.noise, self.target = noise, target
 

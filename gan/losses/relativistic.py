@@ -27,7 +27,7 @@ class RelativisticPairing(Adversarial):
 
 @register("adversarial", "ragan")
 class RelativisticAverage(Adversarial):
-    """Each side against the mean of the other. Jolicoeur-Martineau 2018, arXiv:1807.00734, section 4.2.
+    """Each side against the other's mean. Jolicoeur-Martineau 2018, arXiv:1807.00734, section 4.2.
 
     The means are over this process's batch and carry their gradient.
     """

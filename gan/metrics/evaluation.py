@@ -23,7 +23,7 @@ MOST = 256  # characters of each part of the split that take part in a measure
 
 
 class GlyphEvaluation:
-    """Scores on the cells of seen and unseen styles and characters, with one reference glyph each."""
+    """Scores on cells of seen and unseen styles and characters, with one reference glyph each."""
 
     def __init__(self, recipe: Recipe, dataset: Any, device: torch.device) -> None:
         """`dataset` gives the store, its table of rows and both splits."""
@@ -31,7 +31,7 @@ class GlyphEvaluation:
         self.cells = _cells(dataset)
 
     def measure(self, generator: nn.Module) -> dict[str, float]:
-        """L1, SSIM and sharpness on validation styles and characters, which nothing is trained on."""
+        """L1, SSIM and sharpness on validation styles and characters, on which nothing trains."""
         scores = score(self.cells, self.draw(generator), among=["validation"]).cells["validation"]
         return {f"validation_{name}": scores.mean(name) for name in ("l1", "ssim", "sharpness")}
 

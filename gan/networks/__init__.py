@@ -1,5 +1,5 @@
 """Networks; importing this package registers all of them."""
 
-from gan.networks import classifier, dcgan, mlp, wnet
+from gan.networks import classifier, dcgan, mlp, resnet, wnet
 
-__all__ = ["classifier", "dcgan", "mlp", "wnet"]
+__all__ = ["classifier", "dcgan", "mlp", "resnet", "wnet"]

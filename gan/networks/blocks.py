@@ -8,6 +8,10 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 Norm = Literal["batch", "instance", "layer", "group", "spectral", "weight", "none"]
+GeneratorNorm = Literal[Norm, "conditional", "adain"]  # the two last read a condition
+Padding = Literal["zeros", "reflect", "replicate", "circular"]
+
+CENTRING = ("batch", "instance", "conditional", "adain")  # norms that undo a bias before them
 
 _WEIGHTED = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d, nn.Embedding)
 
@@ -46,7 +50,7 @@ def normalisation(norm: Norm, channels: int) -> nn.Module:
     return nn.Identity()
 
 
-def reparametrise(network: nn.Module, norm: Norm) -> None:
+def reparametrise(network: nn.Module, norm: GeneratorNorm) -> None:
     """Put spectral or weight normalisation on every weight; other norms change nothing.
 
     Call it when the weights have their starting values: weight normalisation starts from them.
@@ -64,7 +68,7 @@ def dcgan_start(module: nn.Module) -> None:
     """Weights from N(0, 0.02), batch norm gains from N(1, 0.02), zero biases (arXiv:1511.06434)."""
     if isinstance(module, _WEIGHTED):
         nn.init.normal_(module.weight, 0.0, 0.02)
-    elif isinstance(module, nn.BatchNorm2d):
+    elif isinstance(module, nn.BatchNorm2d) and module.affine:
         nn.init.normal_(module.weight, 1.0, 0.02)
     _zero_bias(module)
 
@@ -74,6 +78,80 @@ def xavier_start(module: nn.Module) -> None:
     if isinstance(module, _WEIGHTED):
         nn.init.xavier_normal_(module.weight)
     _zero_bias(module)
+
+
+def chosen_norm(norm: GeneratorNorm | Literal["auto"], classes: int) -> GeneratorNorm:
+    """A generator's norm; `auto` is conditional batch norm with classes and batch norm without.
+
+    Raises: ValueError for conditional batch norm where there are no classes.
+    """
+    if norm == "auto":
+        return "conditional" if classes else "batch"
+    if norm == "conditional" and not classes:
+        raise ValueError(
+            "generator.norm cannot be conditional without classes: choose a recipe that reads "
+            "labels, or another norm, such as batch or adain"
+        )
+    return norm
+
+
+def generator_norm(norm: GeneratorNorm, channels: int, classes: int, features: int) -> nn.Module:
+    """A layer called with maps [B, C, H, W] and the code that an `Entrance` gives.
+
+    `features` is the length of that code where it is a vector.
+    """
+    if norm == "conditional":
+        return ConditionalBatchNorm(channels, classes)
+    if norm == "adain":
+        return AdaptiveInstanceNorm(channels, features)
+    return Unconditional(normalisation(norm, channels))
+
+
+class Unconditional(nn.Module):
+    """A norm beside conditional ones: it does not read the code."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, x: Tensor, code: Tensor) -> Tensor:
+        """Maps [B, C, H, W], normalised."""
+        return self.norm(x)
+
+
+class ConditionalBatchNorm(nn.Module):
+    """Batch norm whose gain and bias belong to the class; all classes share its statistics.
+
+    Dumoulin et al. 2016, arXiv:1610.07629; de Vries et al. 2017, arXiv:1707.00683.
+    """
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(channels, affine=False)
+        self.gain = nn.Parameter(torch.ones(classes, channels))
+        self.bias = nn.Parameter(torch.zeros(classes, channels))
+
+    def forward(self, x: Tensor, label: Tensor) -> Tensor:
+        """Maps [B, C, H, W] and labels [B] to maps of the same shape."""
+        return _modulated(self.norm(x), self.gain[label], self.bias[label])
+
+
+class AdaptiveInstanceNorm(nn.Module):
+    """Instance norm with a gain and a bias that are linear in a code, AdaIN.
+
+    Huang and Belongie 2017, arXiv:1703.06868; Karras et al. 2018, arXiv:1812.04948. Gains are
+    counted from 1, so that a layer which starts small starts as instance norm.
+    """
+
+    def __init__(self, channels: int, features: int) -> None:
+        super().__init__()
+        self.norm = nn.InstanceNorm2d(channels)
+        self.style = nn.Linear(features, 2 * channels)
+
+    def forward(self, x: Tensor, code: Tensor) -> Tensor:
+        """Maps [B, C, H, W] and codes [B, features] to maps of the same shape."""
+        gain, bias = self.style(code).chunk(2, 1)  # [B, C] each
+        return _modulated(self.norm(x), 1 + gain, bias)
 
 
 class Latent(nn.Module):
@@ -91,6 +169,27 @@ class Latent(nn.Module):
         """Latent vectors [B, latent] and labels [B] to [B, width]."""
         _require_label(label, wanted=bool(self.embeddings))
         return torch.cat([z, *(embedding(label) for embedding in self.embeddings)], 1)
+
+
+class Entrance(nn.Module):
+    """What a generator grows from, and the code that its norms read.
+
+    Conditional batch norm reads the label itself; for any other norm the latent vector carries an
+    embedding of the class and is the code as well. `width` is the length of that vector.
+    """
+
+    def __init__(self, latent: int, classes: int, norm: GeneratorNorm) -> None:
+        super().__init__()
+        self.labelled = norm == "conditional"
+        self.join = Latent(latent, 0 if self.labelled else classes)
+        self.width = self.join.width
+
+    def forward(self, z: Tensor, label: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Latent vectors [B, latent] and labels [B] to vectors [B, width] and the norms' code."""
+        if self.labelled:
+            return self.join(z), _given(label)
+        vector = self.join(z, label)
+        return vector, vector
 
 
 class Critic(nn.Module):
@@ -119,8 +218,18 @@ def _zero_bias(module: nn.Module) -> None:
         nn.init.zeros_(bias)
 
 
-def _require_label(label: Tensor | None, wanted: bool) -> None:
-    if wanted and label is None:
+def _modulated(x: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
+    return x * gain[:, :, None, None] + bias[:, :, None, None]  # gain and bias [B, C]
+
+
+def _given(label: Tensor | None) -> Tensor:
+    if label is None:
         raise ValueError("label must be given: this network was built for classes")
-    if label is not None and not wanted:
+    return label
+
+
+def _require_label(label: Tensor | None, wanted: bool) -> None:
+    if wanted:
+        _given(label)
+    elif label is not None:
         raise ValueError("label must be None: this network was built with classes=0")

@@ -8,10 +8,15 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from gan.networks.blocks import (
+    CENTRING,
     Critic,
-    Latent,
+    Entrance,
+    GeneratorNorm,
     Norm,
+    Padding,
+    chosen_norm,
     dcgan_start,
+    generator_norm,
     levels,
     normalisation,
     reparametrise,
@@ -27,7 +32,9 @@ class Generator(nn.Module):
     """Latent vectors, projected to 4 x 4 pixels and doubled up to images in [-1, 1].
 
     `width` is the number of channels at half the image's size; each halving doubles it, up to
-    8 * `width`. With `classes` the projection also reads an embedding of the label; 0: no labels.
+    8 * `width`. `norm` acts on all maps but the image, or on all weights (`spectral`, `weight`).
+    With `classes` the projection also reads an embedding of the label, with `norm=conditional` the
+    norms do instead; 0: no labels.
     """
 
     def __init__(
@@ -37,24 +44,32 @@ class Generator(nn.Module):
         classes: int = 0,
         latent: Count = 128,
         width: Count = 64,
+        norm: GeneratorNorm = "batch",
     ) -> None:
         super().__init__()
+        norm = chosen_norm(norm, classes)
         inner = widths(width, levels(size) - 2)[::-1]
         self.latent = latent
-        self.join = Latent(latent, classes)
-        self.project = nn.Sequential(
-            nn.Unflatten(1, (self.join.width, 1, 1)),
-            nn.ConvTranspose2d(self.join.width, inner[0], 4, bias=False),
-            nn.BatchNorm2d(inner[0]),
-            nn.ReLU(),
+        self.enter = Entrance(latent, classes, norm)
+        bias = norm not in CENTRING
+        project = nn.ConvTranspose2d(self.enter.width, inner[0], 4, bias=bias)  # 1 to 4 pixels
+        double = [nn.ConvTranspose2d(a, b, 4, 2, 1, bias=bias) for a, b in pairwise(inner)]
+        self.grow = nn.ModuleList([project, *double])
+        self.norms = nn.ModuleList(
+            generator_norm(norm, after, classes, self.enter.width) for after in inner
         )
-        self.inner = nn.Sequential(*(_double(before, after) for before, after in pairwise(inner)))
+        self.activate = nn.ReLU()
         self.image = nn.Sequential(nn.ConvTranspose2d(width, channels, 4, 2, 1), nn.Tanh())
         self.apply(dcgan_start)
+        reparametrise(self, norm)
 
     def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
         """Latent vectors [B, latent] and labels [B] to images [B, C, size, size]."""
-        return self.image(self.inner(self.project(self.join(z, label))))
+        x, code = self.enter(z, label)
+        x = x[:, :, None, None]  # [B, D, 1, 1]
+        for grow, norm in zip(self.grow, self.norms, strict=True):
+            x = self.activate(norm(grow(x), code))
+        return self.image(x)
 
 
 @register(
@@ -76,12 +91,15 @@ class Discriminator(nn.Module):
         classes: int = 0,
         width: Count = 64,
         norm: Norm = "batch",
+        padding: Padding = "zeros",
     ) -> None:
         super().__init__()
         inner = widths(width, levels(size) - 2)
-        self.first = nn.Sequential(nn.Conv2d(channels, width, 4, 2, 1), nn.LeakyReLU(0.2))
+        self.first = nn.Sequential(
+            nn.Conv2d(channels, width, 4, 2, 1, padding_mode=padding), nn.LeakyReLU(0.2)
+        )
         self.inner = nn.Sequential(
-            *(_halve(before, after, norm) for before, after in pairwise(inner))
+            *(_halve(before, after, norm, padding) for before, after in pairwise(inner))
         )
         self.critic = Critic(inner[-1] * 4 * 4, classes)
         self.apply(dcgan_start)
@@ -92,11 +110,7 @@ class Discriminator(nn.Module):
         return self.critic(self.inner(self.first(image)).flatten(1), label)
 
 
-def _double(before: int, after: int) -> nn.Module:
-    deconvolution = nn.ConvTranspose2d(before, after, 4, 2, 1, bias=False)
-    return nn.Sequential(deconvolution, nn.BatchNorm2d(after), nn.ReLU())
-
-
-def _halve(before: int, after: int, norm: Norm) -> nn.Module:
-    convolution = nn.Conv2d(before, after, 4, 2, 1, bias=norm not in ("batch", "instance"))
+def _halve(before: int, after: int, norm: Norm, padding: Padding) -> nn.Module:
+    bias = norm not in CENTRING
+    convolution = nn.Conv2d(before, after, 4, 2, 1, bias=bias, padding_mode=padding)
     return nn.Sequential(convolution, normalisation(norm, after), nn.LeakyReLU(0.2))

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from gan.losses.adversarial import Adversarial
 from gan.recipe import Batch, Judge, Penalty, Recipe, penalise
+from gan.recipes.modules import NoiseToImage
 from gan.registry import Count, Positive, register
 
 
@@ -14,11 +15,12 @@ from gan.registry import Count, Positive, register
 class Synthesis(Recipe):
     """noise -> image. Goodfellow et al. 2014, arXiv:1406.2661."""
 
+    generator: NoiseToImage
     reads = ("real",)
 
     def __init__(
         self,
-        generator: nn.Module,
+        generator: NoiseToImage,
         discriminator: nn.Module,
         adversarial: Adversarial,
         penalties: Mapping[str, Penalty],
@@ -35,11 +37,8 @@ class Synthesis(Recipe):
     def generate(self, batch: Batch) -> dict[str, Tensor]:
         """One image for each real one."""
         real = batch["real"]
-        return {
-            "image": self.generator(
-                torch.randn(len(real), self.generator.latent, device=real.device)
-            )
-        }
+        noise = torch.randn(len(real), self.generator.latent, device=real.device)
+        return {"image": self.generator(noise)}
 
     def judge(self, batch: Batch) -> Judge:
         """Image -> logits."""

@@ -1,8 +1,8 @@
 """A font from one character: W-Net after Figure 2 and Equations 1 and 2 of its paper.
 
-Jiang et al. 2018, "W-Net: One-Shot Arbitrary-Style Chinese Character Generation with Deep Neural Networks",
-ICONIP, arXiv:2406.06122. `prototype` is the wanted character in a standard font, `reference` one or several
-other characters of a style, `target` the wanted character in that style.
+Jiang et al. 2018, "W-Net: One-Shot Arbitrary-Style Chinese Character Generation with Deep Neural
+Networks", ICONIP, arXiv:2406.06122. `prototype` is the wanted character in a standard font,
+`reference` one or several other characters of a style, `target` the wanted character in that style.
 """
 
 from collections.abc import Mapping
@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy, l1_loss, mse_loss
 from gan.losses.adversarial import Adversarial
 from gan.losses.reconstruction import Features, feature_distance
 from gan.recipe import Batch, Judge, Penalty, Recipe, penalise
+from gan.recipes.modules import GlyphCritic, GlyphWriter, Observer
 from gan.registry import Fraction, NonNegative, register
 
 
@@ -27,15 +28,17 @@ class WNet(Recipe):
     Eight named terms with the published weights; a weight of zero leaves its term out.
     """
 
+    generator: GlyphWriter
+    discriminator: GlyphCritic
     reads = ("prototype", "reference", "target", "style", "character")
 
     def __init__(
         self,
-        generator: nn.Module,
-        discriminator: nn.Module,
+        generator: GlyphWriter,
+        discriminator: GlyphCritic,
         adversarial: Adversarial,
         penalties: Mapping[str, Penalty],
-        classifier: nn.Module | None,
+        classifier: Observer | None,
         weight: NonNegative = 3.0,
         style_class: NonNegative = 1.0,
         encoder_character: NonNegative = 0.2,

@@ -25,7 +25,7 @@ def rows_of(stream, count):
     return np.concatenate([stream.plan(position).images["real"] for position in range(count)])
 
 
-# -- order ------------------------------------------------------------------------------------------
+# -- order -----------------------------------------------------------------------------------------
 
 
 def test_an_epoch_visits_every_sample_once_and_epochs_differ(images):
@@ -80,7 +80,7 @@ def test_too_few_samples_are_refused_with_both_numbers(images):
         Stream(images, 1000, seed=0, device=CPU, keys=["real"])
 
 
-# -- content ----------------------------------------------------------------------------------------
+# -- content ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("resident", ["on", "off"])
@@ -149,7 +149,7 @@ def test_draws_are_uniform_and_differ_by_purpose_epoch_and_seed():
         assert abs(np.corrcoef(numbers.astype(float), other.astype(float))[0, 1]) < 0.02
 
 
-# -- glyph triples ----------------------------------------------------------------------------------
+# -- glyph triples ---------------------------------------------------------------------------------
 
 
 def test_a_reference_is_never_the_target_and_always_of_its_style(glyphs):
@@ -240,9 +240,9 @@ def test_a_style_with_one_usable_character_is_refused_by_name(tmp_path):
             return "sparse"
 
     build(Sparse(), tmp_path / "sparse.lmdb", progress=False)
+    splits = (Glyphs(Store(tmp_path / "sparse.lmdb"), split=split) for split in range(20))
     with pytest.raises(StoreError, match="style 'style03' has . usable training characters"):
-        for split in range(20):  # in some split the style is trained on
-            Glyphs(Store(tmp_path / "sparse.lmdb"), split=split)
+        list(splits)  # in some split the style is trained on
 
 
 def test_unknown_prototype_and_label_are_refused_by_name(glyph_store):

@@ -10,7 +10,7 @@ from gan.networks import dcgan, mlp
 @pytest.mark.parametrize("size", [8, 16, 64])
 def test_every_power_of_two_builds_from_four_pixels(size):
     generator = dcgan.Generator(size, 3, latent=5, width=2)
-    assert generator.project(generator.join(torch.randn(2, 5))).shape[2:] == (4, 4)
+    assert generator.grow[0](torch.randn(2, 5, 1, 1)).shape[2:] == (4, 4)
     image = generator(torch.randn(2, 5))
     assert image.shape == (2, 3, size, size)
     assert dcgan.Discriminator(size, 3, width=2)(image).shape == (2,)

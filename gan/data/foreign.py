@@ -1,0 +1,245 @@
+"""LMDB folders of encoded images that other programs have made: LSUN's own, and BasicSR's.
+
+LSUN (Yu et al. 2015, arXiv:1506.03365) stores WebP or JPEG under opaque keys. BasicSR stores PNG
+under names, which `meta_info.txt` lists in their order: `name.png (height,width,channels) level`.
+Neither has checksums. No lock file is written, and nothing is unpickled or kept beside them.
+"""
+
+import contextlib
+import io
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import lmdb
+import numpy as np
+
+from gan.data.images import (
+    LARGEST_FILE,
+    RULES,
+    decoded,
+    digest,
+    listing,
+    record,
+    require_channels,
+    strictly_decoded,
+)
+from gan.data.layout import Record, Rejected, StoreError, checked_bytes, explained, key_problem
+from gan.data.store import Store
+
+_OTHERS = {
+    b"length": "rosinality's StyleGAN 2",
+    b"num-samples": "a data set for text recognition",
+    b"__meta__": "a store that was moved into a folder",
+}
+_TOGETHER = 64  # images read at once
+
+_opening = threading.Lock()  # LMDB allows a process one environment per file, none over a fork
+os.register_at_fork(
+    before=_opening.acquire, after_in_parent=_opening.release, after_in_child=_opening.release
+)
+
+
+def is_foreign(path: Path) -> bool:
+    """Whether a path is a folder as LMDB makes it by default, which our stores are not."""
+    return (path / "data.mdb").is_file()
+
+
+class Encoded:
+    """The values of such a folder by number, as bytes; safe in threads and after a fork.
+
+    Attributes:
+        keys: as they are in the file, in the order of `meta_info.txt` or else of the file.
+        origin: who made it, `LSUN` or `BasicSR`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Lists the keys, once the file is as long as it says and its tree is sound.
+
+        Raises:
+            StoreError: it is cut, damaged, of neither kind, or differs from its `meta_info.txt`.
+        """
+        self.path, self.file = path, path / "data.mdb"
+        with explained(self.file), self.file.open("rb") as file:
+            self.bytes = checked_bytes(file.fileno())
+        self.listing = listing(path, [self.file])
+        with self._transaction() as transaction:
+            found = [bytes(key) for key in transaction.cursor().iternext(values=False)]
+            names = path / "meta_info.txt"
+            self.origin = "BasicSR" if names.exists() else "LSUN"
+            self.keys = _listed(names, found) if names.exists() else found
+            _require_images(transaction, found)
+
+    def read(self, numbers: Sequence[int]) -> list[bytes]:
+        """The values of these numbers."""
+        with self._transaction() as transaction:
+            values = [transaction.get(self.keys[number]) for number in numbers]
+            for number, value in zip(numbers, values, strict=True):
+                if len(value) > LARGEST_FILE:
+                    raise StoreError(f"{self.text(number)} has {len(value)} bytes")
+            return [bytes(value) for value in values]
+
+    def text(self, number: int) -> str:
+        """A key as text, in hexadecimal digits where it is none."""
+        key = self.keys[number]
+        text = key.decode("ascii", "replace")
+        return text if text.isascii() and not key_problem(text) else key.hex()
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[lmdb.Transaction]:
+        """Opens the file for as long as it takes to copy some values, which is microseconds."""
+        with _opening, explained(self.file):
+            if listing(self.path, [self.file]) != self.listing:
+                raise StoreError("it has changed since it was opened")
+            with (
+                lmdb.open(
+                    os.fspath(self.file), subdir=False, readonly=True, create=False, lock=False,
+                    readahead=False, meminit=False, map_size=self.bytes,
+                ) as environment,
+                environment.begin(buffers=True) as transaction,
+            ):  # fmt: skip
+                yield transaction
+
+
+def _listed(file: Path, found: Sequence[bytes]) -> list[bytes]:
+    """The keys in the order of `meta_info.txt`, which must name each of those found once."""
+    with explained(file):
+        try:
+            lines = file.read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError as error:
+            raise StoreError(f"it is no text: {error}") from error
+        keys = [line.split(".")[0].encode() for line in lines if line.strip()]
+        if sorted(keys) != sorted(found):
+            odd = sorted(set(keys) ^ set(found))[:1] or keys
+            raise StoreError(
+                f"it names {len(keys)} images and the LMDB file has {len(found)}, they differ at "
+                f"{odd[0].decode(errors='backslashreplace')!r}; copy or make it again"
+            )
+    return keys
+
+
+def _require_images(transaction: lmdb.Transaction, keys: Sequence[bytes]) -> None:
+    """Raises unless the first value is an encoded image and no key is one of other layouts."""
+    if not keys:
+        raise StoreError("it holds no image")
+    for key, origin in _OTHERS.items():
+        if transaction.get(key) is not None:
+            raise StoreError(
+                f"its key {key.decode()!r} is that of {origin}; read are LSUN's and BasicSR's LMDB"
+            )
+    head = bytes(transaction.get(keys[0])[:12])
+    webp = head[:4] == b"RIFF" and head[8:] == b"WEBP"
+    if not webp and not head.startswith((b"\xff\xd8\xff", b"\x89PNG")):
+        raise StoreError(f"its first value begins with {head[:8]!r}: no JPEG, PNG or WebP image")
+
+
+class ForeignStore(Store):
+    """Such a folder read as it is: images are decoded, by the rules of `ImageFolder`, when read.
+
+    There are no fields. Decoding takes about a millisecond for 256 x 256 pixels in each thread, a
+    hundred times what a store needs.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], size: int, channels: int) -> None:
+        """Opens the folder `path`; `size` is in pixels, `channels` 1 or 3.
+
+        Raises:
+            StoreError: see `Encoded`.
+        """
+        require_channels(channels)
+        self.path = Path(path)
+        self._encoded = Encoded(self.path)
+        self.count = len(self._encoded.keys)
+        self.shape = (size, size, channels)
+        self.source = _title(self._encoded)
+        self.fingerprint = self.content_hash = digest([RULES, self.shape, self._encoded.listing])
+        self.stamp, self.rejected_count, self.rejected = "", 0, []
+        self.names, self.facts, self.fields = {}, {}, {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickles the path and the shape."""
+        return ForeignStore, (self.path, *self.shape[1:])
+
+    @cached_property
+    def keys(self) -> Sequence[str]:
+        """The key of each row."""
+        return tuple(map(self._encoded.text, range(self.count)))
+
+    def read(self, rows: np.ndarray, out: np.ndarray) -> None:
+        """Decodes the images of `rows`, int [n], into `out`, uint8 [n, H, W, C].
+
+        Raises:
+            StoreError: the file was changed, an image is damaged, or a row is out of range.
+        """
+        if out.shape != (len(rows), *self.shape) or out.dtype != np.uint8:
+            raise ValueError(
+                f"out must be uint8 {(len(rows), *self.shape)}, not {out.dtype} {out.shape}"
+            )
+        if len(rows) and (rows.min() < 0 or rows.max() >= self.count):
+            raise StoreError(f"{self.path}: a row of {rows} leaves 0 to {self.count - 1}")
+        numbers = rows.tolist()
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+            images = pool.map(self._decoded, numbers, self._encoded.read(numbers))
+            for place, image in enumerate(images):
+                out[place] = image
+
+    def _decoded(self, number: int, value: bytes) -> np.ndarray:
+        try:
+            return decoded(io.BytesIO(value), *self.shape[1:])
+        except Exception as error:  # a damaged image may raise anything in its decoder
+            raise StoreError(
+                f"{self.path}: {self._encoded.text(number)}: {error}; `gan data build` makes a "
+                "store without such images"
+            ) from error
+
+    def verify_ahead(self) -> bool:
+        """False: there are no checksums."""
+        return False
+
+    def close(self) -> None:
+        """Nothing: the file is open only while it is read."""
+
+
+class ForeignImages:
+    """Such a folder as a source, so that it becomes a store; its keys stay, without any field."""
+
+    def __init__(self, path: Path, size: int, channels: int = 3) -> None:
+        """Opens the folder `path`; `size` is in pixels, `channels` 1 or 3.
+
+        Raises:
+            StoreError: see `Encoded`.
+        """
+        require_channels(channels)
+        self._encoded = Encoded(path)
+        self.shape = (size, size, channels)
+        self.name = _title(self._encoded)
+        self.names: dict[str, list[str]] = {}
+        self.facts: dict[str, Any] = {}
+
+    def fingerprint(self) -> str:
+        """Changes with the size or time of the file."""
+        return digest([RULES, self.shape, self._encoded.listing])
+
+    def __len__(self) -> int:
+        """How many images there are."""
+        return len(self._encoded.keys)
+
+    def __iter__(self) -> Iterator[Record | Rejected]:
+        """All images in order."""
+        return self.after(0)
+
+    def after(self, seen: int) -> Iterator[Record | Rejected]:
+        """The images after the first `seen`."""
+        for first in range(seen, len(self), _TOGETHER):
+            numbers = range(first, min(first + _TOGETHER, len(self)))
+            for number, value in zip(numbers, self._encoded.read(numbers), strict=True):
+                image = partial(strictly_decoded, io.BytesIO(value), *self.shape[1:])
+                yield record(self._encoded.text(number), image, {})
+
+
+def _title(encoded: Encoded) -> str:
+    return f"{encoded.origin}'s LMDB {encoded.path.name}"

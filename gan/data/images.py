@@ -1,0 +1,136 @@
+"""Images as they come: every rule for the odd ones, up to pixels of one shape."""
+
+import hashlib
+import json
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from gan.data.layout import Record, Rejected, key_problem
+
+READ = {".jpg", ".jpeg", ".png", ".webp"}
+NOT_READ = {".avif", ".bmp", ".gif", ".heic", ".jp2", ".jxl", ".psd", ".tga", ".tif", ".tiff"}
+LARGEST_FILE = 64 << 20  # bytes
+MOST_PIXELS = 1 << 26
+RULES = 1  # raise it when the same file would give other pixels
+
+
+def is_image(name: str) -> bool:
+    """Whether a file is an image by its name, read or not."""
+    return PurePosixPath(name).suffix.lower() in READ | NOT_READ
+
+
+def unread(name: str, length: int) -> str | None:
+    """Why an image file of this name and length (bytes) is not read, or None."""
+    suffix = PurePosixPath(name).suffix
+    if suffix.lower() not in READ:
+        return f"{suffix} files are not read; convert it to PNG"
+    if length > LARGEST_FILE:
+        return f"it has {length} bytes, at most {LARGEST_FILE} are read"
+    return None
+
+
+def require_channels(channels: int) -> None:
+    """Raises unless images can have so many."""
+    if channels not in (1, 3):
+        raise ValueError(f"image.channels must be 1 or 3, not {channels}")
+
+
+def class_names(folders: Sequence[Sequence[str]]) -> dict[str, list[str]]:
+    """The field `label`, where every image lies in a folder: the names of the first level."""
+    if not folders or not all(folders):
+        return {}
+    return {"label": [printable(name) for name in sorted({parts[0] for parts in folders})]}
+
+
+def record(
+    key: str, image: Callable[[], np.ndarray], fields: Mapping[str, int]
+) -> Record | Rejected:
+    """The image as a record, or the reason that its key or its decoder gives against it."""
+    problem = key_problem(key)
+    if problem:
+        return Rejected(printable(key), problem)
+    try:
+        return Record(key, image(), fields)
+    except Exception as error:  # a damaged file may raise anything in its decoder
+        return Rejected(key, str(error) or repr(error))
+
+
+def printable(name: str) -> str:
+    """A name of any bytes as text that can be shown and stored."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+def listing(folder: Path, files: Sequence[Path]) -> list[tuple[str, int, int]]:
+    """Name, bytes and time (ns) of each file."""
+    stats = [(printable(file.relative_to(folder).as_posix()), file.stat()) for file in files]
+    return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of a value's JSON."""
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
+
+
+def read_image(file: Path, size: int, channels: int) -> np.ndarray:
+    """An image file as uint8 [size, size, channels], by the rules of `ImageFolder`.
+
+    Raises:
+        Exception: the file breaks a rule, or is damaged in a way that its decoder notices.
+    """
+    problem = unread(file.name, file.stat().st_size)
+    if problem:
+        raise ValueError(problem)
+    return strictly_decoded(file, size, channels)
+
+
+def strictly_decoded(data: Path | IO[bytes], size: int, channels: int) -> np.ndarray:
+    """What `decoded` gives, with Pillow's warnings as errors; for one thread at a time."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return decoded(data, size, channels)
+
+
+def decoded(data: Path | IO[bytes], size: int, channels: int) -> np.ndarray:
+    """An encoded image as uint8 [size, size, channels]."""
+    with Image.open(data, formats=("JPEG", "PNG", "WEBP")) as image:
+        return fitted(image, size, channels)
+
+
+def fitted(image: Image.Image, size: int, channels: int) -> np.ndarray:
+    """An opened image as uint8 [size, size, channels]; nothing is decoded before its checks."""
+    if image.width * image.height > MOST_PIXELS:
+        raise ValueError(f"it has {image.width} x {image.height} pixels, too many")
+    if getattr(image, "is_animated", False) and image.format != "MPO":
+        raise ValueError("it is an animation")  # MPO: a photograph with its previews
+    upright = ImageOps.exif_transpose(image)
+    pixels = _square(_flat(upright, "L" if channels == 1 else "RGB"), size)
+    return np.asarray(pixels).reshape(size, size, channels)
+
+
+def _flat(image: Image.Image, mode: str) -> Image.Image:
+    """An image of any mode as `L` or `RGB`."""
+    if image.mode.startswith("I"):
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 0xFFFF:
+            raise ValueError("it has more than 16 bits a pixel")
+        image = Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        paper = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(paper, image)
+    if image.mode not in ("1", "L", "P", "RGB", "RGBA", "CMYK", "YCbCr"):
+        raise ValueError(f"its mode {image.mode} is not read; convert it to RGB")
+    return image.convert(mode)
+
+
+def _square(image: Image.Image, size: int) -> Image.Image:
+    """The middle of an image whose shorter side becomes `size`; at that size pixels stay."""
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    box = (left, top, left + side, top + side)
+    return image.resize((size, size), Image.Resampling.LANCZOS, box)

@@ -1,0 +1,55 @@
+"""Named parts of a recipe: frozen ones, and ones with learning rates of their own."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+from torch.nn import Parameter
+
+from gan.recipe import Recipe
+from gan.registry import ConfigError
+from gan.signature import nearest
+
+Freeze = list[str] | dict[str, int]
+Asleep = dict[str, list[tuple[int, list[Parameter]]]]
+
+
+def freeze(recipe: Recipe, wanted: Freeze) -> Asleep:
+    """Freeze submodules such as `generator.decoder`, for good or until an update of their player.
+
+    Returns, by player, the parameters that wake up and when. Running statistics go on moving.
+    """
+    asleep: Asleep = {"generator": [], "discriminator": []}
+    until = dict.fromkeys(wanted) if isinstance(wanted, list) else wanted
+    for name, update in until.items():
+        parameters = list(_part(recipe, name, "freeze").parameters())
+        if update is None:
+            for parameter in parameters:
+                parameter.requires_grad = False
+        else:
+            asleep[name.partition(".")[0]].append((update, parameters))
+    return asleep
+
+
+def groups(recipe: Recipe, side: str, rates: Mapping[str, float]) -> list[dict[str, Any]]:
+    """A player's trained parameters as optimizer groups: the rest, then parts with their rates."""
+    taken: set[int] = set()
+    result: list[dict[str, Any]] = []
+    for name, rate in sorted(rates.items(), key=lambda item: -item[0].count(".")):
+        part = _part(recipe, name, "rates")
+        if name.partition(".")[0] == side:
+            inside = [p for p in part.parameters() if p.requires_grad and id(p) not in taken]
+            taken |= {id(parameter) for parameter in inside}
+            result.append({"params": inside, "lr": rate, "part": name})
+    trained = [p for p in recipe.get_submodule(side).parameters() if p.requires_grad]
+    return [{"params": [p for p in trained if id(p) not in taken], "part": side}, *result]
+
+
+def _part(recipe: Recipe, name: str, key: str) -> nn.Module:
+    known = [known for known, _ in recipe.named_modules() if known]
+    if name not in known:
+        near = nearest(name, known).split(" (known")[0]
+        tops = [n for n in known if n.count(".") == 1]
+        hint = near if near.startswith("did") else f"known: {', '.join(tops)}"
+        raise ConfigError(f"{key}: {name} is no part of this recipe; {hint}")
+    return recipe.get_submodule(name)

@@ -1,0 +1,45 @@
+"""What recipes call on their modules beyond `forward`; any module with these attributes will do."""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from torch import Tensor, nn
+
+
+class NoiseToImage(nn.Module):
+    """A generator of images [B, C, H, W] from noise [B, latent]."""
+
+    latent: int
+
+
+class Code(Protocol):
+    """What an encoder finds in an image."""
+
+    @property
+    def code(self) -> Tensor:
+        """One vector for each image, [B, D]."""
+
+    @property
+    def logits(self) -> Tensor:
+        """Which class it belongs to, [B, classes]."""
+
+
+class GlyphWriter(nn.Module):
+    """A generator that takes characters and styles apart, and puts them together."""
+
+    encode_content: Callable[[Tensor], Code]  # of images [B, C, H, W]
+    encode_style: Callable[[Tensor], Code]  # of references [B, (K,) C, H, W]
+    decode: Callable[[Code, Code], Tensor]  # content and style to images
+
+
+class GlyphCritic(nn.Module):
+    """A discriminator of (prototype, image, reference) that shows its maps."""
+
+    features: Callable[[Tensor, Tensor, Tensor], Sequence[Tensor]]
+
+
+class Observer(Protocol):
+    """A classifier that shows its maps."""
+
+    def features(self, image: Tensor) -> Sequence[Tensor]:
+        """Maps of images [B, C, H, W], finest first."""

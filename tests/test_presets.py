@@ -1,0 +1,176 @@
+"""Every model preset: its sources' numbers, and a short run that stops and goes on."""
+
+import re
+
+import pytest
+from test_trainer import assert_same, everything
+
+from gan.build import build
+from gan.check import check
+from gan.commands.train import conf_dir
+
+PRESETS = sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml"))
+
+
+def both(lr, betas):
+    sides = ("generator", "discriminator")
+    adam = {f"optimizer.{side}.name": "adam" for side in sides}
+    return (
+        adam
+        | {f"optimizer.{side}.lr": lr for side in sides}
+        | {f"optimizer.{side}.betas": betas for side in sides}
+    )
+
+
+def decay(schedule):
+    return {f"schedule.{side}.name": schedule for side in ("generator", "discriminator")}
+
+
+SOURCES = {  # what the papers and the authors' code say; None is off
+    "dcgan": {  # arXiv:1511.06434, section 4
+        **both(2e-4, [0.5, 0.999]),
+        "adversarial.name": "nonsaturating",
+        "discriminator.norm": "batch",
+        "trainer.n_critic": 1,
+    },
+    "wgan": {  # martinarjovsky/WassersteinGAN:main.py; arXiv:1701.07875, Algorithm 1
+        "adversarial.name": "wasserstein",
+        "optimizer.generator.name": "rmsprop",
+        "optimizer.discriminator.name": "rmsprop",
+        "optimizer.generator.lr": 5e-5,
+        "optimizer.discriminator.lr": 5e-5,
+        **decay("constant"),
+        "clip.discriminator.weights": 0.01,
+        "clip.generator.weights": None,
+        "generator.name": "dcgan",
+        "generator.latent": 100,
+        "generator.width": 64,
+        "discriminator.width": 64,
+        "discriminator.norm": "batch",
+        "penalties": {},
+        "trainer.batch_size": 64,
+        "trainer.n_critic": 5,
+    },
+    "wgan_gp": {  # igul222/improved_wgan_training:gan_cifar_resnet.py; arXiv:1704.00028
+        "adversarial.name": "wasserstein",
+        **both(2e-4, [0.0, 0.9]),
+        **decay("linear"),
+        "schedule.generator.start": 0.0,
+        "schedule.generator.end": 0.0,
+        "penalties.wgan_gp.weight": 10.0,
+        "penalties.wgan_gp.every": 1,
+        "clip.discriminator.weights": None,
+        "generator.name": "resnet",
+        "generator.width": 128,
+        "generator.latent": 128,
+        "discriminator.width": 128,
+        "discriminator.norm": "none",
+        "trainer.batch_size": 64,
+        "trainer.n_critic": 5,
+        "trainer.steps": 100_000,
+    },
+    "sngan": {  # kwotsin/mimicry:examples/sngan_example.py; arXiv:1802.05957
+        "adversarial.name": "hinge",
+        **both(2e-4, [0.0, 0.9]),
+        **decay("linear"),
+        "schedule.discriminator.start": 0.0,
+        "schedule.discriminator.end": 0.0,
+        "penalties": {},
+        "generator.name": "resnet",
+        "generator.width": 256,
+        "generator.latent": 128,
+        "discriminator.width": 128,
+        "discriminator.norm": "spectral",
+        "trainer.batch_size": 64,
+        "trainer.n_critic": 5,
+        "trainer.steps": 100_000,
+    },
+    "lsgan": {  # POSTECH-CVLab/PyTorch-StudioGAN:src/configs/CIFAR10/LSGAN.yaml; arXiv:1611.04076
+        "adversarial.name": "lsgan",
+        "adversarial.real": 1.0,
+        "adversarial.fake": 0.0,
+        "adversarial.aim": 1.0,
+        **both(2e-4, [0.5, 0.999]),
+        **decay("constant"),
+        "trainer.batch_size": 64,
+        "trainer.n_critic": 2,
+        "trainer.steps": 200_000,
+    },
+    "dragan": {  # kodalinaveen3/DRAGAN:DRAGAN.ipynb; arXiv:1705.07215, Algorithm 1
+        "adversarial.name": "nonsaturating",
+        **both(1e-4, [0.5, 0.9]),
+        **decay("constant"),
+        "penalties.dragan.weight": 10.0,
+        "penalties.dragan.target": 1.0,
+        "penalties.dragan.noise": pytest.approx(10 / 127.5, rel=0.05),
+        "generator.latent": 100,
+        "trainer.batch_size": 128,
+        "trainer.n_critic": 1,
+    },
+    "wnet": {  # arXiv:2406.06122
+        "adversarial.name": "wasserstein",
+        "penalties.wgan_gp.weight": 10.0,
+        "optimizer.generator.lr": 5e-4,
+        "optimizer.discriminator.lr": 5e-4,
+        "optimizer.generator.betas": [0.5, 0.999],
+        "trainer.batch_size": 32,
+    },
+}
+
+
+def at(values, path):
+    for key in path.split("."):
+        values = values[key]
+    return values
+
+
+@pytest.mark.parametrize("preset", SOURCES)
+def test_resolved_numbers_are_those_of_the_sources(composed, preset):
+    values = check(composed(f"model={preset}")).values
+    assert {path: at(values, path) for path in SOURCES[preset]} == SOURCES[preset]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_name_themselves_and_cite_a_paper(composed, preset):
+    assert composed(f"model={preset}")["model"] == preset
+    header = re.match(r"(#.*\n)+", (conf_dir() / "model" / f"{preset}.yaml").read_text())
+    assert re.search(r"arXiv:\d{4}\.\d{4,5}", header.group())
+
+
+TINY = {"width": 2, "latent": 4, "feature": 0}  # wherever a section has these
+
+
+def shrunk(values):
+    """The same game with narrow networks and few images."""
+    for section in ("generator", "discriminator", "recipe"):
+        values[section] |= {key: n for key, n in TINY.items() if key in values[section]}
+    values["trainer"] |= {"batch_size": 4, "steps": 2, "log_every": 1}
+    return values
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_stopped_and_continued_is_bit_identical_to_never_stopped(composed, glyph_store, preset):
+    data = ["data=fonts", f"data.path={glyph_store}", "image.size=16"]
+
+    def started(run_dir):
+        return build(shrunk(composed(f"model={preset}", *data, f"run_dir={run_dir}")))
+
+    whole = started("whole")
+    blank = {name: t.clone() for name, t in everything(whole)[0].items()}
+    assert whole.train()
+    first = started("parts")
+    first.play()
+    first.save()
+    first.stream.close()
+    second = started("parts")
+    assert second.step == 1
+    assert second.train()
+    assert_same(everything(whole), everything(second))
+    assert whole.step == 2
+    for side in ("generator", "discriminator"):
+        moved = [
+            not t.equal(blank[name])
+            for name, t in everything(whole)[0].items()
+            if name.startswith(f"recipe/{side}")
+        ]
+        assert any(moved), side
