@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_, get_total_norm
 
 from gan import distributed
+from gan.explain import explained
 from gan.settings import UNCLIPPED, Clip
 
 Losses = dict[str, Tensor]
@@ -41,7 +42,7 @@ class Player:
         """One optimizer step on the sum of losses; returns them and the statistics, detached."""
         self.prepare(count)
         self.optimizer.zero_grad(set_to_none=True)
-        with frozen(self.opponent):
+        with explained(self.name, count, losses_of), frozen(self.opponent):
             with self.autocast():
                 terms = losses_of()
             trained = [term for name, term in terms.items() if self._trains(name, term)]

@@ -52,5 +52,9 @@ def penalise(
     penalties: Mapping[str, Penalty], judge: Judge, real: Tensor, fake: Tensor, update: int
 ) -> dict[str, Tensor]:
     """The penalties that are due at this update, by name."""
-    due = {n: p for n, p in penalties.items() if update % getattr(p, "every", 1) == 0}
+    due = {
+        name: penalty
+        for name, penalty in penalties.items()
+        if update % getattr(penalty, "every", 1) == 0 and getattr(penalty, "weight", 1) != 0
+    }
     return {name: penalty(judge, real, fake, update) for name, penalty in due.items()}

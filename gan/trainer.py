@@ -9,6 +9,7 @@ from torch import nn
 
 from gan import distributed, state
 from gan.average import Average
+from gan.explain import explained, strict_gradients
 from gan.monitor import Monitor
 from gan.player import Losses, Player
 from gan.recipe import Batch, Recipe, detached
@@ -63,7 +64,8 @@ class Trainer:
         update = self.discriminator_updates
         distributed.seed(self.seed, "discriminator", update, self.device)
         batch = next(self.stream)
-        with torch.set_grad_enabled(shared), self.settings.autocast(self.device):
+        precision = self.settings.autocast(self.device)
+        with explained("generator", self.step), torch.set_grad_enabled(shared), precision:
             fakes = self.recipe.generate(batch)
         losses = partial(self.recipe.discriminator_losses, batch, detached(fakes), update)
         self.monitor.note("discriminator", self.discriminator.update(losses, update))
@@ -74,7 +76,7 @@ class Trainer:
         """Train to the last step; False if a signal asked to stop, after a checkpoint."""
         self.monitor.start(self.counts(), self.config)
         try:
-            with Stop() as stop:
+            with Stop() as stop, strict_gradients():
                 self._run(stop)
             if stop:
                 self.monitor.log.say(

@@ -1,19 +1,31 @@
-"""`gan data`: build a store out of a folder, and verify one."""
+"""`gan data`: build a store out of images of any kind, and verify one."""
 
 import argparse
 from pathlib import Path
 from typing import Any
 
-from gan.data.building import build, listed
+from gan.data.building import Source, build, listed
 from gan.data.sources import guess, kind
 from gan.data.store import verify
+from gan.data.torchvision_sets import SETS, TorchvisionSet
 
 
 def add_parser(subparsers: Any) -> None:
     """Adds `data` with its two commands, each with the function `func(args) -> exit status`."""
     commands = subparsers.add_parser("data", help=__doc__).add_subparsers(required=True)
-    building = commands.add_parser("build", help="make a store of a folder of images or fonts")
-    building.add_argument("source", type=Path, help="a folder of images, fonts or glyph sheets")
+    _add_build(commands.add_parser("build", help="make a store of images or fonts"))
+    verifying = commands.add_parser("verify", help="read a whole store and list what is damaged")
+    verifying.add_argument("store", type=Path, help="NAME.lmdb")
+    verifying.set_defaults(func=run_verify)
+
+
+def _add_build(building: argparse.ArgumentParser) -> None:
+    building.add_argument(
+        "source",
+        type=Path,
+        help="a folder of images, fonts or glyph sheets; a .zip or .tar of images, or "
+        "ARCHIVE/FOLDER within it; an LMDB of LSUN or BasicSR; with --dataset the folder it is in",
+    )
     building.add_argument(
         "store",
         type=Path,
@@ -22,10 +34,14 @@ def add_parser(subparsers: Any) -> None:
     building.add_argument("--size", type=_positive, default=64, help="pixels a side (64)")
     building.add_argument("--channels", type=_positive, help="1 or 3 (images 3, glyphs 1)")
     building.add_argument("--overwrite", action="store_true", help="replace what is there")
+    fonts = building.add_argument_group("fonts")
+    fonts.add_argument("--characters", help="those to draw, as text or as a UTF-8 file of them")
+    fonts.add_argument("--prototype", help="the id of the standard font")
+    sets = building.add_argument_group("data sets of torchvision")
+    sets.add_argument("--dataset", choices=sorted(SETS))
+    sets.add_argument("--part", default="train", help="train, test or another part of it (train)")
+    sets.add_argument("--download", action="store_true", help="fetch what is missing")
     building.set_defaults(func=run_build)
-    verifying = commands.add_parser("verify", help="read a whole store and list what is damaged")
-    verifying.add_argument("store", type=Path, help="NAME.lmdb")
-    verifying.set_defaults(func=run_verify)
 
 
 def _positive(text: str) -> int:
@@ -38,7 +54,7 @@ def run_build(args: argparse.Namespace) -> int:
     """Builds a store, or glyph sheets out of fonts; lists what was left out."""
     if args.store.suffix != ".lmdb":
         return _build_sheets(args)
-    source = guess(args.source, args.size, args.channels)
+    source = _source(args)
     report = build(source, args.store, overwrite=args.overwrite)
     height, width, channels = source.shape
     print(f"{report.path}: {report.count} images of {height}x{width}x{channels} from {source.name}")
@@ -48,8 +64,17 @@ def run_build(args: argparse.Namespace) -> int:
     return 0
 
 
+def _source(args: argparse.Namespace) -> Source:
+    if args.dataset is None:
+        return guess(args.source, args.size, args.channels, args.characters, args.prototype)
+    return TorchvisionSet(
+        args.dataset, args.source, args.size, args.channels or 3, args.part, args.download
+    )
+
+
 def _build_sheets(args: argparse.Namespace) -> int:
-    if kind(args.source) != "fonts":
+    chosen = args.dataset or args.characters or args.prototype
+    if chosen or kind(args.source) != "fonts":
         raise ValueError(f"STORE must end in .lmdb, unlike {args.store}")
     from gan.data.sheets import build_sheets
 

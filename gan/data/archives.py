@@ -10,11 +10,11 @@ import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, cast
 
 import numpy as np
 
@@ -37,12 +37,12 @@ MOST_BYTES = 1 << 30  # of all members together: at least this, and more where t
 MOST_EXPANSION = 100  # bytes of the members for each of the archive; images hardly shrink
 LARGEST_HEADER = 1 << 16  # bytes
 
-_TARS: dict[str, Callable[[Path], IO[bytes]]] = {
-    ".tar": lambda path: path.open("rb"),
-    ".tar.gz": lambda path: gzip.open(path),
-    ".tgz": lambda path: gzip.open(path),
-    ".tar.bz2": lambda path: bz2.open(path),
-    ".tar.xz": lambda path: lzma.open(path),
+_TARS: dict[str, Callable[[Path, str], Any]] = {
+    ".tar": open,
+    ".tar.gz": gzip.open,
+    ".tgz": gzip.open,
+    ".tar.bz2": bz2.open,
+    ".tar.xz": lzma.open,
 }
 _DAMAGES = (
     EOFError,
@@ -194,7 +194,7 @@ def _key(name: str, inside: str) -> str | None:
 _Found = tuple[str, int, str | None, Callable[[], bytes]]  # name, bytes, problem, read
 
 
-def _zip(path: Path) -> Iterator[_Found]:
+def _zip(path: Path) -> Generator[_Found, None, None]:
     with zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
             read = partial(_zip_bytes, archive, info)
@@ -215,14 +215,14 @@ def _zip_bytes(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
         return file.read(info.file_size)  # without a number it would unpack whatever is there
 
 
-def _tar(path: Path) -> Iterator[_Found]:
+def _tar(path: Path) -> Generator[_Found, None, None]:
     suffix = next(suffix for suffix in _TARS if path.name.lower().endswith(suffix))
-    with _TARS[suffix](path) as file:
+    with _TARS[suffix](path, "rb") as file:
         headers = _Headers(file)
-        archive = tarfile.open(fileobj=headers, mode="r:")
+        archive = tarfile.TarFile(fileobj=cast(IO[bytes], headers))
         while (info := archive.next()) is not None:
             yield info.name, info.size, _tar_problem(info), partial(_tar_bytes, file, info)
-            archive.members.clear()  # kept only to be looked up
+            archive.members.clear()  # type: ignore[attr-defined]  # all headers, a kilobyte each
         if headers.last != bytes(tarfile.BLOCKSIZE):  # tarfile takes most damages for the end
             raise ArchiveError(f"it is cut or damaged at byte {archive.offset}")
 

@@ -4,6 +4,7 @@ from typing import Literal
 
 from gan.data.datasets import Glyphs, Images, Resident
 from gan.data.sources import embedded, open_store
+from gan.data.torchvision_sets import Dataset, open_set
 from gan.registry import Count, Whole, register
 
 SHAPE = {"size": "${image.size}", "channels": "${image.channels}"}
@@ -29,14 +30,19 @@ def fonts(
     path: str,
     size: Count,
     channels: Count,
+    characters: str | None = None,
     references: Count = 1,
     split: Whole = 0,
     prototype: str | None = None,
     label: Literal["style", "character"] = "style",
     resident: Resident = "auto",
 ) -> Glyphs:
-    """A folder of TTF, OTF or TTC fonts, or a store made of one."""
-    return Glyphs(open_store(path, size, channels), references, split, prototype, label, resident)
+    """A folder of TTF, OTF or TTC fonts, or a store made of one.
+
+    `characters` is a text of characters or a UTF-8 file of them, by default region-neutral Hanzi.
+    """
+    store = open_store(path, size, channels, characters=characters, prototype=prototype)
+    return Glyphs(store, references, split, prototype, label, resident)
 
 
 @register("source", "folder", **SHAPE)
@@ -49,7 +55,7 @@ def folder(
     on_error: Literal["raise", "skip"] = "raise",
     resident: Resident = "auto",
 ) -> Images:
-    """A folder of images of any size or a store of one; sub-folders are classes (field `label`)."""
+    """A folder or an archive of images, or a store of one; sub-folders are classes (`label`)."""
     return Images(open_store(path, size, channels, on_error=on_error), label, flip, resident)
 
 
@@ -62,5 +68,23 @@ def lmdb(
     flip: bool = False,
     resident: Resident = "auto",
 ) -> Images:
-    """A store built before."""
+    """A store built before, or an LMDB of LSUN or BasicSR, which is read as it is."""
     return Images(open_store(path, size, channels), label, flip, resident)
+
+
+@register("source", "torchvision", **SHAPE)
+def torchvision(
+    dataset: Dataset,
+    path: str,
+    size: Count,
+    channels: Count,
+    part: str = "train",
+    download: bool = False,
+    label: str | None = None,
+    flip: bool = False,
+    on_error: Literal["raise", "skip"] = "raise",
+    resident: Resident = "auto",
+) -> Images:
+    """A data set that torchvision reads, from the folder that holds it; fetched only on request."""
+    store = open_set(dataset, path, size, channels, part, download, on_error=on_error)
+    return Images(store, label, flip, resident)

@@ -77,17 +77,22 @@ class Encoded:
     def read(self, numbers: Sequence[int]) -> list[bytes]:
         """The values of these numbers."""
         with self._transaction() as transaction:
-            values = [transaction.get(self.keys[number]) for number in numbers]
-            for number, value in zip(numbers, values, strict=True):
-                if len(value) > LARGEST_FILE:
-                    raise StoreError(f"{self.text(number)} has {len(value)} bytes")
-            return [bytes(value) for value in values]
+            return [self._value(transaction, number) for number in numbers]
 
     def text(self, number: int) -> str:
         """A key as text, in hexadecimal digits where it is none."""
         key = self.keys[number]
         text = key.decode("ascii", "replace")
         return text if text.isascii() and not key_problem(text) else key.hex()
+
+    def _value(self, transaction: lmdb.Transaction, number: int) -> bytes:
+        value = transaction.get(self.keys[number])
+        assert value is not None  # the file is the one whose keys were listed
+        if len(value) > LARGEST_FILE:
+            raise StoreError(
+                f"{self.text(number)} has {len(value)} bytes, at most {LARGEST_FILE} are read"
+            )
+        return bytes(value)
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[lmdb.Transaction]:
@@ -131,7 +136,7 @@ def _require_images(transaction: lmdb.Transaction, keys: Sequence[bytes]) -> Non
             raise StoreError(
                 f"its key {key.decode()!r} is that of {origin}; read are LSUN's and BasicSR's LMDB"
             )
-    head = bytes(transaction.get(keys[0])[:12])
+    head = bytes(transaction.get(keys[0], b"")[:12])
     webp = head[:4] == b"RIFF" and head[8:] == b"WEBP"
     if not webp and not head.startswith((b"\xff\xd8\xff", b"\x89PNG")):
         raise StoreError(f"its first value begins with {head[:8]!r}: no JPEG, PNG or WebP image")

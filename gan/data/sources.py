@@ -164,7 +164,7 @@ def guess(
     """
     path, found = Path(path), kind(path)
     if characters is not None and found != "fonts":
-        raise ValueError(f"characters={characters} are for a folder of fonts, which {path} is not")
+        raise ValueError(f"characters={characters} is for a folder of fonts, which {path} is not")
     if found == "archive":
         return Archive(path, size, channels or 3)
     if found == "lmdb":

@@ -19,7 +19,7 @@ Dataset = Literal[
 
 
 class Known(NamedTuple):
-    """A data set of torchvision: its class, its files in the folder, and the arguments of a part."""
+    """A data set of torchvision: its class, its files in the folder, the arguments of each part."""
 
     name: str
     files: str

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from gan.data import building, sources
-from gan.data.sources import ImageFolder, embedded, guess, kind, open_store, read_image, store_path
+from gan.data import building, images, sources
+from gan.data.images import read_image
+from gan.data.sources import ImageFolder, embedded, guess, kind, open_store, store_path
 from gan.data.store import Record, Rejected, StoreError, build, verify
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
@@ -273,7 +274,7 @@ def test_huge_images_are_rejected_by_their_header(side: int, text: str, tmp_path
 
 def test_large_files_are_rejected_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = save(tmp_path / "a.png", noise(64, 64))
-    monkeypatch.setattr(sources, "LARGEST_FILE", 1000)
+    monkeypatch.setattr(images, "LARGEST_FILE", 1000)
     assert "at most 1000 are read" in reason(path)
 
 
@@ -293,9 +294,11 @@ def test_kinds_of_folder(photos: Path, tmp_path: Path) -> None:
     assert kind(tmp_path / "fonts") == "fonts"
     with pytest.raises(ValueError, match="nothing at .*none: data.path names"):
         kind(tmp_path / "none")
-    (tmp_path / "photos.zip").touch()
-    with pytest.raises(ValueError, match=r"photos\.zip is not read: .*\.lmdb.*images.*fonts"):
-        kind(tmp_path / "photos.zip")
+    (tmp_path / "photos.rar").touch()
+    with pytest.raises(
+        ValueError, match=r"photos\.rar is not read: .*\.lmdb.*\.zip.*images.*fonts"
+    ):
+        kind(tmp_path / "photos.rar")
 
 
 def test_guess_makes_the_source(photos: Path) -> None:
@@ -409,7 +412,7 @@ def test_glyphs_that_a_font_lacks_do_not_stop_training(
 ) -> None:
     (photos / "dog" / "broken.png").write_bytes(b"")
     monkeypatch.setattr(sources, "kind", lambda _: "sheets")
-    monkeypatch.setattr(sources, "guess", ImageFolder)
+    monkeypatch.setattr(sources, "guess", lambda path, size, *_: ImageFolder(path, size))
     assert open_store(photos, 8, 3, folder=tmp_path / "data").rejected_count == 1
 
 
