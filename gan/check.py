@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from gan import distributed, registry
+from gan.explain import require_logits
 from gan.registry import ConfigError, Entry, NonNegative, Whole
 from gan.settings import Clip, Image, Settings
 from gan.signature import coerce, conform, nearest
@@ -189,6 +190,7 @@ def _rehearse(checked: Checked) -> None:
     with torch.device("meta"):
         checked.create("generator", **facts)
         discriminator = checked.create("discriminator", **facts)
+    require_logits(discriminator, "discriminator")
     _mind_the_norm(checked, discriminator)
     _mind_the_slope(checked, discriminator)
 

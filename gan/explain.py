@@ -179,7 +179,7 @@ def require_logits(network: nn.Module, section: str) -> None:
     if isinstance(layer, SATURATING):
         raise ConfigError(
             f"{section} ends in {type(layer).__name__} ({path or 'the network itself'}), but "
-            "losses expect logits and squash them themselves: remove that layer, or register it earlier "
+            "losses expect logits and squash them themselves: remove it, or register it earlier "
             "if it is not the end"
         )
 

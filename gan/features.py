@@ -4,7 +4,6 @@ import fcntl
 import hashlib
 import json
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -62,13 +61,20 @@ def classifier_for(
     recipe, settings = checked.entries["recipe"]
     if "classifier" not in recipe.given or not recipe.build.needs_classifier(settings):
         return None
-    if settings["feature_source"] != "classifier":
-        channels = checked.values["image"]["channels"]
-        return stored(Path(settings["feature_source"]), channels).to(device)
+    source = settings["feature_source"]
+    if source != "classifier":
+        if not Path(source).is_dir():
+            raise ValueError(
+                f"recipe.feature_source={source} is neither classifier nor discriminator nor a "
+                "folder that `gan classifier` wrote"
+            )
+        return stored(Path(source), checked.values["image"]["channels"]).to(device)
     chosen, arguments = checked.entries["classifier"]
     rows, labels = dataset.labelled()
     lesson = Lesson(stream.images, rows, labels, dataset.store.content_hash)
-    return fitted({"name": chosen.name, **arguments}, lesson, device, say=say).network
+    result = fitted({"name": chosen.name, **arguments}, lesson, device, say=say)
+    say(f"the feature loss looks through {result.path}; {in_words(result.accuracy)}")
+    return result.network
 
 
 def fitted(
@@ -143,7 +149,7 @@ def _train_and_keep(
     key: str,
     say: Say,
 ) -> Path:
-    """Train, test and save; the path of the checkpoint."""
+    """The path of the new checkpoint."""
     seen, unseen = _split(len(lesson.rows), training.held_out)
     say(f"training a classifier of {', '.join(lesson.labels)} on {len(seen)} images, once")
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
@@ -153,7 +159,7 @@ def _train_and_keep(
     accuracy = {"training": _accuracy(classifier, lesson, seen)}
     if len(unseen):
         accuracy["held_out"] = _accuracy(classifier, lesson, unseen)
-    path = checkpoint.save(
+    return checkpoint.save(
         folder,
         training.epochs,
         run_id=key,
@@ -162,8 +168,6 @@ def _train_and_keep(
         state={"accuracy": accuracy},
         config=yaml.safe_dump(dict(description), allow_unicode=True),
     )
-    say(f"the classifier is kept in {folder}; {in_words(accuracy)}")
-    return path
 
 
 def in_words(accuracy: Mapping[str, Mapping[str, float]]) -> str:
@@ -197,7 +201,7 @@ def _fit(
     rate: float = 3e-3,
 ) -> None:
     """Train on shifted images of these places of the lesson, in one cycle of the learning rate."""
-    wanted = {name: torch.as_tensor(label, device=device) for name, label in lesson.labels.items()}
+    wanted = {name: torch.tensor(label, device=device) for name, label in lesson.labels.items()}
     losses = {name: create("classification", training.loss) for name in wanted}
     rounds = max(1, len(places) // batch_size)
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=rate, weight_decay=1e-2, fused=True)
@@ -209,7 +213,7 @@ def _fit(
     for _ in bar:
         order = torch.as_tensor(places)[torch.randperm(len(places))]
         for chosen in torch.split(order[: rounds * batch_size], batch_size):
-            logits = classifier(shifted(lesson.images(lesson.rows[chosen])))
+            logits = classifier(shifted(lesson.images(lesson.rows[chosen.numpy()])))
             terms = {name: losses[name](logits[name], wanted[name][chosen]) for name in wanted}
             optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(torch.stack([*terms.values()]).sum())

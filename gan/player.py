@@ -69,6 +69,10 @@ class Player:
     def _trains(self, name: str, term: Tensor) -> bool:
         if name in self.statistics:
             return False
+        if term.ndim:
+            raise ValueError(
+                f"the {self.name}'s loss {name!r} has the shape {[*term.shape]}: reduce it, as by .mean()"
+            )
         if not term.requires_grad and all(p.requires_grad for p in self.module.parameters()):
             raise ValueError(
                 f"the {self.name}'s loss {name!r} has no gradient: remove the detach, no_grad "

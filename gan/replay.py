@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Any, Literal, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.graph import increment_version, saved_tensors_hooks
 from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils import _pytree
@@ -87,7 +87,7 @@ def _of_user(file: str) -> bool:
 class Replay(TorchFunctionMode):
     """Plays one turn of a recipe and notes writes, saved tensors and graphs of earlier updates.
 
-    It takes no optimizer step and leaves every `.grad` alone; buffers and randomness move on.
+    It takes no optimizer step; gradients, buffers and randomness are of no use afterwards.
     """
 
     def __init__(self, recipe: Recipe) -> None:
@@ -98,6 +98,7 @@ class Replay(TorchFunctionMode):
         self.writes: list[Write] = []
         self.kept: list[Line | None] = []  # lines that used a graph of an earlier update
         self.gradients: list[Line | None] = []  # lines that took a gradient
+        self.results: list[Tensor] = []  # of those gradients
         self.broken: Saved | None = None
         self.term: str | None = None
         self.begun = 0
@@ -110,21 +111,18 @@ class Replay(TorchFunctionMode):
                 fakes = recipe.generate(batch)
                 self._begin()
                 terms = recipe.discriminator_losses(batch, detached(fakes), count)
-                self._differentiate(terms, recipe.discriminator)
+                self._differentiate(terms)
                 if player == "generator":
-                    increment_version(
-                        list(recipe.discriminator.parameters())
-                    )  # its optimizer's step
+                    increment_version(list(recipe.discriminator.parameters()))  # as its step does
                     self._begin()
                     terms = recipe.generator_losses(batch, recipe.generate(batch), count)
-                    self._differentiate(terms, recipe.generator)
+                    self._differentiate(terms)
             except Exception:  # the error that is being explained, or one that follows from it
                 return
 
     def place(self, raised: Line | None, clue: Clue) -> Place:
         """What the notes say about an error that was raised below a line of user code, if any."""
         kept, gradient = (next(filter(None, lines), None) for lines in (self.kept, self.gradients))
-        note = "" if self.broken or kept else "a replay of this turn did not show the place"
         if clue == "kept":
             line = kept or raised or gradient
         elif clue == "gradient":
@@ -133,7 +131,9 @@ class Replay(TorchFunctionMode):
             line = kept or raised
         else:
             return self._overwritten(self.broken, kept or raised)
-        return Place(line, term=self.term, note="" if line else note)
+        stepped = clue == "write" and kept is not None
+        note = "" if line else "a replay of this turn did not show the place"
+        return Place(line, weight=stepped, term=self.term, note=note)
 
     def _overwritten(self, saved: Saved, otherwise: Line | None) -> Place:
         storage = saved.tensor.untyped_storage().data_ptr()
@@ -152,12 +152,11 @@ class Replay(TorchFunctionMode):
         assert node is not None
         self.begun = node._sequence_nr()
 
-    def _differentiate(self, terms: Mapping[str, Tensor], module: nn.Module) -> None:
-        parameters = [p for p in module.parameters() if p.requires_grad]
+    def _differentiate(self, terms: Mapping[str, Tensor]) -> None:
         for name, term in terms.items():
             if term.requires_grad:
                 self.term = name
-                torch.autograd.grad(term.sum(), parameters, retain_graph=True, allow_unused=True)
+                torch.autograd.backward(term.sum(), retain_graph=True)  # terms share a graph
         self.term = None
 
     def save(self, tensor: Tensor) -> Saved:
@@ -180,16 +179,24 @@ class Replay(TorchFunctionMode):
     ) -> Any:
         tensors = _tensors((args, kwargs))
         versions = [tensor._version for tensor in tensors]
-        earlier = any(_number(tensor) < self.begun for tensor in tensors)
+        kept = [tensor for tensor in tensors if self._is_kept(tensor)]
         if func in (torch.autograd.grad, Tensor.backward):
             self.gradients.append(user_line(_stack()))
         result = func(*args, **(kwargs or {}))
         for tensor, version in zip(tensors, versions, strict=True):
             if tensor._version != version:
                 self._note_write(tensor, resolve_name(func) or str(func))
-        if earlier and any(tensor.requires_grad for tensor in _tensors(result)):
-            self.kept.append(user_line(_stack()))
+        if kept and any(tensor.requires_grad for tensor in _tensors(result)):
+            self.kept.append(user_line(x for x in _stack() if not _was_given(x[0], kept[0])))
+        if func is torch.autograd.grad:
+            self.results += _tensors(result)
         return result
+
+    def _is_kept(self, tensor: Tensor) -> bool:
+        """Nodes are numbered by thread: those that a device's backward made tell nothing."""
+        node = tensor.grad_fn
+        made_by_backward = any(tensor is result for result in self.results)
+        return node is not None and not made_by_backward and node._sequence_nr() < self.begun
 
     def _note_write(self, tensor: Tensor, operation: str) -> None:
         owners = (self.modules.get(id(frame.f_locals.get("self"))) for frame, _ in _stack())
@@ -213,14 +220,15 @@ def _stack() -> Iterator[tuple[FrameType, int]]:
         frame = frame.f_back
 
 
+def _was_given(frame: FrameType, tensor: Tensor) -> bool:
+    """Whether the tensor came into a function as an argument."""
+    arguments = frame.f_code.co_varnames[: frame.f_code.co_argcount]
+    return any(frame.f_locals.get(name) is tensor for name in arguments)
+
+
 def _tensors(tree: Any) -> list[Tensor]:
     leaves = _pytree.tree_leaves(tree)
     return [leaf for leaf in leaves if isinstance(leaf, Tensor) and not leaf.is_inference()]
-
-
-def _number(tensor: Tensor) -> float:
-    """When the node of a tensor was made; leaves have none."""
-    return float("inf") if tensor.grad_fn is None else tensor.grad_fn._sequence_nr()
 
 
 def _eagerly() -> AbstractContextManager[Any]:

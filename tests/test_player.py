@@ -59,6 +59,12 @@ def test_loss_without_gradient_is_refused_by_name():
         player.update(lambda: {"adversarial": other(mine(torch.ones(3, 4))).mean().detach()}, 0)
 
 
+def test_loss_that_is_not_reduced_is_refused_by_name():
+    mine, other, player = sides()
+    with pytest.raises(ValueError, match=r"generator's loss 'adversarial' has the shape \[3, 1\]"):
+        player.update(lambda: {"adversarial": other(mine(torch.ones(3, 4)))}, 0)
+
+
 def test_learning_rate_follows_the_schedule_by_the_number_of_the_update():
     mine, other, player = sides(schedule=lambda count: 0.5**count)
     for count in (0, 3, 1):

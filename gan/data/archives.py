@@ -127,9 +127,12 @@ class Archive:
         return strictly_decoded(io.BytesIO(member.read()), *self.shape[1:])
 
 
-def is_archive(path: Path) -> bool:
-    """Whether a path ends like an archive that is read."""
-    return path.name.lower().endswith((".zip", *_TARS))
+def archive_of(path: Path) -> Path | None:
+    """The archive that a path names or leads into, or None."""
+    for file in (path, *path.parents):
+        if file.name.lower().endswith((".zip", *_TARS)) and file.is_file():
+            return file
+    return None
 
 
 def located(path: Path) -> tuple[Path, str]:
@@ -138,10 +141,10 @@ def located(path: Path) -> tuple[Path, str]:
     Raises:
         ArchiveError: there is no archive on the way.
     """
-    for file in (path, *path.parents):
-        if is_archive(file) and file.is_file():
-            return file, "/".join(path.parts[len(file.parts) :])
-    raise ArchiveError(f"there is no archive (.zip, {', '.join(_TARS)}) at {path}")
+    file = archive_of(path)
+    if file is None:
+        raise ArchiveError(f"there is no archive (.zip, {', '.join(_TARS)}) at {path}")
+    return file, "/".join(path.parts[len(file.parts) :])
 
 
 class Member(NamedTuple):

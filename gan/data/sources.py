@@ -11,7 +11,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
-from gan.data.archives import Archive, is_archive, located
+from gan.data.archives import Archive, archive_of, located
 from gan.data.building import Source, StoreBusyError, build, refusal
 from gan.data.foreign import ForeignImages, ForeignStore, is_foreign
 from gan.data.images import (
@@ -119,7 +119,7 @@ def kind(path: str | os.PathLike[str]) -> Kind:
         ValueError: nothing that is read.
     """
     path = Path(path)
-    if not path.is_dir() and any(is_archive(f) and f.is_file() for f in (path, *path.parents)):
+    if not path.is_dir() and archive_of(path):
         return "archive"
     if not path.exists():
         raise ValueError(f"there is nothing at {path}: data.path names a folder or a .lmdb store")
@@ -204,7 +204,8 @@ def store_path(
     The hash also covers what else was chosen, such as the characters of fonts.
     """
     real = Path(path).resolve()
-    name = re.sub(r"[^A-Za-z0-9._-]", "_", real.name)[:100]
+    top = archive_of(real) or real
+    name = re.sub(r"[^A-Za-z0-9._-]", "_", str(real.relative_to(top.parent)))[:100]
     if real.parent not in _EMBEDDED:
         whole = os.fsencode(real) + (json.dumps(chosen).encode() if chosen else b"")
         name = f"{name}-{hashlib.sha256(whole).hexdigest()[:8]}"

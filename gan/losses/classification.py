@@ -67,11 +67,14 @@ class Nll(Classification):
 class Focal(Classification):
     """Cross entropy that counts sure samples less. Lin et al. 2017, arXiv:1708.02002, eq. 5."""
 
+    alpha: Tensor | None
+
     def __init__(self, gamma: NonNegative = 2.0, alpha: list[NonNegative] | None = None) -> None:
         """`alpha` weighs the classes, one number each; the mean is over samples, not weights."""
         super().__init__()
         self.gamma = gamma
-        self.register_buffer("alpha", alpha and torch.tensor(alpha), persistent=False)
+        weights = None if alpha is None else torch.tensor(alpha)
+        self.register_buffer("alpha", weights, persistent=False)
 
     def loss(self, logits: Tensor, label: Tensor) -> Tensor:
         """E[-alpha_label (1 - p_label)^gamma log p_label]."""
@@ -99,7 +102,8 @@ def require_logits(logits: Tensor) -> None:
     """
     values, classes = logits.detach(), logits.shape[1]
     rounding = 8 * torch.finfo(values.dtype).eps
-    if (values >= 0).all() and ((values.float().sum(1) - 1).abs() < rounding).all():
+    total = values.sum(1, dtype=torch.promote_types(values.dtype, torch.float32))
+    if (values >= 0).all() and ((total - 1).abs() < rounding).all():
         floor = math.log(1 + (classes - 1) / math.e)
         raise ValueError(
             "the class loss was given probabilities (each row is at least 0 and sums to 1) where "

@@ -144,7 +144,12 @@ def _moments(made: Tensor, wanted: Tensor) -> Tensor:
     return (made.mean(0) - wanted.mean(0)).square().sum()
 
 
-_CRITERIA = {"l1": l1_loss, "l2": mse_loss, "rms": _rms, "moments": _moments}
+_CRITERIA: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "l1": l1_loss,
+    "l2": mse_loss,
+    "rms": _rms,
+    "moments": _moments,
+}
 
 
 def _network(

@@ -24,12 +24,13 @@ class Classifier(nn.Module):
         self.stem = _stage(channels, width, stride=1)
         self.stages = nn.ModuleList(_stage(a, b, stride=2) for a, b in pairwise([width, *stages]))
         self.relu = nn.ReLU()
-        self.heads = nn.ModuleDict({name: nn.Linear(stages[-1], n) for name, n in classes.items()})
+        self.fields = sorted(classes)  # a list beside the heads: a module may not be called `type`
+        self.heads = nn.ModuleList(nn.Linear(stages[-1], classes[name]) for name in self.fields)
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """Images [B, C, H, W] in [-1, 1] to logits [B, classes] per field."""
         code = self.embed(image)
-        return {name: head(code) for name, head in self.heads.items()}
+        return {name: head(code) for name, head in zip(self.fields, self.heads, strict=True)}
 
     def embed(self, image: Tensor) -> Tensor:
         """Images [B, C, H, W] to one vector each, [B, 8 * width]: the mean of the last map."""

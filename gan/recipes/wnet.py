@@ -6,7 +6,7 @@ Networks", ICONIP, arXiv:2406.06122. `prototype` is the wanted character in a st
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +45,7 @@ class WNet(Recipe):
         encoder_style: NonNegative = 0.2,
         l1: NonNegative = 50.0,
         feature: NonNegative = 75.0,
-        feature_source: Literal["classifier", "discriminator"] = "classifier",
+        feature_source: str = "classifier",
         constant_content: NonNegative = 3.0,
         constant_style: NonNegative = 5.0,
         smoothing: Fraction = 0.0,
@@ -53,6 +53,8 @@ class WNet(Recipe):
         """`weight` scales the adversarial term, `smoothing` softens the labels of the class heads.
 
         `classifier` is a frozen glyph classifier; it is neither trained nor part of a checkpoint.
+        `feature_source` is `classifier` for one of the training glyphs, `discriminator`, or a
+        folder that `gan classifier` wrote.
         """
         super().__init__()
         self.generator, self.discriminator = generator, discriminator
@@ -66,7 +68,7 @@ class WNet(Recipe):
     @staticmethod
     def needs_classifier(settings: Mapping[str, Any]) -> bool:
         """Whether the feature loss of these settings looks through a classifier."""
-        return bool(settings["feature"]) and settings["feature_source"] == "classifier"
+        return bool(settings["feature"]) and settings["feature_source"] != "discriminator"
 
     def generate(self, batch: Batch) -> dict[str, Tensor]:
         """The image, and what the encoders made of prototype and references."""
@@ -154,7 +156,7 @@ class WNet(Recipe):
 
     def _features(self, prototype: Tensor, reference: Tensor) -> Features:
         (classifier,) = self._classifier
-        if self.feature_source == "classifier":
+        if self.feature_source != "discriminator":
             assert classifier is not None
             return classifier.features
         return lambda image: self.discriminator.features(prototype, image, reference)

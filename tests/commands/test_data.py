@@ -2,11 +2,13 @@
 
 import argparse
 import os
+import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from torchvision import datasets
 
 from gan.commands import data
 from gan.data.store import Store, StoreError
@@ -81,6 +83,32 @@ def test_fonts_become_sheets_without_the_suffix(
     out = capsys.readouterr().out
     assert "index.versions: other" in out
     assert "left as it is; --overwrite" in out
+
+
+def test_an_archive_becomes_a_store_with_what_was_refused(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with tarfile.open(tmp_path / "photos.tar.gz", "w:gz") as archive:
+        archive.add(photos, "photos")
+        archive.add(photos / "0.png", "../0.png")
+    assert run("build", tmp_path / "photos.tar.gz", tmp_path / "a.lmdb", "--size", 8) == 0
+    out = capsys.readouterr().out
+    assert "3 images of 8x8x3 from archive photos.tar.gz" in out
+    assert "2 left out:" in out
+    assert "photos/broken.png: cannot identify image file" in out
+    assert "../0.png: it would leave the folder" in out
+
+
+def test_a_set_of_torchvision_becomes_a_store(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = datasets.FakeData(5, (3, 8, 8))
+    monkeypatch.setattr(datasets, "CIFAR10", lambda *_, download, train: fake)
+    build = ("build", tmp_path, tmp_path / "a.lmdb", "--dataset", "cifar10", "--size", 8)
+    assert run(*build, "--part", "test") == 0
+    assert "5 images of 8x8x3 from torchvision's CIFAR10 (test)" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        run("build", tmp_path, tmp_path / "b.lmdb", "--dataset", "imagenet")
 
 
 def test_verify_tells_the_damaged_blocks(

@@ -17,7 +17,7 @@ from PIL import Image
 
 from gan.data import archives, images
 from gan.data.archives import Archive, ArchiveError, located
-from gan.data.sources import ImageFolder, guess, kind, open_store
+from gan.data.sources import ImageFolder, guess, kind, open_store, store_path
 from gan.data.store import Record, Rejected, StoreError, build
 
 
@@ -101,6 +101,7 @@ def test_a_path_may_lead_into_an_archive(tmp_path: Path) -> None:
     assert len({guess(place, 8).fingerprint() for place in (path, path / "train")}) == 2
     with pytest.raises(ArchiveError, match=r"photos\.zip/none holds no JPEG"):
         guess(path / "none", 8)
+    assert store_path(path / "train", 8, 3).name.startswith("photos.zip_train-")
     with pytest.raises(ArchiveError, match="no archive"):
         located(tmp_path / "none.zip")
 

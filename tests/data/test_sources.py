@@ -1,5 +1,6 @@
 """Folders of images as sources: every rule for odd files, and stores that are kept for them."""
 
+import argparse
 import os
 import struct
 import threading
@@ -11,11 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
+from tiny_fonts import BAR, CROSS, FRAME, SQUARE, make_font
+from tiny_fonts import save as save_font
 
+from gan.commands import data
 from gan.data import building, images, sources
 from gan.data.images import read_image
 from gan.data.sources import ImageFolder, embedded, guess, kind, open_store, store_path
-from gan.data.store import Record, Rejected, StoreError, build, verify
+from gan.data.store import Record, Rejected, Store, StoreError, build, verify
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 
@@ -422,3 +426,74 @@ def test_the_embedded_sheets_become_a_store(tmp_path: Path) -> None:
     assert glyphs.names.keys() == {"style", "character"}
     assert verify(glyphs.path).damages == []
     glyphs.close()
+
+
+# ---- fonts ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fonts(tmp_path: Path) -> Path:
+    """Two designs, of which one draws all three characters."""
+    folder = tmp_path / "fonts"
+    save_font(make_font({"一": BAR, "丁": CROSS, "三": FRAME}, name="Whole"), folder / "a.ttf")
+    save_font(make_font({"一": SQUARE, "丁": BAR}, name="Half"), folder / "b.ttf")
+    return folder
+
+
+def test_characters_and_prototype_of_fonts_are_chosen(fonts: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    choices = (("一丁三", None), ("一丁", None), ("一丁", "b"))
+    stores = [
+        open_store(fonts, 8, 1, characters=characters, prototype=prototype, folder=folder)
+        for characters, prototype in choices
+    ]
+    found = [("".join(store.names["character"]), store.facts["prototype"]) for store in stores]
+    assert found == [("一丁三", "a"), ("一丁", "a"), ("一丁", "b")]
+    assert len({store.path for store in stores}) == len({store.stamp for store in stores}) == 3
+    assert store_path(fonts, 8, 1, folder) not in [store.path for store in stores]
+    for store in stores:
+        store.close()
+
+
+def test_a_changed_list_of_characters_is_drawn_again(
+    fonts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    listed = tmp_path / "characters.txt"
+    for text, built in (("一 丁", True), ("丁\n一", False), ("一丁三", True)):
+        listed.write_text(text, encoding="utf-8")
+        store = open_store(fonts, 8, 1, characters=os.fspath(listed), folder=tmp_path / "data")
+        assert ("built again" in capsys.readouterr().err) == (built and text != "一 丁")
+        assert set(store.names["character"]) == set("".join(text.split()))
+        store.close()
+    assert len(list((tmp_path / "data").iterdir())) == 1
+
+
+def test_characters_are_for_fonts_only(photos: Path, fonts: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"characters=一 is for a folder of fonts, which .*photos"):
+        open_store(photos, 8, 3, characters="一", folder=tmp_path / "data")
+    built = open_store(fonts, 8, 1, characters="一丁", folder=tmp_path / "data")
+    with pytest.raises(ValueError, match=r"data\.characters are those of .*\.lmdb"):
+        open_store(built.path, 8, 1, characters="一")
+    built.close()
+
+
+def test_the_command_draws_chosen_characters(
+    fonts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(*arguments: object) -> int:
+        parser = argparse.ArgumentParser()
+        data.add_parser(parser.add_subparsers(required=True))
+        args = parser.parse_args(["data", "build", str(fonts), *map(str, arguments)])
+        return args.func(args)
+
+    (tmp_path / "list.txt").write_text("一", encoding="utf-8")
+    target, few = tmp_path / "a.lmdb", ("--size", 8, "--characters", tmp_path / "list.txt")
+    assert run(target, *few, "--prototype", "b") == 0
+    assert "2 images of 8x8x1 from fonts fonts" in capsys.readouterr().out
+    opened = Store(target)
+    assert (opened.names["character"], opened.facts["prototype"]) == (["一"], "b")
+    opened.close()
+    with pytest.raises(ValueError, match="prototype=c is not among"):
+        run(target, *few, "--prototype", "c", "--overwrite")
+    with pytest.raises(ValueError, match=r"STORE must end in \.lmdb"):
+        run(tmp_path / "sheets", *few)

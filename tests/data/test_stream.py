@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from tiny_glyphs import TinyGlyphs
 
 from gan.data.datasets import Glyphs, Images, draw, split_groups
 from gan.data.store import Store, StoreError
@@ -226,8 +227,6 @@ def test_too_few_families_are_refused():
 
 
 def test_a_style_with_one_usable_character_is_refused_by_name(tmp_path):
-    from conftest import TinyGlyphs
-
     from gan.data.store import build
 
     class Sparse(TinyGlyphs):

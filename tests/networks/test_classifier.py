@@ -19,6 +19,12 @@ def test_one_logit_per_class_and_field_at_any_size(size, channels):
     }
 
 
+def test_a_field_may_have_any_name():
+    classes = {"type": 2, "half": 3, "hair.colour": 4}
+    logits = Classifier(1, classes, width=4)(torch.randn(2, 1, 16, 16))
+    assert {name: value.shape[1] for name, value in logits.items()} == classes
+
+
 def test_features_are_four_maps_each_half_the_last():
     maps = Classifier(1, FIELDS, width=4).features(torch.randn(2, 1, 32, 32))
     assert [tuple(m.shape[1:]) for m in maps] == [(4, 16, 16), (8, 8, 8), (16, 4, 4), (32, 2, 2)]
@@ -34,7 +40,7 @@ def test_embedding_is_what_the_heads_read():
     network, image = Classifier(1, FIELDS, width=4).eval(), torch.randn(2, 1, 32, 32)
     code = network.embed(image)
     assert torch.allclose(code, network.features(image)[-1].clamp(min=0).mean((2, 3)))
-    assert torch.equal(network(image)["style"], network.heads["style"](code))
+    assert torch.equal(network(image)["style"], network.heads[1](code))
 
 
 def test_frozen_features_change_nothing_and_pass_gradients_to_the_image():
