@@ -71,7 +71,7 @@ class Player:
             return False
         if term.ndim:
             raise ValueError(
-                f"the {self.name}'s loss {name!r} has the shape {[*term.shape]}: reduce it, as by .mean()"
+                f"the {self.name}'s loss {name!r} has the shape {[*term.shape]}: take its mean"
             )
         if not term.requires_grad and all(p.requires_grad for p in self.module.parameters()):
             raise ValueError(
