@@ -72,9 +72,9 @@ def _recipe(
         "recipe",
         **networks,
         adversarial=checked.create("adversarial"),
-        penalties={
-            name.removeprefix("penalties."): checked.create(name) for name in checked.penalties()
-        },
+        penalties=checked.named("penalties"),
+        classification=checked.create("classification"),
+        reconstruction=checked.named("reconstruction"),
         classifier=features.classifier_for(checked, dataset, stream, device, say),
     )
     return recipe.to(device).to(memory_format=torch.channels_last)

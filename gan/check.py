@@ -24,11 +24,13 @@ CHOICES = {  # section of the configuration -> kind of entry
     "recipe": "recipe",
     "adversarial": "adversarial",
     "average": "average",
+    "classification": "classification",
     "classifier": "classifier",
 }
+NAMED = {"penalties": "penalty", "reconstruction": "reconstruction"}  # any number of each, by name
 KNOWN = (
     *CHOICES,
-    "penalties",
+    *NAMED,
     "optimizer",
     "schedule",
     "clip",
@@ -68,10 +70,14 @@ class Checked:
             **arguments, **{key: given[key] for key in chosen.given if key in given}
         )
 
-    def penalties(self) -> list[str]:
-        """Sections of the penalties that are switched on."""
-        sections = [section for section in self.entries if section.startswith("penalties.")]
-        return [section for section in sections if self.entries[section][1].get("weight") != 0]
+    def named(self, section: str) -> dict[str, Any]:
+        """What a section of several names builds, without those whose weight is 0."""
+        return {on.partition(".")[2]: self.create(on) for on in self.switched_on(section)}
+
+    def switched_on(self, section: str) -> list[str]:
+        """The entries of a section of several names whose weight is not 0."""
+        inside = [path for path in self.entries if path.startswith(f"{section}.")]
+        return [path for path in inside if self.entries[path][1].get("weight") != 0]
 
 
 def check(config: Mapping[str, Any]) -> Checked:
@@ -86,7 +92,9 @@ def check(config: Mapping[str, Any]) -> Checked:
     entries = {section: _chosen(kind, config, section) for section, kind in CHOICES.items()}
     for kind in ("optimizer", "schedule"):
         entries |= {f"{kind}.{side}": _chosen(kind, config, f"{kind}.{side}") for side in SIDES}
-    entries |= {f"penalties.{name}": _penalty(config, name) for name in _node(config, "penalties")}
+    for section, kind in NAMED.items():
+        for name in _node(config, section):
+            entries[f"{section}.{name}"] = _named(kind, config, section, name)
     clip = {side: Clip(**_conformed(Clip, config, f"clip.{side}")) for side in SIDES}
     settings = Settings(**_conformed(Settings, config, "trainer"))
     values: dict[str, Any] = {
@@ -100,7 +108,7 @@ def check(config: Mapping[str, Any]) -> Checked:
         "image": image,
         "trainer": asdict(settings),
         "clip": {side: asdict(clip[side]) for side in SIDES},
-        "penalties": {},
+        **{section: {} for section in NAMED},
     }
     for section, (chosen, arguments) in entries.items():
         _place(values, section, {"name": chosen.name, **arguments})
@@ -140,11 +148,13 @@ def _chosen(kind: str, config: Mapping[str, Any], section: str) -> tuple[Entry, 
     return found, conform(found.parameters, _unnamed(node), section)
 
 
-def _penalty(config: Mapping[str, Any], key: str) -> tuple[Entry, dict[str, Any]]:
-    """A penalty is named by its key, unless it has a name of its own."""
-    node = _node(config, f"penalties.{key}")
-    found = registry.entry("penalty", node.get("name", key), "penalties")
-    return found, conform(found.parameters, _unnamed(node), f"penalties.{key}")
+def _named(
+    kind: str, config: Mapping[str, Any], section: str, key: str
+) -> tuple[Entry, dict[str, Any]]:
+    """One of several of a kind: named by its key, unless it has a name of its own."""
+    node = _node(config, f"{section}.{key}")
+    found = registry.entry(kind, node.get("name", key), section)
+    return found, conform(found.parameters, _unnamed(node), f"{section}.{key}")
 
 
 def _conformed(kind: Any, config: Mapping[str, Any], section: str) -> dict[str, Any]:
@@ -174,6 +184,10 @@ def _contradictions(checked: Checked) -> None:
             f"trainer.batch_size={settings.batch_size} cannot be split over "
             f"{distributed.size()} processes"
         )
+    recipe = checked.entries["recipe"][0]
+    extra = checked.switched_on("reconstruction")
+    if extra and "reconstruction" not in recipe.given:
+        raise ConfigError(f"{extra[0]} needs a target, which recipe={recipe.name} does not have")
     if isinstance(settings.n_critic, dict) and 0 not in settings.n_critic:
         raise ConfigError("trainer.n_critic must say from step 0 on, as in {0: 5, 1000: 1}")
     if settings.device == "cuda" and not torch.cuda.is_available():
@@ -196,8 +210,10 @@ def _rehearse(checked: Checked) -> None:
 
 
 def _mind_the_norm(checked: Checked, discriminator: nn.Module) -> None:
-    if checked.penalties() and any(isinstance(m, BATCH_NORMS) for m in discriminator.modules()):
-        penalty = checked.penalties()[0]
+    if checked.switched_on("penalties") and any(
+        isinstance(m, BATCH_NORMS) for m in discriminator.modules()
+    ):
+        penalty = checked.switched_on("penalties")[0]
         raise ConfigError(
             f"{penalty} needs each logit to depend on its own sample alone, but batch norm in the "
             "discriminator mixes the batch: set discriminator.norm to layer, instance, group, "
@@ -208,7 +224,11 @@ def _mind_the_norm(checked: Checked, discriminator: nn.Module) -> None:
 def _mind_the_slope(checked: Checked, discriminator: nn.Module) -> None:
     normed = any(is_parametrized(module) for module in discriminator.modules())
     loss = checked.entries["adversarial"][0]
-    limited = checked.penalties() or checked.clip["discriminator"].weights is not None or normed
+    limited = (
+        checked.switched_on("penalties")
+        or checked.clip["discriminator"].weights is not None
+        or normed
+    )
     if getattr(loss.build, "constrained", False) and not limited:
         checked.notes.append(
             f"adversarial={loss.name}: nothing keeps the discriminator Lipschitz, so training may "

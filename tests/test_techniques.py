@@ -165,6 +165,19 @@ def test_wasserstein_without_any_constraint_warns(tiny, capsys):
         assert "Lipschitz" not in capsys.readouterr().out
 
 
+# -- losses of W-Net chosen from the configuration
+
+
+def test_class_and_reconstruction_losses_are_switches(tiny):
+    overrides = ["classification=focal", "reconstruction.l2.weight=3", "recipe.l1=0"]
+    overrides += ["reconstruction.perceptual.network=discriminator", "trainer.log_every=1"]
+    build(tiny("wnet", *overrides, "trainer.steps=1")).train()
+    line = json.loads(Path("run/metrics.jsonl").read_text().splitlines()[0])
+    assert line["generator/reconstruction_l2"] > 0
+    assert line["generator/reconstruction_perceptual"] > 0
+    assert "generator/l1" not in line
+
+
 # -- a user's own parts
 
 

@@ -164,7 +164,7 @@ def _unknown_key(key: str, overrides: Iterable[str]) -> str:
 
 def switched_on(argument: str) -> str:
     """An argument as Hydra wants it: a penalty needs no `+`, as in `penalties.r1.weight=10`."""
-    return f"++{argument}" if argument.startswith("penalties.") else argument
+    return f"++{argument}" if argument.startswith(("penalties.", "reconstruction.")) else argument
 
 
 def _verbose() -> bool:

@@ -5,22 +5,34 @@ Networks", ICONIP, arXiv:2406.06122. `prototype` is the wanted character in a st
 `reference` one or several other characters of a style, `target` the wanted character in that style.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, l1_loss, mse_loss
+from torch.nn.functional import l1_loss, mse_loss
 
 from gan.losses.adversarial import Adversarial
-from gan.losses.reconstruction import Features, feature_distance
+from gan.losses.classification import Classification
+from gan.losses.reconstruction import Reconstruction, feature_distance
 from gan.recipe import Batch, Judge, Penalty, Recipe, penalise
 from gan.recipes.modules import GlyphCritic, GlyphWriter, Observer
-from gan.registry import Fraction, NonNegative, register
+from gan.registry import NonNegative, register
 
 
 @register(
-    "recipe", "wnet", given=("generator", "discriminator", "adversarial", "penalties", "classifier")
+    "recipe",
+    "wnet",
+    given=(
+        "generator",
+        "discriminator",
+        "adversarial",
+        "penalties",
+        "classification",
+        "reconstruction",
+        "classifier",
+    ),
 )
 class WNet(Recipe):
     """prototype, reference -> the prototype's character in the reference's style.
@@ -38,6 +50,8 @@ class WNet(Recipe):
         discriminator: GlyphCritic,
         adversarial: Adversarial,
         penalties: Mapping[str, Penalty],
+        classification: Classification,
+        reconstruction: Mapping[str, Reconstruction],
         classifier: Observer | None,
         weight: NonNegative = 3.0,
         style_class: NonNegative = 1.0,
@@ -48,9 +62,8 @@ class WNet(Recipe):
         feature_source: str = "classifier",
         constant_content: NonNegative = 3.0,
         constant_style: NonNegative = 5.0,
-        smoothing: Fraction = 0.0,
     ) -> None:
-        """`weight` scales the adversarial term, `smoothing` softens the labels of the class heads.
+        """`weight` scales the adversarial term; `reconstruction` losses come on top of the eight.
 
         `classifier` is a frozen glyph classifier; it is neither trained nor part of a checkpoint.
         `feature_source` is `classifier` for one of the training glyphs, `discriminator`, or a
@@ -63,7 +76,8 @@ class WNet(Recipe):
         self.weight, self.style_class, self.l1, self.feature = weight, style_class, l1, feature
         self.encoder_character, self.encoder_style = encoder_character, encoder_style
         self.constant_content, self.constant_style = constant_content, constant_style
-        self.feature_source, self.smoothing = feature_source, smoothing
+        self.feature_source, self.reconstruction = feature_source, reconstruction
+        self.classification = classification
 
     @staticmethod
     def needs_classifier(settings: Mapping[str, Any]) -> bool:
@@ -95,7 +109,7 @@ class WNet(Recipe):
             "logits_fake": fake.logits.detach().mean(),
         }
         if self.style_class:
-            both = self._classify(real.style_logits, batch["style"]) + self._classify(
+            both = self.classification(real.style_logits, batch["style"]) + self.classification(
                 fake.style_logits, batch["style"]
             )
             terms["style_class"] = self.style_class * 0.5 * both
@@ -117,19 +131,21 @@ class WNet(Recipe):
                 critique.logits, real_logits_of
             )
         if self.style_class:
-            terms["style_class"] = self.style_class * self._classify(
+            terms["style_class"] = self.style_class * self.classification(
                 critique.style_logits, batch["style"]
             )
         if self.encoder_character:
-            loss = self._classify(fakes["content_logits"], batch["character"])
+            loss = self.classification(fakes["content_logits"], batch["character"])
             terms["encoder_character"] = self.encoder_character * loss
         if self.encoder_style:
-            loss = self._classify(fakes["style_logits"], batch["style"])
+            loss = self.classification(fakes["style_logits"], batch["style"])
             terms["encoder_style"] = self.encoder_style * loss
         if self.l1:
             terms["l1"] = self.l1 * l1_loss(image, target)
+        critic = partial(self._critic_features, prototype, reference)
         if self.feature:
-            features = self._features(prototype, reference)
+            (classifier,) = self._classifier
+            features = critic if classifier is None else classifier.features
             terms["feature"] = self.feature * feature_distance(features, image, target)
         if self.constant_content:
             code = self.generator.encode_content(image).code
@@ -139,6 +155,8 @@ class WNet(Recipe):
         if self.constant_style:
             code = self.generator.encode_style(image).code
             terms["constant_style"] = self.constant_style * mse_loss(code, fakes["style_code"])
+        for name, loss in self.reconstruction.items():
+            terms[f"reconstruction_{name}"] = loss(image, target, critic)
         return terms
 
     def samples(self, generator: nn.Module, batch: Batch) -> dict[str, Tensor]:
@@ -151,15 +169,10 @@ class WNet(Recipe):
         }
         return {**shown, "truth": batch["target"]} if "target" in batch else shown
 
-    def _classify(self, logits: Tensor, label: Tensor) -> Tensor:
-        return cross_entropy(logits, label, label_smoothing=self.smoothing)
-
-    def _features(self, prototype: Tensor, reference: Tensor) -> Features:
-        (classifier,) = self._classifier
-        if self.feature_source != "discriminator":
-            assert classifier is not None
-            return classifier.features
-        return lambda image: self.discriminator.features(prototype, image, reference)
+    def _critic_features(
+        self, prototype: Tensor, reference: Tensor, image: Tensor
+    ) -> Sequence[Tensor]:
+        return self.discriminator.features(prototype, image, reference)
 
 
 def one_of(references: Tensor) -> Tensor:

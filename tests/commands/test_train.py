@@ -110,6 +110,10 @@ MISTAKES = {
         ["data=folder", "data.path=photos"],
         r"recipe=wnet reads prototype.*data=folder",
     ),
+    "reconstruction without a target": (
+        ["model=dcgan", "reconstruction.l2.weight=1"],
+        r"reconstruction\.l2 needs a target, which recipe=synthesis does not have",
+    ),
     "cuda without a device": (["trainer.device=cuda"], r"trainer\.device=cuda"),
     "no checkpoint": (["resume=gone"], r"resume=gone does not exist"),
     "broken override": (["trainer.steps"], r"trainer\.steps"),

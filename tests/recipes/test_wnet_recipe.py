@@ -25,7 +25,7 @@ TERMS = {
 }
 
 
-def recipe(penalties=("wgan_gp",), **weights):
+def recipe(penalties=("wgan_gp",), smoothing=0.0, reconstruction=(), **weights):
     torch.manual_seed(0)
     shape = {"size": SIZE, "channels": 1, "width": 2}
     classifier = create("classifier", "small", channels=1, width=4, classes={"style": STYLES})
@@ -34,7 +34,9 @@ def recipe(penalties=("wgan_gp",), **weights):
         create("discriminator", "wnet", styles=STYLES, **shape),
         create("adversarial", "wasserstein"),
         {name: create("penalty", name) for name in penalties},
-        classifier.eval().requires_grad_(False),
+        create("classification", "cross_entropy", label_smoothing=smoothing),
+        dict(reconstruction),
+        None if weights.get("feature_source") else classifier.eval().requires_grad_(False),
         **weights,
     )
 
@@ -209,6 +211,18 @@ def test_features_of_the_discriminator_serve_as_well(batch):
     game = recipe(feature_source="discriminator")
     _, terms = generator_terms(game, batch)
     assert terms["feature"].requires_grad
+
+
+def test_more_reconstruction_losses_come_on_top(batch):
+    more = {
+        "l2": create("reconstruction", "l2", weight=10.0),
+        "critic": create("reconstruction", "perceptual", network="discriminator", weight=2.0),
+    }
+    fakes, terms = generator_terms(recipe(reconstruction=more), batch)
+    assert terms.keys() - TERMS.keys() == {"reconstruction_l2", "reconstruction_critic"}
+    expected = 10 * mse_loss(fakes["image"], batch["target"])
+    torch.testing.assert_close(terms["reconstruction_l2"], expected)
+    assert terms["reconstruction_critic"].requires_grad
 
 
 def test_one_of_many_references_is_drawn_uniformly():
