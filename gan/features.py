@@ -155,7 +155,7 @@ def _train_and_keep(
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(0)
         classifier = create("classifier", **description).to(device)
-        _fit(classifier, lesson, seen, training, device)
+        _fit(classifier, lesson, seen, training, device, say)
     accuracy = {"training": _accuracy(classifier, lesson, seen)}
     if len(unseen):
         accuracy["held_out"] = _accuracy(classifier, lesson, unseen)
@@ -197,6 +197,7 @@ def _fit(
     places: np.ndarray,
     training: Training,
     device: torch.device,
+    say: Say,
     batch_size: int = 64,
     rate: float = 3e-3,
 ) -> None:
@@ -210,7 +211,7 @@ def _fit(
     )
     classifier.train()
     bar = trange(training.epochs, desc="classifier", unit="epoch", disable=None)
-    for _ in bar:
+    for epoch in bar:
         order = torch.as_tensor(places)[torch.randperm(len(places))]
         for chosen in torch.split(order[: rounds * batch_size], batch_size):
             logits = classifier(shifted(lesson.images(lesson.rows[chosen.numpy()])))
@@ -219,8 +220,10 @@ def _fit(
             torch.autograd.backward(torch.stack([*terms.values()]).sum())
             optimizer.step()
             cycle.step()
-        if not bar.disable:
-            bar.set_postfix({name: f"{term.item():.3f}" for name, term in terms.items()})
+        shown = ", ".join(f"{name} {term.item():.3f}" for name, term in terms.items())
+        bar.set_postfix_str(shown)
+        if bar.disable:  # no terminal: plain lines
+            say(f"classifier epoch {epoch + 1}/{training.epochs}  {shown}")
 
 
 def shifted(images: Tensor, most: int = 2) -> Tensor:

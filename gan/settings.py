@@ -2,6 +2,7 @@
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 import torch
@@ -53,7 +54,11 @@ class Settings:
 
     def discriminator_updates(self) -> int:
         """Discriminator updates of the whole run."""
-        return self.discriminator_warmup + sum(self.critic(step) for step in range(self.steps))
+        pieces = self.n_critic if isinstance(self.n_critic, dict) else {0: self.n_critic}
+        starts = [start for start in sorted(pieces) if start < self.steps]
+        lengths = [end - start for start, end in pairwise([*starts, self.steps])]
+        turns = [length * pieces[start] for start, length in zip(starts, lengths, strict=True)]
+        return self.discriminator_warmup + sum(turns)
 
     def autocast(self, device: torch.device) -> AbstractContextManager[Any]:
         """The precision of forward passes on a device; `auto` is bf16 on CUDA.

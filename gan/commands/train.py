@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import gan  # noqa: F401 - fills the registries before anything is composed
+from gan import distributed
 from gan.signature import nearest
 
 INVISIBLE = ("resume", "run_dir", "sweep", "trainer.device")  # no part of a job folder's name
@@ -53,6 +54,7 @@ def job(config: DictConfig) -> None:
     try:
         values = plain(config)
         import_plugins(values.get("plugins") or [])
+        distributed.spare_a_core()
         from gan.build import build  # imports torch's and TensorBoard's slower parts
 
         trainer = build(values)
