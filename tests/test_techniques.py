@@ -12,6 +12,7 @@ from gan import state
 from gan.build import build
 from gan.commands import train
 from gan.registry import ConfigError
+from gan.settings import Settings
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -23,6 +24,13 @@ def weights(module):
 def moved(before, module):
     pairs = zip(before, module.parameters(), strict=True)
     return [not torch.equal(a, b) for a, b in pairs]
+
+
+def test_updates_of_a_whole_run_are_counted_without_walking_it():
+    pieces = {0: 3, 2: 1, 5: 4}
+    settings = Settings(steps=7, n_critic=pieces, discriminator_warmup=2)
+    assert settings.discriminator_updates() == 2 + sum(settings.critic(step) for step in range(7))
+    assert Settings(steps=10**13, n_critic=5).discriminator_updates() == 5 * 10**13
 
 
 # -- stopping gradients, four ways
