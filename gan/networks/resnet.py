@@ -4,6 +4,7 @@ Gulrajani et al. 2017, arXiv:1704.00028; Miyato et al. 2018, arXiv:1802.05957, t
 """
 
 import math
+from functools import partial
 from itertools import pairwise
 from typing import Literal
 
@@ -102,7 +103,8 @@ class Discriminator(nn.Module):
     Features are summed over pixels, not averaged. `width` is the number of channels of the first
     block; each halving after it doubles them, up to `cap` * `width`. `norm` acts on all maps but
     the first block's, or on all weights (`spectral`, `weight`). With `classes` the logit has a
-    projection on the label; 0: no labels. `slope` is that of the negative side of ReLU.
+    projection on the label; 0: no labels. `slope` is that of the negative side of ReLU, `dilation`
+    that of the two refining blocks, which then see further at the same cost.
     """
 
     def __init__(
@@ -115,6 +117,7 @@ class Discriminator(nn.Module):
         norm: Norm = "none",
         slope: NonNegative = 0.0,
         padding: Padding = "zeros",
+        dilation: Count = 1,
     ) -> None:
         super().__init__()
         inner = widths(width, max(1, levels(size) - 3), cap)
@@ -122,7 +125,9 @@ class Discriminator(nn.Module):
         self.halve = nn.Sequential(
             *(_halve(before, after, norm, slope, padding) for before, after in pairwise(inner))
         )
-        self.refine = nn.Sequential(*(_refine(inner[-1], norm, slope, padding) for _ in range(2)))
+        self.refine = nn.Sequential(
+            *(_refine(inner[-1], norm, slope, padding, dilation) for _ in range(2))
+        )
         self.activate = nn.LeakyReLU(slope)
         self.critic = Critic(inner[-1], classes)
         self.apply(_start)
@@ -186,20 +191,20 @@ def _halve(before: int, after: int, norm: Norm, slope: float, padding: Padding) 
     )
 
 
-def _refine(width: int, norm: Norm, slope: float, padding: Padding) -> nn.Module:
-    twice = [layer for _ in range(2) for layer in _activated(width, width, norm, slope, padding)]
-    return Residual(nn.Identity(), *twice)
+def _refine(width: int, norm: Norm, slope: float, padding: Padding, dilation: int) -> nn.Module:
+    once = partial(_activated, width, width, norm, slope, padding, dilation)
+    return Residual(nn.Identity(), *once(), *once())
 
 
 def _activated(
-    before: int, after: int, norm: Norm, slope: float, padding: Padding
+    before: int, after: int, norm: Norm, slope: float, padding: Padding, dilation: int = 1
 ) -> list[nn.Module]:
-    convolution = _convolution(before, after, padding)
+    convolution = _convolution(before, after, padding, dilation)
     return [normalisation(norm, before), nn.LeakyReLU(slope), convolution]
 
 
-def _convolution(before: int, after: int, padding: Padding) -> nn.Conv2d:
-    return nn.Conv2d(before, after, 3, padding=1, padding_mode=padding)
+def _convolution(before: int, after: int, padding: Padding, dilation: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(before, after, 3, padding=dilation, dilation=dilation, padding_mode=padding)
 
 
 def _doubled(x: Tensor) -> Tensor:

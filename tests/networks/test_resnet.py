@@ -248,3 +248,19 @@ def test_circular_padding_makes_the_critic_blind_to_turns():
     for padding, blind in (("circular", True), ("zeros", False)):
         critic = resnet.Discriminator(16, 1, width=4, padding=padding)
         assert torch.allclose(critic(image), critic(turned), atol=1e-4) == blind
+
+
+@pytest.mark.parametrize("dilation", [1, 2, 3])
+def test_dilated_blocks_see_further_and_keep_the_size(dilation):
+    """How far a pixel's influence reaches through one of the two blocks of two convolutions."""
+    torch.manual_seed(0)
+    network = create(
+        "discriminator", "resnet", size=64, channels=1, classes=0, width=4, dilation=dilation
+    )
+    block = network.refine[0]
+    pixel = torch.zeros(1, 4, 25, 25)
+    pixel[:, :, 12, 12] = 5.0
+    changed = block(pixel) != block(torch.zeros_like(pixel))
+    assert changed.shape == pixel.shape
+    rows = changed.any(1).any(2).nonzero()[:, 1]
+    assert (rows.max() - rows.min()).item() == 2 * 2 * dilation
