@@ -11,6 +11,7 @@ from torch.nn.functional import avg_pool2d, conv2d, interpolate, relu
 
 from gan.networks import dcgan, resnet
 from gan.networks.blocks import ConditionalBatchNorm, GeneratorNorm, Norm, Padding
+from gan.registry import create
 
 NORMS, GENERATOR_NORMS, PADDINGS = map(get_args, (Norm, GeneratorNorm, Padding))
 BUILDS = [dcgan.Generator, resnet.Generator]
