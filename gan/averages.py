@@ -3,14 +3,14 @@
 from torch import nn
 
 from gan.average import Average, Ema, Uniform
-from gan.registry import Count, NonNegative, Positive, register
+from gan.registry import Count, Positive, register
 
 Averages = dict[str, Average]
 
 
 @register("average", "ema", given=("generator",))
 def ema(
-    generator: nn.Module, halflife: Positive = 10_000.0, rampup: NonNegative | None = 0.05
+    generator: nn.Module, halflife: Positive = 10_000.0, rampup: Positive | None = 0.05
 ) -> Averages:
     """Exponential, with a half-life in images."""
     return {"ema": Ema(generator, halflife, rampup)}
@@ -26,7 +26,7 @@ def uniform(generator: nn.Module, start: Count = 1) -> Averages:
 def both(
     generator: nn.Module,
     halflife: Positive = 10_000.0,
-    rampup: NonNegative | None = 0.05,
+    rampup: Positive | None = 0.05,
     start: Count = 1,
 ) -> Averages:
     """Uniform and exponential side by side."""

@@ -58,7 +58,7 @@ def build(config: Mapping[str, Any], say: Say = print) -> Trainer:
     if distributed.rank() == 0:
         checked.run_dir.mkdir(parents=True, exist_ok=True)
         checkpoint.sweep(checked.run_dir / "checkpoints", trainer.run_id)
-        (checked.run_dir / "config.yaml").write_text(trainer.config, encoding="utf-8")
+        rundir.keep(checked.run_dir, trainer.config)
     return trainer
 
 

@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import nn
@@ -14,8 +14,9 @@ from gan import distributed, registry
 from gan.explain import require_logits
 from gan.registry import ConfigError, Entry, NonNegative, Whole
 from gan.settings import Clip, Image, Settings
-from gan.signature import coerce, conform, nearest
+from gan.signature import Bounds, coerce, conform, nearest
 
+Seed = Annotated[int, Bounds(0, 2**63 - 1)]
 SIDES = ("generator", "discriminator")
 CHOICES = {  # section of the configuration -> kind of entry
     "data": "source",
@@ -99,7 +100,7 @@ def check(config: Mapping[str, Any]) -> Checked:
     settings = Settings(**_conformed(Settings, config, "trainer"))
     values: dict[str, Any] = {
         "model": coerce(str, config.get("model"), "model"),
-        "seed": coerce(Whole, config.get("seed"), "seed"),
+        "seed": coerce(Seed, config.get("seed"), "seed"),
         "run_dir": coerce(str, config.get("run_dir"), "run_dir"),
         "resume": coerce(str, config.get("resume"), "resume"),
         "plugins": coerce(list[str], config.get("plugins") or [], "plugins"),
@@ -185,6 +186,12 @@ def _contradictions(checked: Checked) -> None:
             f"{distributed.size()} processes"
         )
     recipe = checked.entries["recipe"][0]
+    least = getattr(recipe.build, "least", 1)
+    if settings.batch_size < least * distributed.size():
+        raise ConfigError(
+            f"trainer.batch_size={settings.batch_size} is too small: recipe={recipe.name} needs at "
+            f"least {least} images per process for its batch norm"
+        )
     extra = checked.switched_on("reconstruction")
     if extra and "reconstruction" not in recipe.given:
         raise ConfigError(f"{extra[0]} needs a target, which recipe={recipe.name} does not have")

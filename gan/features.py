@@ -24,7 +24,7 @@ from gan.registry import create
 
 FOLDER = Path("data/classifiers")
 EPOCHS = 14
-FORMAT = 2  # rises when the training below changes, so that older classifiers are not reused
+FORMAT = 3  # rises when the training below changes, so that older classifiers are not reused
 
 Say = Callable[[str], None]
 

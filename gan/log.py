@@ -26,7 +26,7 @@ class Log:
 
         (run_dir / "samples").mkdir(parents=True, exist_ok=True)
         self._board = SummaryWriter(
-            str(run_dir / "tensorboard"), purge_step=step if step else None, flush_secs=10
+            str(run_dir / "tensorboard"), purge_step=step + 1 if step else None, flush_secs=10
         )
         self._lines = (run_dir / "metrics.jsonl").open("a", encoding="utf-8")
         self._bar = tqdm(
@@ -54,20 +54,14 @@ class Log:
             literal = "\n".join("    " + line for line in text.splitlines())
             self._try(lambda: self._board.add_text(name, literal, step))
 
-    def settings(
-        self, settings: Mapping[str, Any], metrics: Mapping[str, float], step: int
-    ) -> None:
+    def settings(self, settings: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
         """The run's row in TensorBoard's HParams tab."""
         if self.active:
             plain = {
                 k: v if isinstance(v, bool | int | float | str) else str(v)
                 for k, v in settings.items()
             }
-            self._try(
-                lambda: self._board.add_hparams(
-                    plain, dict(metrics), run_name=".", global_step=step
-                )
-            )
+            self._try(lambda: self._settings(plain, metrics))
 
     def progress(self, step: int, note: str) -> None:
         """Move the progress bar, or print a line where there is no terminal."""
@@ -90,6 +84,14 @@ class Log:
             self._try(self._board.close)
             self._try(self._lines.close)
             self._bar.close()
+
+    def _settings(self, plain: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
+        from torch.utils.tensorboard.summary import hparams
+
+        parts = hparams(dict(plain), dict(metrics))  # type: ignore[no-untyped-call]  # torch's own
+        writer = self._board._get_file_writer()  # type: ignore[no-untyped-call]  # likewise
+        for summary in parts:  # their values are scalars already
+            writer.add_summary(summary)
 
     def _scalars(self, counts: Mapping[str, int], values: Mapping[str, float]) -> None:
         for tag, value in values.items():

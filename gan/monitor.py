@@ -73,6 +73,16 @@ class Monitor:
         for name, term in terms.items():
             self._terms.setdefault(f"{player}/{name}", []).append(term)
 
+    def pending(self) -> dict[str, list[float]]:
+        """Terms noted since the last scalars: a checkpoint between two of them keeps these."""
+        return {tag: torch.stack(terms).tolist() for tag, terms in self._terms.items()}
+
+    def restore(self, pending: Mapping[str, list[float]], device: torch.device) -> None:
+        """Go on from the terms of a checkpoint."""
+        self._terms = {
+            tag: list(torch.tensor(terms, device=device)) for tag, terms in pending.items()
+        }
+
     def scalars(self, counts: Counts, players: Iterable[Player]) -> None:
         """Means of the terms since the last time, gradient norms, rates and speed: one read-back.
 
@@ -132,7 +142,8 @@ class Monitor:
     def finish(self, counts: Counts, generators: Generators, config: str) -> None:
         """The row among the runs, and the evaluation's report, printed and kept as `report.txt`."""
         metrics = {k: v for k, v in self._last.items() if k.startswith("metric/")} or self._last
-        self.log.settings(flat(yaml.safe_load(config) or {}), metrics, counts["step"])
+        if metrics:  # a finished run that was started again has its row
+            self.log.settings(flat(yaml.safe_load(config) or {}), metrics)
         if self.evaluation is None:
             return
         with evaluated(best(generators)):

@@ -22,6 +22,8 @@ def freeze(recipe: Recipe, wanted: Freeze) -> Asleep:
     asleep: Asleep = {"generator": [], "discriminator": []}
     until = dict.fromkeys(wanted) if isinstance(wanted, list) else wanted
     for name, update in until.items():
+        if name in asleep:
+            raise ConfigError(f"freeze: {name} would leave nothing to train; name a part of it")
         parameters = list(_part(recipe, name, "freeze").parameters())
         if update is None:
             for parameter in parameters:

@@ -94,8 +94,9 @@ class Player:
     @torch.no_grad()
     def _clip_weights(self) -> None:
         if self.clip.weights is not None:
-            torch._foreach_clamp_min_(self.parameters, -self.clip.weights)
-            torch._foreach_clamp_max_(self.parameters, self.clip.weights)
+            moved = [p for p in self.parameters if p.grad is not None]
+            torch._foreach_clamp_min_(moved, -self.clip.weights)
+            torch._foreach_clamp_max_(moved, self.clip.weights)
 
 
 @contextmanager

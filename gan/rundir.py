@@ -1,6 +1,7 @@
 """A run directory and the configuration it holds."""
 
 import hashlib
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ def previous(
             )
         return None
     if stored.exists():
-        before = yaml.safe_load(stored.read_text(encoding="utf-8"))
+        before = _stored(stored, stored.read_text(encoding="utf-8"))
         _keep_lengths(values, before)
         _require_same(run_dir, before, values)
     if resume == "auto":
@@ -53,7 +54,17 @@ def previous(
         raise ConfigError(
             f"resume={resume} does not exist; use auto, never or a checkpoint's folder"
         )
+    before = _stored(Path(resume), checkpoint.load(Path(resume)).config)
+    _keep_lengths(values, before)
+    _require_same(Path(resume), before, values)
     return Path(resume)
+
+
+def keep(run_dir: Path, config: str) -> None:
+    """Write the configuration, whole or not at all."""
+    temporary = run_dir / ".config.yaml"
+    temporary.write_text(config, encoding="utf-8")
+    os.replace(temporary, run_dir / "config.yaml")
 
 
 def fix_lengths(checked: Checked) -> None:
@@ -61,8 +72,9 @@ def fix_lengths(checked: Checked) -> None:
     settings = checked.settings
     planned = {"generator": settings.steps, "discriminator": settings.discriminator_updates()}
     for side, node in checked.values["schedule"].items():
-        node["length"] = node["length"] or planned[side]
-        checked.entries[f"schedule.{side}"][1]["length"] = node["length"]
+        if "length" in node:
+            node["length"] = node["length"] or planned[side]
+            checked.entries[f"schedule.{side}"][1]["length"] = node["length"]
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
@@ -90,5 +102,15 @@ def _require_same(run_dir: Path, before: Mapping[str, Any], now: Mapping[str, An
 
 def _keep_lengths(values: dict[str, Any], before: Mapping[str, Any]) -> None:
     for side, node in values["schedule"].items():
-        if node["length"] is None:
-            node["length"] = before["schedule"][side]["length"]
+        if "length" in node and node["length"] is None:
+            node["length"] = before.get("schedule", {}).get(side, {}).get("length")
+
+
+def _stored(path: Path, text: str) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError:
+        values = None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} holds no configuration; choose another run_dir or restore it")
+    return values

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from gan import checkpoint
 from gan.average import Average
+from gan.monitor import Monitor
 from gan.player import Player
 from gan.recipe import Batch, Recipe
 from gan.settings import Settings
@@ -37,6 +38,7 @@ class Run(Protocol):
     config: str
     run_id: str
     stream: Stream
+    monitor: Monitor
 
     def counts(self) -> dict[str, int]:
         """The clocks."""
@@ -52,7 +54,7 @@ def save(run: Run, folder: Path) -> None:
         run_id=run.run_id,
         networks=networks,
         optimizers=optimizers,
-        state={**rest, **counts, "position": run.stream.position},
+        state={**rest, **counts, "position": run.stream.position, "terms": run.monitor.pending()},
         config=run.config,
         facts={"device": str(run.device), "threads": torch.get_num_threads()},
     )
@@ -63,6 +65,7 @@ def resume(run: Run, path: Path) -> dict[str, Any]:
     """Put a checkpoint back in place; returns its plain values."""
     stored = checkpoint.load(path)
     spread(stored, run.recipe, run.averages, run.players)
+    run.monitor.restore(stored.state["terms"], run.device)
     return stored.state
 
 

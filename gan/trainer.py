@@ -78,7 +78,7 @@ class Trainer:
         try:
             with Stop() as stop, strict_gradients():
                 self._run(stop)
-            if stop:
+            if stop and self.step < self.settings.steps:
                 self.monitor.log.say(
                     f"stopped by {stop.name}; the same command goes on at step {self.step}"
                 )
@@ -87,7 +87,7 @@ class Trainer:
         finally:
             self.stream.close()
             self.monitor.log.close()
-        return not stop
+        return not stop or self.step == self.settings.steps
 
     def _run(self, stop: Stop) -> None:
         if self.discriminator_updates == 0:

@@ -37,9 +37,7 @@ def test_updates_of_a_whole_run_are_counted_without_walking_it():
 
 
 def test_frozen_submodules_are_not_trained_and_the_others_are(tiny):
-    values = tiny("wnet")
-    values["freeze"] = ["generator.style_encoder", "discriminator.first"]
-    trainer = build(values)
+    trainer = build(tiny("wnet", "freeze=[generator.style_encoder,discriminator.first]"))
     generator, discriminator = trainer.recipe.generator, trainer.recipe.discriminator
     kept = weights(generator.style_encoder), weights(discriminator.first)
     free = weights(generator.decoder), weights(discriminator.inner)
@@ -52,9 +50,7 @@ def test_frozen_submodules_are_not_trained_and_the_others_are(tiny):
 
 
 def test_a_submodule_frozen_until_a_step_is_trained_from_it_on(tiny):
-    values = tiny("wnet")
-    values["freeze"] = {"generator.decoder": 2}
-    trainer = build(values)
+    trainer = build(tiny("wnet", "freeze={generator.decoder: 2}"))
     decoder = trainer.recipe.generator.decoder
     history = []
     for _ in range(4):
@@ -87,9 +83,8 @@ def test_thawing_survives_a_resume(tiny):
 
 
 def test_a_rate_of_zero_keeps_a_submodule_and_another_scales_its_first_step(tiny):
-    values = tiny("wnet")
-    values["rates"] = {"generator.style_encoder": 0.0, "generator.content_encoder": 5e-6}
-    trainer = build(values)
+    rates = "rates={generator.style_encoder: 0, generator.content_encoder: 5e-6}"
+    trainer = build(tiny("wnet", rates))
     generator = trainer.recipe.generator
     before = {name: weights(child) for name, child in generator.named_children()}
     trainer.play()
@@ -105,18 +100,21 @@ def test_a_rate_of_zero_keeps_a_submodule_and_another_scales_its_first_step(tiny
 
 
 def test_unknown_submodules_are_refused_with_the_nearest(tiny):
-    values = tiny("wnet")
-    values["freeze"] = ["generator.decodr"]
+    values = tiny("wnet", "freeze=[generator.decodr]")
     with pytest.raises(
         ConfigError, match=r"freeze: generator\.decodr.*did you mean 'generator\.decoder'"
     ):
         build(values)
-    values = tiny("wnet")
-    values["rates"] = {"generator.decodr": 1.0}
+    values = tiny("wnet", "rates={generator.decodr: 1}")
     with pytest.raises(
         ConfigError, match=r"rates: generator\.decodr.*did you mean 'generator\.decoder'"
     ):
         build(values)
+
+
+def test_a_whole_player_cannot_be_frozen(tiny):
+    with pytest.raises(ConfigError, match="freeze: generator would leave nothing to train"):
+        build(tiny("wnet", "freeze=[generator]"))
 
 
 def test_detach_and_no_grad_leave_no_graph(tiny):

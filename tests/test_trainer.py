@@ -10,7 +10,7 @@ import torch
 
 from gan import state
 from gan.build import build
-from gan.registry import names
+from gan.registry import ConfigError, names
 
 LOSSES = names("adversarial")
 PENALTIES = names("penalty")
@@ -224,6 +224,48 @@ def test_a_longer_run_goes_on_with_the_schedule_of_the_first(tiny):
     assert trainer.step == 2
     assert "length: 2" in trainer.config
     trainer.train()
+
+
+def test_logged_means_do_not_depend_on_where_the_run_was_stopped(tiny):
+    overrides = ["trainer.steps=9", "trainer.log_every=4", "trainer.n_critic=2"]
+    build(tiny("dcgan", *overrides, "run_dir=whole")).train()
+    first = build(tiny("dcgan", *overrides, "run_dir=parts"))
+    first.stream = Interrupted(first.stream, 11)  # inside an interval
+    first.train()
+    build(tiny("dcgan", *overrides, "run_dir=parts")).train()
+    assert scalars("whole") == scalars("parts")
+    assert [line["step"] for line in scalars("whole")] == [4, 8, 9]
+
+
+def test_tensorboard_keeps_every_point_of_a_stopped_run_once(tiny):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    overrides = ["trainer.steps=6", "trainer.log_every=1"]
+    first = build(tiny("dcgan", *overrides))
+    first.stream = Interrupted(first.stream, 3)
+    first.train()
+    for _ in range(2):  # the second one finds a finished run
+        build(tiny("dcgan", *overrides)).train()
+    events = EventAccumulator("run/tensorboard").Reload()
+    steps = [event.step for event in events.Scalars("generator/adversarial")]
+    assert steps == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_checkpoint_of_another_configuration_is_refused(tiny):
+    build(tiny("dcgan", "run_dir=one")).train()
+    stored = "resume=one/checkpoints/step-00000004"
+    with pytest.raises(
+        ConfigError, match=r"optimizer\.generator\.lr was 0\.0002 and is now 0\.001"
+    ):
+        build(tiny("dcgan", "run_dir=two", "optimizer.generator.lr=1e-3", stored))
+
+
+@pytest.mark.parametrize("damage", ["", "{", "a: [", "5"])
+def test_a_damaged_configuration_is_named(tiny, damage):
+    build(tiny("dcgan")).train()
+    Path("run/config.yaml").write_text(damage)
+    with pytest.raises(ConfigError, match=r"run/config\.yaml holds no configuration"):
+        build(tiny("dcgan"))
 
 
 LEFT_OUT = [

@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 import gan  # noqa: F401 - fills the registries before anything is composed
 from gan import distributed
+from gan.registry import ConfigError
 from gan.signature import nearest
 
 INVISIBLE = ("resume", "run_dir", "sweep", "trainer.device")  # no part of a job folder's name
@@ -59,8 +60,12 @@ def job(config: DictConfig) -> None:
 
         trainer = build(values)
     except (ValueError, OSError) as error:
-        if HydraConfig.get().mode == RunMode.MULTIRUN or _verbose():
-            raise UsageError(str(error)) from error  # the other jobs go on
+        run = HydraConfig.get()
+        if run.mode == RunMode.MULTIRUN:  # the other jobs go on, and Hydra tells of the first alone
+            _fail(f"{run.job.override_dirname}: {error}")
+            raise UsageError("not every job of the multirun could be started") from error
+        if _verbose():
+            raise
         raise SystemExit(_fail(str(error))) from error  # Hydra adds nothing to this one
     if not trainer.train():
         raise KeyboardInterrupt
@@ -96,6 +101,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if _verbose():
             raise
         return _fail(explained(error, given))
+    except FloatingPointError as error:
+        print(f"gan: {error}", file=sys.stderr)
+        return 1
     return 0
 
 
@@ -117,16 +125,12 @@ def import_plugins(modules: Iterable[str]) -> None:
             sys.path.insert(0, os.getcwd())
         try:
             importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            if error.name != name.split(".")[0]:
-                raise
-            raise UsageError(
-                f"plugins=[{name}]: there is no module {name!r} here or on Python's path"
-            ) from error
+        except (ConfigError, ImportError, SyntaxError) as error:
+            raise UsageError(f"plugins=[{name}]: {error}") from error
 
 
 def _named_plugins(arguments: Iterable[str]) -> list[str]:
-    values = [a.split("=", 1)[1] for a in arguments if a.startswith("plugins=")]
+    values = [a.split("=", 1)[1] for a in arguments if a.lstrip("+").startswith("plugins=")]
     return [
         name.strip() for value in values for name in value.strip("[]").split(",") if name.strip()
     ]

@@ -132,6 +132,10 @@ class Glyphs:
         `real` is the target under the name other recipes read, `label` the field chosen for it.
         """
         self.store, self.references, self.label, self.resident = store, references, label, resident
+        if not {"style", "character"} <= set(store.names):
+            raise StoreError(
+                f"{store.path} holds images and no glyphs: use data=folder or data=lmdb"
+            )
         self.style_names, self.characters = store.names["style"], store.names["character"]
         self.rows = _table(store)  # [styles, characters], -1 where a glyph is missing
         name = prototype or store.facts["prototype"]
@@ -278,7 +282,7 @@ def split_groups(groups: np.ndarray, members: np.ndarray, seed: int) -> Split:
             if small and len(part) + len(inside) / 2 <= quota[name]:
                 part.extend(inside)
                 break
-    if not parts["validation"] or not parts["test"]:
+    if not parts["validation"] or len({groups[member] for member in parts["test"]}) < 2:
         raise StoreError(
             f"{len(order)} families are too few to hold any out for validation and test; "
             "at least 8 are needed"

@@ -43,6 +43,7 @@ class WNet(Recipe):
     generator: GlyphWriter
     discriminator: GlyphCritic
     reads = ("prototype", "reference", "target", "style", "character")
+    least = 2  # images in a batch: the codes are one pixel, which has no variance alone
 
     def __init__(
         self,

@@ -110,6 +110,8 @@ MISTAKES = {
         ["data=folder", "data.path=photos"],
         r"recipe=wnet reads prototype.*data=folder",
     ),
+    "a batch of one": (["trainer.batch_size=1"], r"trainer\.batch_size=1 is too small"),
+    "a seed of 64 bits": (["seed=18446744073709551616"], r"seed must be at least 0 and at most"),
     "reconstruction without a target": (
         ["model=dcgan", "reconstruction.l2.weight=1"],
         r"reconstruction\.l2 needs a target, which recipe=synthesis does not have",
@@ -247,7 +249,7 @@ def test_a_multirun_trains_every_combination_in_its_own_directory(run, glyph_sto
 def test_one_failing_job_does_not_stop_the_others(run, glyph_store):
     arguments = [
         "-m",
-        "seed=0,-1,1",
+        "seed=0,-1,1,-2",
         "model=dcgan",
         *glyphs(glyph_store),
         *TINY["dcgan"],
@@ -255,7 +257,9 @@ def test_one_failing_job_does_not_stop_the_others(run, glyph_store):
     ]
     status, errors = run(*arguments)
     assert status == 2
-    assert "seed must be at least 0, not -1" in errors
+    assert "seed must be at least 0" in errors
+    assert "not -1" in errors
+    assert "not -2" in errors
     trained = [path for path in Path("runs/three").iterdir() if (path / "metrics.jsonl").exists()]
     assert len(trained) == 2
 
