@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 import gan  # noqa: F401 - fills the registries before anything is composed
 from gan import distributed
-from gan.registry import ConfigError
+from gan.registry import ConfigError, entry, names
 from gan.signature import nearest
 
 INVISIBLE = ("resume", "run_dir", "sweep", "trainer.device")  # no part of a job folder's name
@@ -161,8 +161,12 @@ def _unknown_key(key: str, overrides: Iterable[str]) -> str:
             return f"{key} is unknown: {'.'.join(done)} has no keys of its own"
         if part not in node:
             path = ".".join([*done, part])
-            chosen = f" to {done[-1]}={node['name']}" if done and "name" in node else ""
-            return f"{path} is unknown{chosen}; {nearest(part, [k for k in node if k != 'name'])}"
+            chosen = f" to {'.'.join(done)}={node['name']}" if done and "name" in node else ""
+            kind = done[0] if done else ""
+            takers = [n for n in names(kind) if part in entry(kind, n).parameters]
+            hint = f"taken by {' and '.join(takers)}; " if takers else ""
+            known = [k for k in node if k != "name"]
+            return f"{path} is unknown{chosen}; {hint}{nearest(part, known)}"
         node = node[part]
         done.append(part)
     return f"{key} cannot be overridden"

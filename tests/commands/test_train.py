@@ -100,7 +100,7 @@ MISTAKES = {
     "a target": (["+generator._target_=os.system"], r"only registered names are built"),
     "smoothing with Wasserstein": (
         ["adversarial.real=0.9"],
-        r"adversarial\.real is unknown to adversarial=wasserstein",
+        r"adversarial\.real is unknown to adversarial=wasserstein; taken by bce and lsgan",
     ),
     "penalty with batch norm": (
         ["model=dcgan", "penalties.r1.weight=1"],
