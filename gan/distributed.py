@@ -33,8 +33,8 @@ def _together() -> bool:
 def spare_a_core() -> None:
     """Leave one core to the stream, to TensorBoard and to other programs, unless told otherwise.
 
-    Threads that share a core with another program wait for it at every operation: on two cores,
-    one of them busy, two threads ran W-Net at 8 images a second and one thread at 57.
+    Threads that share a core with another program wait for it at every operation, so that one
+    thread more can make a step many times slower.
     """
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, THREADS - 1))

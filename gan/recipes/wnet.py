@@ -16,7 +16,7 @@ from torch.nn.functional import l1_loss, mse_loss
 from gan.losses.adversarial import Adversarial
 from gan.losses.classification import Classification
 from gan.losses.reconstruction import Reconstruction, feature_distance
-from gan.recipe import Batch, Judge, Penalty, Recipe, penalise
+from gan.recipe import Batch, Penalty, Recipe, penalise
 from gan.recipes.modules import GlyphCritic, GlyphWriter, Observer
 from gan.registry import NonNegative, register
 
@@ -102,7 +102,7 @@ class WNet(Recipe):
         prototype, reference = batch["prototype"], one_of(batch["reference"])
         real = self.discriminator(prototype, batch["target"], reference)
         fake = self.discriminator(prototype, fakes["image"], reference)
-        judge: Judge = lambda image: self.discriminator(prototype, image, reference).logits  # noqa: E731
+        judge = partial(self._judge, prototype, reference)
         terms = {
             "adversarial": self.weight * self.adversarial.discriminator(real.logits, fake.logits),
             **penalise(self.penalties, judge, batch["target"], fakes["image"], update),
@@ -125,7 +125,7 @@ class WNet(Recipe):
         )
         image = fakes["image"]
         critique = self.discriminator(prototype, image, reference)
-        real_logits_of = lambda: self.discriminator(prototype, target, reference).logits  # noqa: E731
+        real_logits_of = partial(self._judge, prototype, reference, target)
         terms = {}
         if self.weight:
             terms["adversarial"] = self.weight * self.adversarial.generator(
@@ -169,6 +169,9 @@ class WNet(Recipe):
             "generated": drawn,
         }
         return {**shown, "truth": batch["target"]} if "target" in batch else shown
+
+    def _judge(self, prototype: Tensor, reference: Tensor, image: Tensor) -> Tensor:
+        return self.discriminator(prototype, image, reference).logits
 
     def _critic_features(
         self, prototype: Tensor, reference: Tensor, image: Tensor
