@@ -21,6 +21,7 @@ from gan.checkpoint import Checkpoint
 from gan.data.stream import Stream
 from gan.networks.pretrained import rebuilt, stored
 from gan.registry import create
+from gan.robust.perturb import Pgd
 
 FOLDER = Path("data/classifiers")
 EPOCHS = 14
@@ -44,6 +45,7 @@ class Training(NamedTuple):
     epochs: int = EPOCHS
     held_out: float = 0.0  # share of the rows that are only looked at in the end
     loss: str = "cross_entropy"  # a registered classification loss
+    against: Mapping[str, Any] = {}  # the name and settings of a registered perturbation, or none
 
 
 class Fitted(NamedTuple):
@@ -204,6 +206,7 @@ def _fit(
     """Train on shifted images of these places of the lesson, in one cycle of the learning rate."""
     wanted = {name: torch.tensor(label, device=device) for name, label in lesson.labels.items()}
     losses = {name: create("classification", training.loss) for name in wanted}
+    harder = create("perturbation", **training.against) if training.against else None
     rounds = max(1, len(places) // batch_size)
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=rate, weight_decay=1e-2, fused=True)
     cycle = torch.optim.lr_scheduler.OneCycleLR(
@@ -214,8 +217,12 @@ def _fit(
     for epoch in bar:
         order = torch.as_tensor(places)[torch.randperm(len(places))]
         for chosen in torch.split(order[: rounds * batch_size], batch_size):
-            logits = classifier(shifted(lesson.images(lesson.rows[chosen.numpy()])))
-            terms = {name: losses[name](logits[name], wanted[name][chosen]) for name in wanted}
+            images = shifted(lesson.images(lesson.rows[chosen.numpy()]))
+            labels = {name: label[chosen] for name, label in wanted.items()}
+            if harder is not None:
+                images = attacked(classifier, harder, images, labels, losses)
+            logits = classifier(images)
+            terms = {name: losses[name](logits[name], labels[name]) for name in labels}
             optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(torch.stack([*terms.values()]).sum())
             optimizer.step()
@@ -235,13 +242,47 @@ def shifted(images: Tensor, most: int = 2) -> Tensor:
     return windows[torch.arange(len(images), device=images.device), :, top, left]
 
 
+def attacked(
+    classifier: nn.Module,
+    perturbation: Pgd,
+    images: Tensor,
+    labels: Mapping[str, Tensor],
+    losses: Mapping[str, Callable[[Tensor, Tensor], Tensor]],
+) -> Tensor:
+    """Images that raise the sum of all fields' losses; the classifier looks on in eval mode.
+
+    So its running statistics stay, and each image's direction depends on itself alone.
+    """
+
+    def loss_of(images: Tensor) -> Tensor:
+        logits = classifier(images)
+        return torch.stack([losses[name](logits[name], labels[name]) for name in labels]).sum()
+
+    mode = classifier.training
+    classifier.eval()
+    try:
+        return perturbation(loss_of, images)
+    finally:
+        classifier.train(mode)
+
+
 @torch.no_grad()
-def _accuracy(classifier: nn.Module, lesson: Lesson, places: np.ndarray) -> dict[str, float]:
-    """The share of these places that the classifier names rightly, by field."""
+def _accuracy(
+    classifier: nn.Module,
+    lesson: Lesson,
+    places: np.ndarray,
+    change: Callable[[Tensor, Mapping[str, Tensor]], Tensor] = lambda images, labels: images,
+) -> dict[str, float]:
+    """The share of these places that the classifier names rightly, by field, after a change."""
     classifier.eval()
     right = dict.fromkeys(lesson.labels, 0)
     for part in np.split(places, range(512, len(places), 512)):
-        logits = classifier(lesson.images(lesson.rows[part]))
-        for name, label in lesson.labels.items():
-            right[name] += int((logits[name].argmax(1).cpu().numpy() == label[part]).sum())
+        images = lesson.images(lesson.rows[part])
+        labels = {
+            name: torch.tensor(label[part], device=images.device)
+            for name, label in lesson.labels.items()
+        }
+        logits = classifier(change(images, labels))
+        for name, label in labels.items():
+            right[name] += int((logits[name].argmax(1) == label).sum())
     return {name: count / len(places) for name, count in right.items()}
