@@ -215,7 +215,7 @@ def test_more_steps_never_raise_the_loss_less():
         clean = images()
         for norm, once in (("linf", "fgsm"), ("l2", "fgm")):
             single = create("perturbation", once, radius=0.5)
-            many = {"radius": 0.5, "steps": 40, "norm": norm, "random_start": False}
+            many = {"radius": 0.5, "steps": 20, "norm": norm, "random_start": False}
             reached = loss_of(create("perturbation", "pgd", **many)(loss_of, clean))
             assert (reached >= loss_of(single(loss_of, clean)) - 0.02).all()
             assert (reached > loss_of(clean)).all()
@@ -375,14 +375,14 @@ def test_a_bare_loop_trains_a_network_that_holds_out():
     side = (2.0 * labels - 1).view(-1, 1, 1, 1)
     clean = 0.1 * side.expand(64, 1, 8, 8).clone()
     clean[:, :, 0, 0] = 0.9 * side[:, 0, 0]
-    worst = create("perturbation", "pgd", radius=0.2)
+    worst = create("perturbation", "pgd", radius=0.2, steps=3)
 
     def accuracy_under_attack(hardened):
         torch.manual_seed(0)
         network = nn.Sequential(nn.Flatten(), nn.Linear(64, 2, bias=False))
         nn.init.zeros_(network[1].weight)
-        optimizer = torch.optim.SGD(network.parameters(), 0.1)
-        for _ in range(60):
+        optimizer = torch.optim.SGD(network.parameters(), 0.3)
+        for _ in range(20):
             batch = worst(lambda x: cross_entropy(network(x), labels), clean) if hardened else clean
             optimizer.zero_grad()
             cross_entropy(network(batch), labels).backward()
