@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -154,8 +155,7 @@ def _train_and_keep(
     """The path of the new checkpoint."""
     seen, unseen = _split(len(lesson.rows), training.held_out)
     say(f"training a classifier of {', '.join(lesson.labels)} on {len(seen)} images, once")
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(0)
+    with _seeded(device):
         classifier = create("classifier", **description).to(device)
         _fit(classifier, lesson, seen, training, device, say)
     accuracy = {"training": _accuracy(classifier, lesson, seen)}
@@ -170,6 +170,14 @@ def _train_and_keep(
         state={"accuracy": accuracy},
         config=yaml.safe_dump(dict(description), allow_unicode=True),
     )
+
+
+@contextmanager
+def _seeded(device: torch.device) -> Iterator[None]:
+    """The same random numbers every time; those of everybody else go on as if nothing were."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(0)
+        yield
 
 
 def in_words(accuracy: Mapping[str, Mapping[str, float]]) -> str:
@@ -220,7 +228,7 @@ def _fit(
             images = shifted(lesson.images(lesson.rows[chosen.numpy()]))
             labels = {name: label[chosen] for name, label in wanted.items()}
             if harder is not None:
-                images = attacked(classifier, harder, images, labels, losses)
+                images = attacked(classifier, harder, losses, images, labels)
             logits = classifier(images)
             terms = {name: losses[name](logits[name], labels[name]) for name in labels}
             optimizer.zero_grad(set_to_none=True)
@@ -245,9 +253,9 @@ def shifted(images: Tensor, most: int = 2) -> Tensor:
 def attacked(
     classifier: nn.Module,
     perturbation: Pgd,
+    losses: Mapping[str, Callable[[Tensor, Tensor], Tensor]],
     images: Tensor,
     labels: Mapping[str, Tensor],
-    losses: Mapping[str, Callable[[Tensor, Tensor], Tensor]],
 ) -> Tensor:
     """Images that raise the sum of all fields' losses; the classifier looks on in eval mode.
 
@@ -256,7 +264,7 @@ def attacked(
 
     def loss_of(images: Tensor) -> Tensor:
         logits = classifier(images)
-        return torch.stack([losses[name](logits[name], labels[name]) for name in labels]).sum()
+        return torch.stack([losses[name](logits[name], labels[name]) for name in losses]).sum()
 
     mode = classifier.training
     classifier.eval()
@@ -264,6 +272,24 @@ def attacked(
         return perturbation(loss_of, images)
     finally:
         classifier.train(mode)
+
+
+def accuracy_under(
+    against: Mapping[str, Any],
+    classifier: nn.Module,
+    lesson: Lesson,
+    held_out: float,
+    through: nn.Module | None = None,
+) -> dict[str, float]:
+    """The share of held-out images that are named rightly after a perturbation, by field.
+
+    It is made to hurt the classifier, or another one that it comes `through`.
+    """
+    _, unseen = _split(len(lesson.rows), held_out)
+    losses = dict.fromkeys(lesson.labels, nn.functional.cross_entropy)
+    change = partial(attacked, through or classifier, create("perturbation", **against), losses)
+    with _seeded(next(classifier.parameters()).device):
+        return _accuracy(classifier, lesson, unseen, change)
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Every gradient penalty equals its closed form at batch 3 on 4-D input; the known wrong variants do not."""
+"""Gradient penalties equal their closed form at batch 3 on 4-D input; known wrong ones do not."""
 
 import pytest
 import torch

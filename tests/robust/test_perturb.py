@@ -95,15 +95,20 @@ def test_at_the_edge_of_the_value_range_the_closed_form_is_cut_there(which):
 
 def wrong(variant: str, gradient: Tensor) -> Tensor:
     """Steps as known public code takes them; all gradients are those of the summed losses."""
-    return RADIUS * {
-        "norm of the batch": gradient / gradient.norm(),
-        "norm per pixel": gradient / gradient.norm(dim=1, keepdim=True),
-        "norm per channel": gradient / gradient.flatten(2).norm(dim=2)[..., None, None],
-        "the batch's mean gradient": steepest(gradient.mean(0, keepdim=True), "l2").expand(SHAPE),
-        "sign of the batch's mean": gradient.mean(0, keepdim=True).sign().expand(SHAPE),
-        "downwards": -gradient.sign(),
-        "not normalised": gradient,
-    }[variant]
+    return (
+        RADIUS
+        * {
+            "norm of the batch": gradient / gradient.norm(),
+            "norm per pixel": gradient / gradient.norm(dim=1, keepdim=True),
+            "norm per channel": gradient / gradient.flatten(2).norm(dim=2)[..., None, None],
+            "the batch's mean gradient": steepest(gradient.mean(0, keepdim=True), "l2").expand(
+                SHAPE
+            ),
+            "sign of the batch's mean": gradient.mean(0, keepdim=True).sign().expand(SHAPE),
+            "downwards": -gradient.sign(),
+            "not normalised": gradient,
+        }[variant]
+    )
 
 
 @pytest.mark.parametrize(
