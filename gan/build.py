@@ -76,6 +76,7 @@ def _recipe(
         classification=checked.create("classification"),
         reconstruction=checked.named("reconstruction"),
         classifier=features.classifier_for(checked, dataset, stream, device, say),
+        classes=facts.get("classes", 0),
     )
     return recipe.to(device).to(memory_format=torch.channels_last)
 

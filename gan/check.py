@@ -135,9 +135,10 @@ def require_keys(checked: Checked, gives: Collection[str]) -> None:
     recipe, data = (checked.entries[section][0] for section in ("recipe", "data"))
     missing = [key for key in recipe.build.reads if key not in gives]
     if missing:
+        hint = "; data.label can name an integer field of the store" if "label" in missing else ""
         raise ConfigError(
             f"recipe={recipe.name} reads {', '.join(missing)} from each batch, which "
-            f"data={data.name} does not give (it gives {', '.join(gives)})"
+            f"data={data.name} does not give (it gives {', '.join(gives)}){hint}"
         )
 
 
