@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import yaml
 
-from gan import checkpoint, distributed, features, parts, rundir
+from gan import checkpoint, distributed, features, finetune, parts, rundir
 from gan.check import SIDES, Checked, check, require_keys
 from gan.data.stream import Stream
 from gan.metrics.evaluation import evaluation_for
@@ -34,6 +34,8 @@ def build(config: Mapping[str, Any], say: Say = print) -> Trainer:
     ranks = {"rank": distributed.rank(), "size": distributed.size()}
     stream = Stream(dataset, checked.settings.batch_size, checked.seed, device, reads, **ranks)
     recipe = _recipe(checked, dataset, stream, device, say)
+    if checked.init and resumed is None:
+        say(finetune.adopt(recipe, checked.init))
     asleep = parts.freeze(recipe, checked.freeze)
     trainer = Trainer(
         recipe,
