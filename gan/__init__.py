@@ -2,5 +2,16 @@
 
 from gan import averages, losses, networks, optimizers, recipes, robust
 from gan.data import entries
+from gan.images import to_bytes, to_floats
 
-__all__ = ["averages", "entries", "losses", "networks", "optimizers", "recipes", "robust"]
+__all__ = [
+    "averages",
+    "entries",
+    "losses",
+    "networks",
+    "optimizers",
+    "recipes",
+    "robust",
+    "to_bytes",
+    "to_floats",
+]
