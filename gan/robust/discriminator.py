@@ -34,7 +34,7 @@ class RobustDiscriminator:
     def __call__(self, judge: Judge, real: Tensor, fake: Tensor, update: int) -> Tensor:
         """The term of this update, whether or not it is due."""
         loss_of = partial(self.loss, judge, len(real))
-        images = torch.cat([real.detach().float(), fake.detach().float()])
+        images = torch.cat([real.float(), fake.float()])
         with torch.autocast(images.device.type, enabled=False):
             return self.weight * self.every * loss_of(self.perturbation(loss_of, images))
 
