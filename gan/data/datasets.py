@@ -6,10 +6,12 @@ belong to each key of the batch; the stream copies them.
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 
+from gan.data.labels import read_labels
 from gan.data.store import Store, StoreError
 
 Resident = Literal["auto", "on", "off"]
@@ -68,8 +70,14 @@ class Images:
         label: str | None = None,
         flip: bool = False,
         resident: Resident = "auto",
+        labels: str | None = None,
     ) -> None:
-        """`label` names the field that serves as class; `flip` mirrors half of the samples."""
+        """`label` names the field that serves as class; `flip` mirrors half of the samples.
+
+        `labels` is a file of corrected ones (see `gan.data.labels`), of that field or its own.
+        """
+        corrected = None if labels is None else read_labels(Path(labels), store, label)
+        label = corrected.field if corrected else label
         if label is not None and label not in store.fields:
             raise StoreError(
                 f"data.label={label} is no field of {store.path}; "
@@ -77,6 +85,9 @@ class Images:
             )
         self.store, self.label, self.flip, self.resident = store, label, flip, resident
         self.gives = ("real",) if label is None else ("real", "label")
+        self._fields: dict[str, np.ndarray] = {}
+        if label is not None:
+            self._fields["label"] = corrected.label if corrected else store.fields[label]
 
     def __len__(self) -> int:
         """Images in the store."""
@@ -90,7 +101,7 @@ class Images:
     def plan(self, seed: int, epoch: int, indices: np.ndarray) -> Plan:
         """The image at each index."""
         flip = draw(seed, epoch, indices, "flip") % np.uint64(2) == 1 if self.flip else None
-        fields = {} if self.label is None else {"label": self.store.fields[self.label][indices]}
+        fields = {name: values[indices] for name, values in self._fields.items()}
         return Plan({"real": indices}, fields, flip)
 
     def shown(self, keys: Collection[str]) -> dict[str, Plan]:

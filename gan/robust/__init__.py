@@ -1,0 +1,1 @@
+"""Attacks on networks, and labels that are not to be trusted."""
