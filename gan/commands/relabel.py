@@ -28,6 +28,7 @@ _HELP = {
     "alpha": "weight of the loss that keeps the classes as frequent as they are",
     "beta": "weight of the predictions' entropy",
     "lr": "learning rate: high, so that no image is learnt by heart",
+    "shift": "pixels by which images are moved at most",
     "width": "channels of the first maps",
     "batch_size": "images per update",
     "seed": "of the training",
@@ -49,7 +50,13 @@ def add_parser(commands: Any) -> None:
         training.add_argument(
             option, type=type(default), default=default, help=f"{text} ({default})"
         )
-    training.add_argument("--hard", action="store_true", help="labels are classes, not predictions")
+    training.add_argument("--hard", action="store_true", help="labels are classes, not shares")
+    training.add_argument(
+        "--evidence",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="the given label counts beside the prediction",
+    )
     rehearsal = parser.add_argument_group("rehearsal")
     rehearsal.add_argument(
         "--noise",

@@ -41,7 +41,9 @@ class Settings(NamedTuple):
     alpha: NonNegative = 1.2
     beta: NonNegative = 0.8
     lr: Positive = 0.1
-    hard: bool = False  # labels are the likeliest class, not the prediction
+    hard: bool = False  # labels are the likeliest class, not a distribution
+    evidence: bool = True  # the given label counts beside the prediction
+    shift: Whole = 2  # pixels by which images are moved at most
     width: Count = 16
     batch_size: Count = 128
     seed: Whole = 0
@@ -94,11 +96,20 @@ class Belief(nn.Module):
         """The mean prediction for each image [N, K] in the last epochs, this one included."""
         return self.predictions[: epoch + 1].mean(0)
 
-    def renew(self, epoch: int, hard: bool) -> None:
-        """Believe the average, or the class that is the likeliest in it."""
-        average = self.average(epoch)
-        label = one_hot(average.argmax(1), average.shape[1]).float() if hard else average
-        self.label.copy_(label)
+
+def posterior(prediction: Tensor, given: Tensor) -> Tensor:
+    """Predictions [N, K] in the light of the given labels [N]: p(k) p(given | k), normalised.
+
+    Given labels are taken to be wrong with the probability r, then any other alike. r is the share
+    of them that the surer half of the predictions contradicts.
+    """
+    sureness, likeliest = prediction.max(1)
+    contradicted = (likeliest != given)[sureness >= sureness.median()]
+    wrong = (contradicted.sum() + 1) / (len(contradicted) + 2)  # neither 0 nor 1
+    classes = prediction.shape[1]
+    right = one_hot(given, classes).bool()
+    joint = prediction * torch.where(right, 1 - wrong, wrong / (classes - 1))
+    return joint / joint.sum(1, keepdim=True)
 
 
 def corrupted(labels: np.ndarray, classes: int, share: float, seed: int) -> np.ndarray:
@@ -128,7 +139,7 @@ def correct(
 
     Raises: ValueError where the loss is no number any more, or the folder is of another lesson.
     """
-    rates = [settings.lr] * settings.epochs
+    rates = falling(settings.lr, settings.start, settings.epochs)
     return _trained(lesson, classes, settings, rates, device, folder, say)
 
 
@@ -142,12 +153,19 @@ def plain(
 ) -> np.ndarray:
     """What ordinary training makes of the same lesson: its last predictions, float32 [N, classes].
 
-    Cross entropy with the given labels, over as many epochs, at a rate that falls along a cosine.
+    Cross entropy with the given labels over as many epochs, at a rate that falls along a cosine,
+    of images as they are: what learns labels by heart.
     """
-    never = settings._replace(alpha=0.0, beta=0.0, start=settings.epochs + 1, window=1)
-    parts = [math.pi * epoch / settings.epochs for epoch in range(settings.epochs)]
-    rates = [settings.lr * (1 + math.cos(part)) / 2 for part in parts]
+    ordinary = {"alpha": 0.0, "beta": 0.0, "shift": 0, "evidence": False}
+    never = settings._replace(**ordinary, start=settings.epochs + 1, window=1)
+    rates = falling(settings.lr, 0, settings.epochs)
     return _trained(lesson, classes, never, rates, device, folder, say)
+
+
+def falling(lr: float, start: int, epochs: int) -> list[float]:
+    """A learning rate for each epoch: constant until the start, then along a cosine to zero."""
+    turns = [max(0, epoch - start) / max(1, epochs - start) for epoch in range(epochs)]
+    return [lr * (1 + math.cos(math.pi * turn)) / 2 for turn in turns]
 
 
 def _trained(
@@ -160,15 +178,15 @@ def _trained(
     say: Say,
 ) -> np.ndarray:
     """The average predictions after one epoch at each of the learning rates."""
-    ((field, given),) = lesson.labels.items()
-    label = torch.tensor(given, device=device)
-    prior = torch.bincount(label, minlength=classes) / len(label)
+    ((field, labels),) = lesson.labels.items()
+    given = torch.tensor(labels, device=device)
+    prior = torch.bincount(given, minlength=classes) / len(given)
     channels = lesson.images(lesson.rows[:1]).shape[1]
     network = {"channels": channels, "width": settings.width, "classes": {field: classes}}
     distributed.seed(settings.seed, "relabel", 0, device)
     classifier = create("classifier", "small", **network).to(device)
     classifier.to(memory_format=torch.channels_last)
-    belief = Belief(label, classes, settings.window)
+    belief = Belief(given, classes, settings.window)
     optimizer = torch.optim.SGD(classifier.parameters(), settings.lr, 0.9, weight_decay=1e-4)
     states = _States(
         folder, _key(lesson, [classes, settings, rates]), classifier, belief, optimizer
@@ -180,17 +198,24 @@ def _trained(
         for group in optimizer.param_groups:
             group["lr"] = rates[epoch]
         loss = _epoch(classifier, belief, optimizer, lesson, prior, settings, epoch)
+        soft = _held(belief, given, settings, epoch)
         if epoch + 1 >= settings.start:
-            belief.renew(epoch, settings.hard)
+            belief.label.copy_(one_hot(soft.argmax(1), classes) if settings.hard else soft)
         states.save(epoch + 1)
-        moved = (belief.average(epoch).argmax(1) != label).float().mean().item()
+        moved = (soft.argmax(1) != given).float().mean().item()
         shown = f"loss {loss:.3f}, other than given {moved:.1%}"
         bar.set_postfix_str(shown, refresh=False)
         bar.update()
         if bar.disable:  # no terminal: plain lines
             say(f"{folder.name} epoch {epoch + 1}/{len(rates)}  {shown}")
     bar.close()
-    return belief.average(len(rates) - 1).cpu().numpy()
+    return _held(belief, given, settings, len(rates) - 1).cpu().numpy()
+
+
+def _held(belief: Belief, given: Tensor, settings: Settings, epoch: int) -> Tensor:
+    """What the labels are held to be after an epoch, [N, K]."""
+    average = belief.average(epoch)
+    return posterior(average, given) if settings.evidence else average
 
 
 def _epoch(
@@ -207,7 +232,7 @@ def _epoch(
     total = torch.zeros((), device=prior.device)
     classifier.train()
     for chosen in torch.randperm(count).tensor_split(max(1, count // settings.batch_size)):
-        images = shifted(lesson.images(lesson.rows[chosen.numpy()]))
+        images = shifted(lesson.images(lesson.rows[chosen.numpy()]), settings.shift)
         (logits,) = classifier(images).values()
         loss = (
             label_loss(logits, belief.label[chosen])
