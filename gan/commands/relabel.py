@@ -52,10 +52,7 @@ def add_parser(commands: Any) -> None:
         )
     training.add_argument("--hard", action="store_true", help="labels are classes, not shares")
     training.add_argument(
-        "--evidence",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="the given label counts beside the prediction",
+        "--evidence", action="store_true", help="the given label counts beside the prediction"
     )
     rehearsal = parser.add_argument_group("rehearsal")
     rehearsal.add_argument(

@@ -48,8 +48,8 @@ def write_labels(path: Path, labels: Labels, *, overwrite: bool = False) -> None
         "field": labels.field,
         "settings": dict(labels.settings),
     }
-    text = json.dumps(facts, sort_keys=True)
-    metadata = {"gan": text, "sha256": _digest(text, tensors)}
+    facts["sha256"] = _digest(facts, tensors)
+    metadata = {"gan": json.dumps(facts)}  # one entry: safetensors writes several in any order
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     try:
         temporary.write_bytes(safetensors.numpy.save(tensors, metadata))
@@ -96,22 +96,20 @@ def _parsed(path: Path, where: str) -> Labels:
         with safetensors.safe_open(path, "numpy") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
-        text = metadata["gan"]
-        whole = metadata["sha256"] == _digest(text, tensors)
-        facts = json.loads(text)
-        version = facts["format"]
+        facts = json.loads(metadata["gan"])
+        version, digest = facts["format"], facts.pop("sha256")
     except (safetensors.SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{where} is no file of labels: {error!r}") from error
     if version != FORMAT:
         raise ValueError(f"{where} is of format {version}, this version reads {FORMAT}")
-    if not whole:
+    if digest != _digest(facts, tensors):
         raise ValueError(f"{where} is damaged: its SHA-256 differs; make or copy it again")
     return Labels(facts["content"], facts["field"], **tensors, settings=facts["settings"])
 
 
-def _digest(text: str, tensors: Mapping[str, np.ndarray]) -> str:
-    """Covers the metadata and, by name, type and shape, all numbers."""
-    digest = hashlib.sha256(text.encode())
+def _digest(facts: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> str:
+    """Covers the facts and, by name, type and shape, all numbers."""
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for name in sorted(tensors):
         array = tensors[name]
         digest.update(f"\n{name} {array.dtype.str} {array.shape}\n".encode())

@@ -11,7 +11,7 @@ from gan.commands import main
 from gan.commands.relabel import changes, rehearsed
 from gan.data.datasets import Images
 from gan.data.labels import Labels, read_labels, write_labels
-from gan.data.store import Store, build
+from gan.data.store import Store
 from gan.robust import relabel
 
 QUICK = ("--epochs", 2, "--start", 1, "--window", 2, "--width", 2, "--device", "cpu")

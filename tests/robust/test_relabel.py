@@ -184,7 +184,7 @@ def stripes(count=128, noise=0.25):
     return lesson, truth.numpy(), given
 
 
-SMALL = Settings(epochs=15, start=5, window=3, lr=0.05, width=8, batch_size=16)
+SMALL = Settings(epochs=12, start=4, window=3, lr=0.05, width=8, batch_size=16)
 
 
 def test_most_labels_are_corrected_that_plain_training_learns_by_heart(tmp_path):
