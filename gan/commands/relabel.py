@@ -78,7 +78,8 @@ def run(args: argparse.Namespace) -> int:
     noise_seed = coerce(Whole, args.noise_seed, "--noise-seed")
     store, device = Store(args.store), distributed.device(args.device)
     field, truth = _field(store, args.field)
-    names = store.names.get(field) or list(map(str, range(truth.max() + 1)))
+    names = list(store.names.get(field, ()))
+    names += map(str, range(len(names), truth.max() + 1))
     given = corrupted(truth, len(names), noise, noise_seed) if noise else truth
     rehearsal = f"rehearsal-{noise:g}-{noise_seed}." if noise else ""
     out = args.out or store.path.with_suffix(f".{field}.{rehearsal}labels.safetensors")

@@ -171,26 +171,10 @@ def test_images_carry_the_corrected_labels(labels, store, tmp_path):
         Images(Store(store), "style", labels=path),
     ):
         assert images.plan(0, 0, rows).fields["label"].tolist() == [1, 2, 10]
+        assert np.array_equal(images.labelled()[1]["label"], labels.label)
         assert images.gives == ("real", "label")
         assert images.facts == {"classes": 14}
     assert Images(Store(store), "style").plan(0, 0, rows).fields["label"].tolist() == [0, 0, 10]
-
-
-class Brighter:
-    """The same images and labels but for one pixel."""
-
-    def __init__(self, store):
-        self.store = store
-        self.name, self.shape, self.names, self.facts = "brighter", store.shape, store.names, {}
-
-    def fingerprint(self):
-        return "brighter"
-
-    def __len__(self):
-        return len(self.store)
-
-    def __iter__(self):
-        pass
 
 
 def test_labels_of_another_store_or_field_are_refused(labels, store, tmp_path):
