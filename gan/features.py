@@ -101,7 +101,7 @@ def fitted(
     folder = folder or FOLDER / key
     kept = _kept(folder, key, lambda _: None)
     if kept is None:
-        with _alone(folder, say):
+        with alone(folder, say):
             kept = _kept(folder, key, say)  # another process may have been here first
             if kept is None:
                 path = _train_and_keep(description, lesson, training, device, folder, key, say)
@@ -131,7 +131,7 @@ def _kept(folder: Path, key: str, say: Say) -> Checkpoint | None:
 
 
 @contextmanager
-def _alone(folder: Path, say: Say) -> Iterator[None]:
+def alone(folder: Path, say: Say) -> Iterator[None]:
     """One process at a time trains for a folder; what a dead one held is free again."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "w") as lock:

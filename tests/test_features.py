@@ -119,7 +119,7 @@ def test_one_trains_while_the_others_wait(trainings, said):
         waits.set()
 
     results = []
-    with features._alone(path, print):
+    with features.alone(path, print):
         other = threading.Thread(
             target=lambda: results.append(fitted(SMALL, lesson(), CPU, QUICK, say=say))
         )

@@ -1,4 +1,4 @@
-"""Training against perturbations that are made to hurt."""
+"""Against what hurts: perturbations that are made to, and labels that are wrong."""
 
 from gan.robust import discriminator, perturb
 
