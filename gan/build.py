@@ -65,7 +65,8 @@ def build(config: Mapping[str, Any], say: Say = print) -> Trainer:
 def _recipe(
     checked: Checked, dataset: Any, stream: Stream, device: torch.device, say: Say
 ) -> Recipe:
-    facts = {**dataset.facts, **({} if "label" in stream.keys else {"classes": 0})}
+    labels = {} if "label" in stream.keys else {"classes": 0}
+    facts = {**dataset.facts, **labels, **checked.entries["recipe"][0].build.facts}
     distributed.seed(checked.seed, "start", 0, device)
     networks = {side: checked.create(side, **facts) for side in SIDES}
     recipe: Recipe = checked.create(

@@ -203,11 +203,8 @@ def _contradictions(checked: Checked) -> None:
 
 def _rehearse(checked: Checked) -> None:
     """Build both networks without memory, to refuse what they cannot serve before touching data."""
-    facts = {
-        "styles": 2,
-        "characters": 2,
-        "classes": 2 * ("label" in checked.entries["recipe"][0].build.reads),
-    }
+    recipe = checked.entries["recipe"][0].build
+    facts = {"styles": 2, "characters": 2, "classes": 2 * ("label" in recipe.reads), **recipe.facts}
     with torch.device("meta"):
         checked.create("generator", **facts)
         discriminator = checked.create("discriminator", **facts)

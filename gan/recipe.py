@@ -24,6 +24,7 @@ class Recipe(nn.Module, ABC):
     generator: nn.Module
     discriminator: nn.Module
     reads: tuple[str, ...] = ("real",)
+    facts: Mapping[str, int] = {}  # what its networks are built with, beside facts of the data
     statistics: tuple[str, ...] = ("logits_real", "logits_fake")
 
     @abstractmethod
