@@ -10,7 +10,7 @@ import yaml
 from gan import checkpoint, distributed, features, parts, rundir
 from gan.check import SIDES, Checked, check, require_keys
 from gan.data.stream import Stream
-from gan.metrics.evaluation import GlyphEvaluation
+from gan.metrics.evaluation import evaluation_for
 from gan.monitor import Monitor
 from gan.player import Player
 from gan.recipe import Recipe
@@ -46,7 +46,7 @@ def build(config: Mapping[str, Any], say: Say = print) -> Trainer:
             checked.run_dir,
             checked.settings.steps,
             {name: stream.read(plan) for name, plan in dataset.shown(reads).items()},
-            GlyphEvaluation(recipe, dataset, device) if "target" in reads else None,
+            evaluation_for(recipe, dataset, stream, device, say),
         ),
         seed=checked.seed,
         config=yaml.safe_dump(checked.values, sort_keys=False, allow_unicode=True),

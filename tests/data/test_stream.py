@@ -249,3 +249,57 @@ def test_unknown_prototype_and_label_are_refused_by_name(glyph_store):
         Glyphs(Store(glyph_store), prototype="nobody")
     with pytest.raises(StoreError, match=r"data\.label=weight is no field"):
         Images(Store(glyph_store), label="weight")
+
+
+# -- one style, few characters, and the names that other recipes read
+
+
+def test_one_style_is_all_training_and_characters_stay_held_out(glyph_store):
+    whole = Glyphs(Store(glyph_store))
+    for style in (whole.styles.train[0], whole.styles.test[0]):
+        name = whole.style_names[style]
+        glyphs = Glyphs(Store(glyph_store), style=name, shots=5)
+        assert glyphs.facts == {"styles": 1, "characters": 5, "classes": 1}
+        assert len(glyphs) == 5
+        assert set(glyphs.split.train) <= set(whole.split.train)
+        for part in ("validation", "test"):
+            held_out = glyphs.held_out(part)
+            wanted = getattr(whole.split, part)
+            assert set(held_out.images["target"]) == set(whole.rows[style, wanted])
+            seen = glyphs.rows[style, glyphs.split.train]
+            assert np.isin(held_out.images["reference"], seen).all()
+        assert set(glyphs.shown({"target"})) == {
+            "seen-style-seen-character",
+            "seen-style-new-character",
+        }
+
+
+def test_the_prototype_cannot_be_the_style_to_learn(glyph_store):
+    with pytest.raises(StoreError, match=r"data\.style=style00 is the prototype itself"):
+        Glyphs(Store(glyph_store), style="style00")
+    with pytest.raises(StoreError, match=r"data\.style=nobody is no style"):
+        Glyphs(Store(glyph_store), style="nobody")
+
+
+def test_translation_reads_the_standard_font_and_the_style(glyph_store):
+    glyphs = Glyphs(Store(glyph_store), style="style05")
+    indices = np.arange(len(glyphs))
+    plan = glyphs.plan(0, 0, indices)
+    assert np.array_equal(plan.images["input"], plan.images["prototype"])
+    assert np.array_equal(plan.images["real_b"], plan.images["target"])
+    style, character = np.divmod(plan.images["real_a"], 20)
+    assert (style == glyphs.prototype).all()
+    assert np.isin(character, glyphs.split.train).all()
+    again = [glyphs.plan(0, epoch, indices).images["real_a"] for epoch in range(60)]
+    same = np.mean([a == plan.images["input"] for a in again])
+    assert same == pytest.approx(1 / len(glyphs.split.train), rel=0.5)  # unrelated to the target
+
+
+def test_labels_are_a_folders_classes_or_any_integer_field(glyph_store):
+    store = Store(glyph_store)
+    assert Images(store).facts == {}  # no field `label`
+    styles = Images(store, label="style")
+    assert styles.facts == {"classes": 14}
+    rows, fields = styles.labelled()
+    assert np.array_equal(fields["label"], store.fields["style"][rows])
+    assert Images(store, label="style").plan(0, 0, np.array([3])).fields.keys() == {"label"}
