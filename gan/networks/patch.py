@@ -5,7 +5,6 @@ Isola et al. 2016, arXiv:1611.07004, section 6.1.2; Li and Wand 2016, arXiv:1604
 
 from itertools import pairwise
 
-import torch
 from torch import Tensor, nn
 
 from gan.networks.blocks import (

@@ -1,6 +1,6 @@
 """Image translators: a residual one, and pairs that translate both ways.
 
-Johnson et al. 2016, arXiv:1603.08155, in the form of Zhu et al. 2017, arXiv:1703.10593, section 7.2.
+Johnson et al. 2016, arXiv:1603.08155, as Zhu et al. 2017, arXiv:1703.10593, section 7.2, have it.
 """
 
 from torch import Tensor, nn

@@ -103,10 +103,11 @@ class CycleGAN(Recipe):
 
     def samples(self, generator: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Images a, `generated` of them, and the way back; the same of b where the batch has it."""
-        shown = _there_and_back(generator.to_b, generator.to_a, batch["real_a"])
+        to_b, to_a = generator.get_submodule("to_b"), generator.get_submodule("to_a")
+        shown = _there_and_back(to_b, to_a, batch["real_a"])
         columns = dict(zip(("real_a", "generated", "cycled_a"), shown, strict=True))
         if "real_b" in batch:
-            shown = _there_and_back(generator.to_a, generator.to_b, batch["real_b"])
+            shown = _there_and_back(to_a, to_b, batch["real_b"])
             columns |= zip(("real_b", "generated_a", "cycled_b"), shown, strict=True)
         return columns
 
