@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import torch
 from torch import nn
@@ -205,12 +205,42 @@ def _rehearse(checked: Checked) -> None:
     """Build both networks without memory, to refuse what they cannot serve before touching data."""
     recipe = checked.entries["recipe"][0].build
     facts = {"styles": 2, "characters": 2, "classes": 2 * ("label" in recipe.reads), **recipe.facts}
+    _require_facts_taken(checked)
     with torch.device("meta"):
-        checked.create("generator", **facts)
-        discriminator = checked.create("discriminator", **facts)
+        networks = {side: checked.create(side, **facts) for side in SIDES}
+    _require_parts(checked, networks)
+    discriminator = networks["discriminator"]
     require_logits(discriminator, "discriminator")
     _mind_the_norm(checked, discriminator)
     _mind_the_slope(checked, discriminator)
+
+
+def _require_facts_taken(checked: Checked) -> None:
+    """Refuse a discriminator that does not take what the recipe builds its networks with."""
+    recipe, chosen = (checked.entries[section][0] for section in ("recipe", "discriminator"))
+    for fact, value in recipe.build.facts.items():
+        if fact not in chosen.given:
+            kinds = registry.names(chosen.kind)
+            takers = [n for n in kinds if fact in registry.entry(chosen.kind, n).given]
+            raise ConfigError(
+                f"recipe={recipe.name} needs a discriminator of {fact}={value}, which "
+                f"discriminator={chosen.name} cannot be; choose {' or '.join(takers)}"
+            )
+
+
+def _require_parts(checked: Checked, networks: Mapping[str, nn.Module]) -> None:
+    """Refuse networks without what the recipe calls on them, as its annotations say."""
+    recipe = checked.entries["recipe"][0]
+    wanted = get_type_hints(recipe.build)
+    for side, network in networks.items():
+        parts = inspect.get_annotations(wanted.get(side, nn.Module))
+        missing = [part for part in parts if not hasattr(network, part)]
+        if missing:
+            raise ConfigError(
+                f"recipe={recipe.name} calls {', '.join(missing)} of its {side}, which "
+                f"{side}={checked.entries[side][0].name} does not have; choose another {side}, or "
+                "the model of that recipe"
+            )
 
 
 def _mind_the_norm(checked: Checked, discriminator: nn.Module) -> None:

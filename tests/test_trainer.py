@@ -80,7 +80,7 @@ def test_turns_follow_n_critic_and_warmup(tiny, overrides, turns):
 
 @pytest.mark.parametrize("order", ["discriminator", "generator"])
 def test_neighbouring_turns_share_a_batch_and_its_fakes(tiny, order, monkeypatch):
-    """Who plays first sees fresh ones; fakes reach the discriminator detached, from before G's step."""
+    """Fakes are the first player's, and reach the discriminator detached."""
     trainer = build(tiny("dcgan", f"trainer.order={order}", "trainer.n_critic=3"))
     seen, recipe = [], trainer.recipe
     for side in ("generator", "discriminator"):

@@ -5,7 +5,7 @@ from typing import Literal
 from gan.data.datasets import Glyphs, Images, Resident
 from gan.data.sources import embedded, open_store
 from gan.data.torchvision_sets import Dataset, open_set
-from gan.data.translation import Direction, Pairs, Unpaired, open_kinds
+from gan.data.translation import Direction, Pairs, Unpaired, open_pairs, open_unpaired
 from gan.registry import Count, Fraction, Whole, register
 
 SHAPE = {"size": "${image.size}", "channels": "${image.channels}"}
@@ -108,7 +108,7 @@ def pairs(
     resident: Resident = "auto",
 ) -> Pairs:
     """Aligned pairs: images with both sides in one, or two sub-folders with the same file names."""
-    store = open_kinds(path, size, channels, on_error)
+    store = open_pairs(path, size, channels, on_error)
     return Pairs(store, direction, held_out, split, flip, on_error, resident)
 
 
@@ -125,5 +125,5 @@ def unpaired(
     resident: Resident = "auto",
 ) -> Unpaired:
     """Images of two kinds: two sub-folders, or trainA, trainB and, held out, testA and testB."""
-    store = open_store(path, size, channels, on_error=on_error)
+    store = open_unpaired(path, size, channels, on_error)
     return Unpaired(store, direction, held_out, split, flip, resident)

@@ -53,28 +53,64 @@ class Halves:
                 yield Record(f"{'ab'[label]}/{item.key}", half, {"label": label})
 
 
-def open_kinds(
+def open_pairs(
     path: str | os.PathLike[str],
     size: int,
     channels: int,
     on_error: OnError = "raise",
     folder: Path = Path("data"),
 ) -> Store:
-    """The store of a folder or an archive: sub-folders are kinds, images without are cut in two.
+    """The store of a folder or an archive: two sub-folders, or else images to be cut in two.
 
     Raises:
-        ValueError: naming the path, where it holds no images.
+        ValueError: naming the path, where it holds nothing of the kind.
     """
     path = Path(path)
     if path.suffix == ".lmdb":
         return open_store(path, size, channels)
-    if (found := kind(path)) not in ("images", "archive"):
-        raise ValueError(f"data.path={path} must be a folder or an archive of images, not {found}")
-    if guess(path, size, channels).names:
+    if _folders(path, size, channels, "data=pairs"):
         return open_store(path, size, channels, folder=folder, on_error=on_error)
     halves = Halves(path, size, channels)
     target = store_path(path, size, channels, folder, ["halves"])
     return kept_store(lambda: halves, target, halves.fingerprint(), on_error, progress=True)
+
+
+def open_unpaired(
+    path: str | os.PathLike[str],
+    size: int,
+    channels: int,
+    on_error: OnError = "raise",
+    folder: Path = Path("data"),
+) -> Store:
+    """The store of a folder or an archive with a sub-folder for each kind.
+
+    Raises:
+        ValueError: naming the path, where it holds nothing of the kind.
+    """
+    path = Path(path)
+    if path.suffix != ".lmdb" and not _folders(path, size, channels, "data=unpaired"):
+        raise ValueError(f"data=unpaired needs two sub-folders of images, but {path} has none")
+    return open_store(path, size, channels, folder=folder, on_error=on_error)
+
+
+def _folders(path: Path, size: int, channels: int, wanted: str) -> Sequence[str]:
+    """The sub-folders of images at a path, after a check that they are two kinds."""
+    found = kind(path)
+    if found not in ("images", "archive"):
+        raise ValueError(f"{wanted} needs a folder or an archive of images; {path} holds {found}")
+    source = guess(path, size, channels)
+    names = source.names.get("label", ())
+    if names:
+        _require_kinds(names, source.name, wanted)
+    return names
+
+
+def _require_kinds(names: Sequence[str], source: str, wanted: str) -> None:
+    if len(names) != 2 and not (wanted == "data=unpaired" and {"trainA", "trainB"} <= {*names}):
+        found = f"{len(names)}: {', '.join(names[:8])}" if names else "none"
+        raise StoreError(
+            f"{wanted} needs two sub-folders of images, one of each kind, but {source} has {found}"
+        )
 
 
 class Pairs:
@@ -99,7 +135,8 @@ class Pairs:
         or left out with `on_error` skip.
         """
         self.store, self.flip, self.resident = store, flip, resident
-        pairs = _matched(store, *_two(store, "data=pairs"), on_error)  # [N, 2]
+        _require_kinds(store.names.get("label", ()), store.source, "data=pairs")
+        pairs = _matched(store, *_two(store), on_error)  # [N, 2]
         if direction == "ba":
             pairs = pairs[:, ::-1]
         self.train, held = _split(pairs, held_out, split)
@@ -178,15 +215,8 @@ class Unpaired:
         return {"training": _beside(*self.train), "held-out": _beside(*self._held)}
 
 
-def _two(store: Store, wanted: str) -> tuple[np.ndarray, np.ndarray]:
+def _two(store: Store) -> tuple[np.ndarray, np.ndarray]:
     """The rows of both kinds, in the order of their names."""
-    names = store.names.get("label", ())
-    if len(names) != 2:
-        found = f"{len(names)}: {', '.join(names[:8])}" if names else "none"
-        raise StoreError(
-            f"{wanted} needs two sub-folders of images, one of each kind, but {store.source} has "
-            f"{found}"
-        )
     first, second = (np.flatnonzero(store.fields["label"] == label) for label in range(2))
     return first, second
 
@@ -223,7 +253,8 @@ def _named(store: Store, rows: np.ndarray) -> dict[str, int]:
 
 def _kinds(store: Store, held_out: float, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """Training and held-out rows of each kind."""
-    names = list(store.names.get("label", ()))
+    names = store.names.get("label", ())
+    _require_kinds(names, store.source, "data=unpaired")
     if {"trainA", "trainB"} <= {*names}:
         part = {name: np.flatnonzero(store.fields["label"] == n) for n, name in enumerate(names)}
         return [
@@ -232,7 +263,7 @@ def _kinds(store: Store, held_out: float, seed: int) -> list[tuple[np.ndarray, n
             else _split(part[f"train{kind}"], held_out, seed, least=1)
             for kind in "AB"
         ]
-    return [_split(rows, held_out, seed, least=1) for rows in _two(store, "data=unpaired")]
+    return [_split(rows, held_out, seed, least=1) for rows in _two(store)]
 
 
 def _split(

@@ -58,7 +58,9 @@ def test_the_three_innermost_levels_are_noisy():
 
     assert noisy(64) == [True, True, True, False, False]
     assert noisy(8) == [True, True]
-    assert not any(isinstance(m, Dropout) for m in make("generator", "unet", 8, dropout=0).modules())
+    assert not any(
+        isinstance(m, Dropout) for m in make("generator", "unet", 8, dropout=0).modules()
+    )
 
 
 @pytest.mark.parametrize(("settings", "varies"), [({}, True), ({"noise": False}, False)])
@@ -167,7 +169,11 @@ def test_more_blocks_refine_more():
 
 def test_weights_start_small():
     torch.manual_seed(0)
-    for kind, name in (("generator", "unet"), ("generator", "translator"), ("discriminator", "patch")):
+    for kind, name in (
+        ("generator", "unet"),
+        ("generator", "translator"),
+        ("discriminator", "patch"),
+    ):
         network = make(kind, name, 32, width=16)
         weights = torch.cat(
             [
