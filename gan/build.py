@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import yaml
 
-from gan import checkpoint, distributed, features, parts, rundir
+from gan import checkpoint, distributed, features, finetune, parts, rundir
 from gan.check import SIDES, Checked, check, require_keys
 from gan.data.stream import Stream
 from gan.metrics.evaluation import evaluation_for
@@ -34,6 +34,8 @@ def build(config: Mapping[str, Any], say: Say = print) -> Trainer:
     ranks = {"rank": distributed.rank(), "size": distributed.size()}
     stream = Stream(dataset, checked.settings.batch_size, checked.seed, device, reads, **ranks)
     recipe = _recipe(checked, dataset, stream, device, say)
+    if checked.init and resumed is None:
+        say(finetune.adopt(recipe, checked.init))
     asleep = parts.freeze(recipe, checked.freeze)
     trainer = Trainer(
         recipe,
@@ -65,8 +67,7 @@ def build(config: Mapping[str, Any], say: Say = print) -> Trainer:
 def _recipe(
     checked: Checked, dataset: Any, stream: Stream, device: torch.device, say: Say
 ) -> Recipe:
-    labels = {} if "label" in stream.keys else {"classes": 0}
-    facts = {**dataset.facts, **labels, **checked.entries["recipe"][0].build.facts}
+    facts = {**dataset.facts, **checked.facts}
     distributed.seed(checked.seed, "start", 0, device)
     networks = {side: checked.create(side, **facts) for side in SIDES}
     recipe: Recipe = checked.create(
@@ -77,6 +78,7 @@ def _recipe(
         classification=checked.create("classification"),
         reconstruction=checked.named("reconstruction"),
         classifier=features.classifier_for(checked, dataset, stream, device, say),
+        classes=facts.get("classes", 0),
     )
     return recipe.to(device).to(memory_format=torch.channels_last)
 

@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any
 
 import torch
 from torch import nn
@@ -41,6 +41,7 @@ KNOWN = (
     "seed",
     "run_dir",
     "resume",
+    "init",
     "sweep",
     "plugins",
     "freeze",
@@ -59,6 +60,7 @@ class Checked:
     seed: int
     run_dir: Path
     resume: str
+    init: str | None
     freeze: list[str] | dict[str, int]
     rates: dict[str, float]
     notes: list[str]  # what the user should know before training
@@ -70,6 +72,12 @@ class Checked:
         return chosen.build(
             **arguments, **{key: given[key] for key in chosen.given if key in given}
         )
+
+    @property
+    def facts(self) -> dict[str, int]:
+        """What the recipe's networks are built with, whatever the data say."""
+        recipe = self.entries["recipe"][0].build
+        return {**({} if "label" in recipe.reads else {"classes": 0}), **recipe.facts}
 
     def named(self, section: str) -> dict[str, Any]:
         """What a section of several names builds, without those whose weight is 0."""
@@ -103,6 +111,7 @@ def check(config: Mapping[str, Any]) -> Checked:
         "seed": coerce(Seed, config.get("seed"), "seed"),
         "run_dir": coerce(str, config.get("run_dir"), "run_dir"),
         "resume": coerce(str, config.get("resume"), "resume"),
+        "init": coerce(str | None, config.get("init"), "init"),
         "plugins": coerce(list[str], config.get("plugins") or [], "plugins"),
         "freeze": coerce(list[str] | dict[str, Whole], config.get("freeze") or [], "freeze"),
         "rates": coerce(dict[str, NonNegative], config.get("rates") or {}, "rates"),
@@ -120,6 +129,7 @@ def check(config: Mapping[str, Any]) -> Checked:
         values["seed"],
         Path(values["run_dir"]),
         values["resume"],
+        values["init"],
         values["freeze"],
         values["rates"],
         [],
@@ -135,9 +145,10 @@ def require_keys(checked: Checked, gives: Collection[str]) -> None:
     recipe, data = (checked.entries[section][0] for section in ("recipe", "data"))
     missing = [key for key in recipe.build.reads if key not in gives]
     if missing:
+        hint = "; data.label can name an integer field of the store" if "label" in missing else ""
         raise ConfigError(
             f"recipe={recipe.name} reads {', '.join(missing)} from each batch, which "
-            f"data={data.name} does not give (it gives {', '.join(gives)})"
+            f"data={data.name} does not give (it gives {', '.join(gives)}){hint}"
         )
 
 
@@ -203,8 +214,7 @@ def _contradictions(checked: Checked) -> None:
 
 def _rehearse(checked: Checked) -> None:
     """Build both networks without memory, to refuse what they cannot serve before touching data."""
-    recipe = checked.entries["recipe"][0].build
-    facts = {"styles": 2, "characters": 2, "classes": 2 * ("label" in recipe.reads), **recipe.facts}
+    facts = {"styles": 2, "characters": 2, "classes": 2, **checked.facts}
     _require_facts_taken(checked)
     with torch.device("meta"):
         networks = {side: checked.create(side, **facts) for side in SIDES}
@@ -231,9 +241,10 @@ def _require_facts_taken(checked: Checked) -> None:
 def _require_parts(checked: Checked, networks: Mapping[str, nn.Module]) -> None:
     """Refuse networks without what the recipe calls on them, as its annotations say."""
     recipe = checked.entries["recipe"][0]
-    wanted = get_type_hints(recipe.build)
     for side, network in networks.items():
-        parts = inspect.get_annotations(wanted.get(side, nn.Module))
+        hints = [inspect.get_annotations(kind) for kind in recipe.build.__mro__]
+        wanted = next(hint[side] for hint in hints if side in hint)
+        parts = inspect.get_annotations(wanted) if isinstance(wanted, type) else {}
         missing = [part for part in parts if not hasattr(network, part)]
         if missing:
             raise ConfigError(

@@ -11,13 +11,12 @@ from gan import distributed, state
 from gan.average import Average
 from gan.explain import explained, strict_gradients
 from gan.monitor import Monitor
-from gan.player import Losses, Player
-from gan.recipe import Batch, Recipe, detached
+from gan.player import Player
+from gan.recipe import Recipe, detached
 from gan.settings import Settings
 from gan.signals import Stop
 from gan.state import Stream
-
-Dealt = tuple[Batch, Losses]  # a batch and what the generator made of it
+from gan.turns import ORDERS, Dealt
 
 
 class Trainer:
@@ -48,18 +47,9 @@ class Trainer:
         self.step = self.discriminator_updates = 0
 
     def play(self) -> None:
-        """One generator update and `n_critic` discriminator updates, each on a fresh batch.
-
-        The two that follow each other where the side changes play on one batch and its fakes.
-        """
+        """One generator update and `n_critic` discriminator updates, each on a fresh batch."""
         self.generator.prepare(self.step)  # before fakes are made: they serve both turns
-        turns, first = self.settings.critic(self.step), self.settings.order == "generator"
-        dealt = self.generate() if first else None
-        for turn in range(turns):
-            shared = not first and turn == turns - 1
-            dealt = self.discriminate(shared, None if turn else dealt)
-        if not first:
-            self.generate(dealt)
+        ORDERS[self.settings.order](self, self.settings.critic(self.step))
         for average in self.averages.values():
             average.update(self.recipe.generator, images=self.settings.batch_size)
         self.step += 1

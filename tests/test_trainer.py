@@ -226,7 +226,7 @@ GAMES = {
     ),
     "dcgan, generator first, n_critic 2": (
         "dcgan",
-        ["trainer.order=generator", "trainer.n_critic=2", "trainer.discriminator_warmup=1"],
+        ["trainer.order=generator", "trainer.n_critic=2", "trainer.discriminator_warmup=3"],
     ),
     "wnet": ("wnet", []),
     "wnet, n_critic 3, lazy wgan_gp, warm-up": (

@@ -115,12 +115,12 @@ MISTAKES = {
         r"data=pairs needs two sub-folders of images, one of each kind.*has 3: a, b, c",
     ),
     "a discriminator of one image for pairs": (
-        ["model=pix2pix", "discriminator=dcgan"],
+        ["model=dcgan", "recipe=pix2pix"],
         r"recipe=pix2pix needs a discriminator of images=2.*discriminator=dcgan.*choose patch",
     ),
     "one translator for two": (
-        ["model=cyclegan", "generator=unet"],
-        r"recipe=cyclegan calls to_a, to_b of its generator, which generator=unet does not have",
+        ["model=dcgan", "recipe=cyclegan"],
+        r"recipe=cyclegan calls to_a, to_b of its generator, which generator=dcgan does not have",
     ),
     "patches larger than the image": (
         ["model=pix2pix", "image.size=8"],
