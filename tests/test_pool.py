@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from test_trainer import assert_same, everything
 
+from gan.build import build
 from gan.pool import ImagePool
 
 SHAPE = (2, 3, 4)
@@ -126,3 +128,33 @@ def test_the_state_is_all_that_a_pool_remembers():
         results.append(torch.cat([one(numbered(n, n + 1)) for n in range(6, 30, 2)]))
     assert torch.equal(results[0], results[1])
     assert not torch.equal(results[0], results[2])
+
+
+@pytest.mark.parametrize("restored", [True, False])
+def test_a_run_goes_on_exactly_only_with_its_pools(tiny, restored):
+    """Leave the pools out of what is restored: the run must differ from an unbroken one."""
+    overrides = ["recipe.pool=6", "trainer.batch_size=4"]
+    whole, parts = (build(tiny("cyclegan", *overrides, f"run_dir={n}")) for n in ("whole", "parts"))
+    for _ in range(5):
+        whole.play()
+    for _ in range(3):
+        parts.play()
+    parts.save()
+    again = build(tiny("cyclegan", *overrides, "run_dir=parts"))
+    assert again.recipe.pool_a.filled == 6
+    if not restored:
+        for pool in (again.recipe.pool_a, again.recipe.pool_b):
+            pool.stored, pool.filled = torch.zeros_like(pool.stored), torch.zeros_like(pool.filled)
+    for _ in range(2):
+        again.play()
+    for trainer in (whole, parts, again):
+        trainer.stream.close()
+    networks = [
+        {name: t for name, t in everything(trainer)[0].items() if "pool" not in name}
+        for trainer in (whole, again)
+    ]
+    if restored:
+        assert_same(everything(whole), everything(again))
+    else:
+        with pytest.raises(AssertionError):
+            assert_same((networks[0], None), (networks[1], None))
