@@ -70,11 +70,12 @@ def _recipe(
     facts = {**dataset.facts, **checked.facts}
     distributed.seed(checked.seed, "start", 0, device)
     networks = {side: checked.create(side, **facts) for side in SIDES}
+    adversarial = checked.create("adversarial")
     recipe: Recipe = checked.create(
         "recipe",
         **networks,
-        adversarial=checked.create("adversarial"),
-        penalties=checked.named("penalties"),
+        adversarial=adversarial,
+        penalties=checked.named("penalties", adversarial=adversarial),
         classification=checked.create("classification"),
         reconstruction=checked.named("reconstruction"),
         classifier=features.classifier_for(checked, dataset, stream, device, say),

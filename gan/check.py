@@ -79,14 +79,19 @@ class Checked:
         recipe = self.entries["recipe"][0].build
         return {**({} if "label" in recipe.reads else {"classes": 0}), **recipe.facts}
 
-    def named(self, section: str) -> dict[str, Any]:
+    def named(self, section: str, **given: Any) -> dict[str, Any]:
         """What a section of several names builds, without those whose weight is 0."""
-        return {on.partition(".")[2]: self.create(on) for on in self.switched_on(section)}
+        return {on.partition(".")[2]: self.create(on, **given) for on in self.switched_on(section)}
 
     def switched_on(self, section: str) -> list[str]:
         """The entries of a section of several names whose weight is not 0."""
         inside = [path for path in self.entries if path.startswith(f"{section}.")]
         return [path for path in inside if self.entries[path][1].get("weight") != 0]
+
+    def slope_penalties(self) -> list[str]:
+        """The penalties in use that look at the discriminator's input gradient."""
+        on = self.switched_on("penalties")
+        return [path for path in on if getattr(self.entries[path][0].build, "of_gradient", True)]
 
 
 def check(config: Mapping[str, Any]) -> Checked:
@@ -255,10 +260,9 @@ def _require_parts(checked: Checked, networks: Mapping[str, nn.Module]) -> None:
 
 
 def _mind_the_norm(checked: Checked, discriminator: nn.Module) -> None:
-    if checked.switched_on("penalties") and any(
-        isinstance(m, BATCH_NORMS) for m in discriminator.modules()
-    ):
-        penalty = checked.switched_on("penalties")[0]
+    penalties = checked.slope_penalties()
+    if penalties and any(isinstance(m, BATCH_NORMS) for m in discriminator.modules()):
+        penalty = penalties[0]
         raise ConfigError(
             f"{penalty} needs each logit to depend on its own sample alone, but batch norm in the "
             "discriminator mixes the batch: set discriminator.norm to layer, instance, group, "
@@ -270,9 +274,7 @@ def _mind_the_slope(checked: Checked, discriminator: nn.Module) -> None:
     normed = any(is_parametrized(module) for module in discriminator.modules())
     loss = checked.entries["adversarial"][0]
     limited = (
-        checked.switched_on("penalties")
-        or checked.clip["discriminator"].weights is not None
-        or normed
+        checked.slope_penalties() or checked.clip["discriminator"].weights is not None or normed
     )
     if getattr(loss.build, "constrained", False) and not limited:
         checked.notes.append(
