@@ -67,7 +67,7 @@ def build(config: Mapping[str, Any], say: Say = print) -> Trainer:
 def _recipe(
     checked: Checked, dataset: Any, stream: Stream, device: torch.device, say: Say
 ) -> Recipe:
-    facts = {**dataset.facts, **({} if "label" in stream.keys else {"classes": 0})}
+    facts = {**dataset.facts, **checked.facts}
     distributed.seed(checked.seed, "start", 0, device)
     networks = {side: checked.create(side, **facts) for side in SIDES}
     adversarial = checked.create("adversarial")

@@ -73,6 +73,12 @@ class Checked:
             **arguments, **{key: given[key] for key in chosen.given if key in given}
         )
 
+    @property
+    def facts(self) -> dict[str, int]:
+        """What the recipe's networks are built with, whatever the data say."""
+        recipe = self.entries["recipe"][0].build
+        return {**({} if "label" in recipe.reads else {"classes": 0}), **recipe.facts}
+
     def named(self, section: str, **given: Any) -> dict[str, Any]:
         """What a section of several names builds, without those whose weight is 0."""
         return {on.partition(".")[2]: self.create(on, **given) for on in self.switched_on(section)}
@@ -213,17 +219,44 @@ def _contradictions(checked: Checked) -> None:
 
 def _rehearse(checked: Checked) -> None:
     """Build both networks without memory, to refuse what they cannot serve before touching data."""
-    facts = {
-        "styles": 2,
-        "characters": 2,
-        "classes": 2 * ("label" in checked.entries["recipe"][0].build.reads),
-    }
+    facts = {"styles": 2, "characters": 2, "classes": 2, **checked.facts}
+    _require_facts_taken(checked)
     with torch.device("meta"):
-        checked.create("generator", **facts)
-        discriminator = checked.create("discriminator", **facts)
+        networks = {side: checked.create(side, **facts) for side in SIDES}
+    _require_parts(checked, networks)
+    discriminator = networks["discriminator"]
     require_logits(discriminator, "discriminator")
     _mind_the_norm(checked, discriminator)
     _mind_the_slope(checked, discriminator)
+
+
+def _require_facts_taken(checked: Checked) -> None:
+    """Refuse a discriminator that does not take what the recipe builds its networks with."""
+    recipe, chosen = (checked.entries[section][0] for section in ("recipe", "discriminator"))
+    for fact, value in recipe.build.facts.items():
+        if fact not in chosen.given:
+            kinds = registry.names(chosen.kind)
+            takers = [n for n in kinds if fact in registry.entry(chosen.kind, n).given]
+            raise ConfigError(
+                f"recipe={recipe.name} needs a discriminator of {fact}={value}, which "
+                f"discriminator={chosen.name} cannot be; choose {' or '.join(takers)}"
+            )
+
+
+def _require_parts(checked: Checked, networks: Mapping[str, nn.Module]) -> None:
+    """Refuse networks without what the recipe calls on them, as its annotations say."""
+    recipe = checked.entries["recipe"][0]
+    for side, network in networks.items():
+        hints = [inspect.get_annotations(kind) for kind in recipe.build.__mro__]
+        wanted = next(hint[side] for hint in hints if side in hint)
+        parts = inspect.get_annotations(wanted) if isinstance(wanted, type) else {}
+        missing = [part for part in parts if not hasattr(network, part)]
+        if missing:
+            raise ConfigError(
+                f"recipe={recipe.name} calls {', '.join(missing)} of its {side}, which "
+                f"{side}={checked.entries[side][0].name} does not have; choose another {side}, or "
+                "the model of that recipe"
+            )
 
 
 def _mind_the_norm(checked: Checked, discriminator: nn.Module) -> None:

@@ -16,6 +16,7 @@ from gan.player import Losses, Player
 from gan.recipe import Batch, Recipe
 from gan.signature import flat
 
+MADE = ("generated", "cycled")  # how samples begin that differ from generator to generator
 Counts = Mapping[str, int]
 Generators = Mapping[str, nn.Module]
 
@@ -121,7 +122,7 @@ class Monitor:
                         made = recipe.samples(generator, batch)
                     suffix = "" if source == "raw" else f" ({source})"
                     columns |= {
-                        f"{key}{suffix}" if key == "generated" else key: made[key] for key in made
+                        f"{key}{suffix}" if key.startswith(MADE) else key: made[key] for key in made
                     }
                 self._show(counts["step"], name, columns)
 

@@ -36,6 +36,7 @@ class Settings:
 
     steps: Count = 10_000
     batch_size: Count = 64
+    order: Literal["discriminator", "generator"] = "discriminator"  # who plays first in a step
     n_critic: Count | dict[Whole, Count] = 1
     discriminator_warmup: Whole = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -11,11 +11,12 @@ from gan import distributed, state
 from gan.average import Average
 from gan.explain import explained, strict_gradients
 from gan.monitor import Monitor
-from gan.player import Losses, Player
-from gan.recipe import Batch, Recipe, detached
+from gan.player import Player
+from gan.recipe import Recipe, detached
 from gan.settings import Settings
 from gan.signals import Stop
 from gan.state import Stream
+from gan.turns import ORDERS, Dealt
 
 
 class Trainer:
@@ -39,38 +40,42 @@ class Trainer:
     ) -> None:
         """`config` is the resolved configuration as text, kept in every checkpoint."""
         self.recipe, self.stream, self.averages = recipe, stream, averages
-        self.generator, self.discriminator = generator, discriminator
-        self.players = generator, discriminator
+        self.players = self.generator, self.discriminator = generator, discriminator
         self.settings, self.monitor, self.seed = settings, monitor, seed
         self.config, self.run_id = config, run_id
         self.device = generator.parameters[0].device
         self.step = self.discriminator_updates = 0
 
     def play(self) -> None:
-        """One generator update after `n_critic` discriminator updates, each on a fresh batch."""
+        """One generator update and `n_critic` discriminator updates, each on a fresh batch."""
         self.generator.prepare(self.step)  # before fakes are made: they serve both turns
-        turns = self.settings.critic(self.step)
-        for turn in range(turns):
-            batch, fakes = self.discriminate(shared=turn == turns - 1)
-        distributed.seed(self.seed, "generator", self.step, self.device)
-        losses = partial(self.recipe.generator_losses, batch, fakes, self.step)
-        self.monitor.note("generator", self.generator.update(losses, self.step))
+        ORDERS[self.settings.order](self, self.settings.critic(self.step))
         for average in self.averages.values():
             average.update(self.recipe.generator, images=self.settings.batch_size)
         self.step += 1
 
-    def discriminate(self, shared: bool) -> tuple[Batch, Losses]:
+    def generate(self, dealt: Dealt | None = None) -> Dealt:
+        """One generator update, on what the discriminator was dealt or on a fresh batch."""
+        distributed.seed(self.seed, "generator", self.step, self.device)
+        batch, fakes = dealt or self._deal(shared=True)
+        losses = partial(self.recipe.generator_losses, batch, fakes, self.step)
+        self.monitor.note("generator", self.generator.update(losses, self.step))
+        return batch, fakes
+
+    def discriminate(self, shared: bool, dealt: Dealt | None = None) -> Dealt:
         """One discriminator update; shared fakes keep their graph for the generator's turn."""
         update = self.discriminator_updates
         distributed.seed(self.seed, "discriminator", update, self.device)
-        batch = next(self.stream)
-        precision = self.settings.autocast(self.device)
-        with explained("generator", self.step), torch.set_grad_enabled(shared), precision:
-            fakes = self.recipe.generate(batch)
+        batch, fakes = dealt or self._deal(shared)
         losses = partial(self.recipe.discriminator_losses, batch, detached(fakes), update)
         self.monitor.note("discriminator", self.discriminator.update(losses, update))
         self.discriminator_updates += 1
         return batch, fakes
+
+    def _deal(self, shared: bool) -> Dealt:
+        batch, precision = next(self.stream), self.settings.autocast(self.device)
+        with explained("generator", self.step), torch.set_grad_enabled(shared), precision:
+            return batch, self.recipe.generate(batch)
 
     def train(self) -> bool:
         """Train to the last step; False if a signal asked to stop, after a checkpoint."""
@@ -79,9 +84,8 @@ class Trainer:
             with Stop() as stop, strict_gradients():
                 self._run(stop)
             if stop and self.step < self.settings.steps:
-                self.monitor.log.say(
-                    f"stopped by {stop.name}; the same command goes on at step {self.step}"
-                )
+                at = f"the same command goes on at step {self.step}"
+                self.monitor.log.say(f"stopped by {stop.name}; {at}")
             else:
                 self.monitor.finish(self.counts(), self.generators(), self.config)
         finally:

@@ -41,6 +41,8 @@ def tiny(composed, glyph_store):
     def compose(model, *overrides):
         sizes = {
             "wnet": ["generator.width=2", "discriminator.width=2", "recipe.feature=0"],
+            "pix2pix": ["generator.width=2", "discriminator.width=2"],
+            "cyclegan": ["generator.width=2", "generator.blocks=1", "discriminator.width=2"],
             "dcgan": ["generator.width=4", "discriminator.width=4", "generator.latent=8"],
         }
         common = [

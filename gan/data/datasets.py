@@ -119,7 +119,7 @@ class Images:
 
     def shown(self, keys: Collection[str]) -> dict[str, Plan]:
         """Up to 64 images, evenly spaced."""
-        rows = _evenly(np.arange(len(self)), 64)
+        rows = evenly(np.arange(len(self)), 64)
         return {"images": self.plan(0, 0, rows)._replace(flip=None)}
 
 
@@ -187,7 +187,7 @@ class Glyphs:
         )  # the prototype must have the character
         self.split = split_groups(np.arange(len(self.characters)), drawn, split)
         if shots is not None:
-            self.split = replace(self.split, train=_evenly(self.split.train, shots))
+            self.split = replace(self.split, train=evenly(self.split.train, shots))
         self.pairs = self._pairs(self.styles.train, self.split.train)
         self._candidates, self._counts = self._reference_table()
 
@@ -246,7 +246,7 @@ class Glyphs:
         Where no triples are read, 64 glyphs.
         """
         if not {"target", "real_b"} & {*keys}:
-            return {"glyphs": self.plan(0, 0, _evenly(np.arange(len(self)), 64))}
+            return {"glyphs": self.plan(0, 0, evenly(np.arange(len(self)), 64))}
         styles = {"seen style": self.styles.train, "new style": self.styles.test}
         characters = {"seen character": self.split.train, "new character": self.split.test}
         return {
@@ -282,7 +282,7 @@ class Glyphs:
         return Split(np.array([chosen]), none, none)
 
     def _spread(self, styles: np.ndarray, characters: np.ndarray, many: int = 8) -> Plan:
-        style, character = _evenly(self._pairs(styles, characters), many).T
+        style, character = evenly(self._pairs(styles, characters), many).T
         table, counts = self._candidates[style], self._counts[style]
         places = np.arange(self.references) + (len(style) + np.arange(len(style)))[:, None]
         chosen = np.take_along_axis(table, places % counts[:, None], 1)
@@ -354,7 +354,7 @@ def split_groups(groups: np.ndarray, members: np.ndarray, seed: int) -> Split:
     return Split(*(np.array(sorted(parts[name])) for name in ("train", "validation", "test")))
 
 
-def _evenly(members: np.ndarray, many: int) -> np.ndarray:
+def evenly(members: np.ndarray, many: int) -> np.ndarray:
     """At most so many of the members, evenly spaced."""
     return members[np.linspace(0, len(members) - 1, min(many, len(members))).astype(np.int64)]
 
