@@ -222,12 +222,27 @@ def rotate(folder: Path, run_id: str, keep: int = 2, pinned: Collection[int] = (
             _discard(path, run_id)
 
 
+def set_aside(folder: Path, step: int) -> list[Path]:
+    """Rename the checkpoints beyond a step, so that `newest` passes them over; their new paths."""
+    moved = []
+    for ahead, path in _scan(folder):
+        if ahead > step:
+            moved.append(path.rename(_free(path.with_name(f"ahead-of-{step}-{path.name}"))))
+    return moved
+
+
 def sweep(folder: Path, run_id: str) -> None:
     """Remove what a killed process of this run left half written or half removed."""
     leftover = rf"\.(tmp|trash)-{re.escape(run_id)}-(step-[0-9]+(\.[0-9]+)*|index\.json)"
     for name in os.listdir(folder) if folder.is_dir() else []:
         if re.fullmatch(leftover, name):
             _remove(folder / name)
+
+
+def versions() -> dict[str, str | None]:
+    """Of the packages that a result depends on."""
+    installed = importlib.metadata.distributions(name="gan")
+    return {"torch": torch.__version__, "gan": next((d.version for d in installed), None)}
 
 
 # -- writing --------------------------------------------------------------------------------------
@@ -280,13 +295,12 @@ def _manifest_of(
     files: Mapping[str, bytes], step: int, run_id: str, facts: Mapping[str, Any]
 ) -> bytes:
     """JSON whose last entry is the SHA-256 of all bytes before it."""
-    installed = importlib.metadata.distributions(name="gan")
     manifest = {
         "format": FORMAT,
         "run_id": run_id,
         "step": step,
         "config_sha256": _sha256(files[CONFIG]),
-        "versions": {"torch": torch.__version__, "gan": next((d.version for d in installed), None)},
+        "versions": versions(),
         "facts": facts,
         "files": [
             {"name": name, "bytes": len(data), "sha256": _sha256(data)}
