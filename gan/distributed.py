@@ -96,6 +96,20 @@ def replicate(tensors: Iterable[Tensor]) -> None:
             torch.distributed.broadcast(tensor.detach(), 0)
 
 
+@torch.no_grad()
+def elsewhere(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What the other processes have under these names, as `ranks/<rank>/<name>`, where it differs
+    from what the first has."""
+    found = {}
+    for name, tensor in tensors.items() if size() > 1 else ():
+        everywhere = [torch.empty_like(tensor) for _ in range(size())]
+        torch.distributed.all_gather(everywhere, tensor.contiguous())
+        for number, other in enumerate(everywhere[1:], 1):
+            if not torch.equal(other, everywhere[0]):
+                found[f"ranks/{number}/{name}"] = other
+    return found
+
+
 def anywhere(flag: bool, device: torch.device) -> bool:
     """Whether the flag is up in any process: a decision that all of them take alike."""
     if size() == 1:

@@ -7,7 +7,7 @@ import platform
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import yaml
 
@@ -17,7 +17,7 @@ from gan.registry import ConfigError
 from gan.signature import flat
 
 LOCK = ".lock"
-_held: dict[tuple[int, Path], IO[str]] = {}  # by process, since a fork inherits it
+_held: dict[tuple[int, Path], int] = {}  # by process, since a fork inherits it
 
 # what may change between runs in one run directory
 FREE = (
@@ -105,7 +105,7 @@ def hold(run_dir: Path, fresh: bool = False) -> None:
         raise ConfigError(f"run_dir={run_dir} was used by another run meanwhile: start again")
     path = run_dir / LOCK
     try:
-        file = _locked(path)
+        descriptor = _locked(path)
     except BlockingIOError:
         holder = path.read_text(encoding="utf-8").strip() or "another process"
         raise ConfigError(
@@ -115,33 +115,32 @@ def hold(run_dir: Path, fresh: bool = False) -> None:
         raise ConfigError(
             f"run_dir={run_dir} cannot be written ({error.strerror}): choose another run_dir"
         ) from error
-    file.truncate()
-    file.write(f"process {os.getpid()} on {platform.node()} since {time.strftime('%F %T')}\n")
-    file.flush()
-    _held[os.getpid(), run_dir.resolve()] = file
+    os.ftruncate(descriptor, 0)
+    holder = f"process {os.getpid()} on {platform.node()} since {time.strftime('%F %T')}\n"
+    os.pwrite(descriptor, holder.encode(), 0)
+    _held[os.getpid(), run_dir.resolve()] = descriptor
 
 
-def _locked(path: Path) -> IO[str]:
+def _locked(path: Path) -> int:
     """The lock file, locked; one that its last holder has just removed is opened again."""
     while True:
-        file = path.open("a+", encoding="utf-8")
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                file.seek(0)
-                return file
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
+                return descriptor
         except BaseException:
-            file.close()
+            os.close(descriptor)
             raise
-        file.close()
+        os.close(descriptor)
 
 
 def release(run_dir: Path) -> None:
     """Give a run directory back."""
-    file = _held.pop((os.getpid(), run_dir.resolve()), None)
-    if file is not None:
+    descriptor = _held.pop((os.getpid(), run_dir.resolve()), None)
+    if descriptor is not None:
         (run_dir / LOCK).unlink(missing_ok=True)
-        file.close()
+        os.close(descriptor)
 
 
 def keep(run_dir: Path, config: str) -> None:

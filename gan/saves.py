@@ -32,10 +32,11 @@ class Saves:
         """
         if distributed.size() > 1:
             distributed.require_same(state.fingerprints(run), run.device, "before saving")
+        own = distributed.elsewhere(dict(run.recipe.named_buffers()))
         started, failure = time.monotonic(), ""
         if distributed.rank() == 0:
             try:
-                state.save(run, self.folder)
+                state.save(run, self.folder, own)
             except (OSError, CheckpointError) as error:
                 failure = str(error)
         if not distributed.anywhere(bool(failure), run.device):

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import torch
@@ -49,15 +50,18 @@ class Run(Protocol):
         """The clocks."""
 
 
-def save(run: Run, folder: Path) -> None:
-    """Write a verified checkpoint and drop the oldest ones."""
+def save(run: Run, folder: Path, elsewhere: Mapping[str, Tensor] = MappingProxyType({})) -> None:
+    """Write a verified checkpoint and drop the oldest ones.
+
+    `elsewhere` are buffers that other processes have values of their own for.
+    """
     networks, optimizers, rest = gather(run.recipe, run.averages, run.players)
     counts = run.counts()
     path = checkpoint.save(
         folder,
         counts["step"],
         run_id=run.run_id,
-        networks=networks,
+        networks={**networks, **elsewhere},
         optimizers=optimizers,
         state={
             **rest,
@@ -144,7 +148,9 @@ def spread(
 
     Raises: CheckpointError, before anything is copied, where names or shapes do not fit.
     """
-    checkpoint.restore(_networks(recipe, averages), stored.networks, f"checkpoint {stored.path}")
+    checkpoint.restore(
+        _networks(recipe, averages), _own(stored.networks), f"checkpoint {stored.path}"
+    )
     for player in players:
         prefix = f"{player.name}/"
         tensors = {
@@ -156,6 +162,14 @@ def spread(
     for name, average in averages.items():
         counts = stored.state["averages"][name]
         average.updates, average.images = counts["updates"], counts["images"]
+
+
+def _own(networks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of this process: its own buffers in place of the first one's."""
+    prefix = f"ranks/{distributed.rank()}/"
+    shared = {name: t for name, t in networks.items() if not name.startswith("ranks/")}
+    own = {name.removeprefix(prefix): t for name, t in networks.items() if name.startswith(prefix)}
+    return shared | {f"recipe/{name}": t for name, t in own.items() if f"recipe/{name}" in shared}
 
 
 def _networks(recipe: Recipe, averages: Mapping[str, Average]) -> dict[str, Tensor]:
