@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+FIRST = 2  # steps after which common slips are looked for
 IN_A_ROW, IN_ALL, WINDOW = 3, 10, 10_000  # skipped updates of one player that a run survives
 ADVICE = (
     "lower both learning rates (optimizer.generator.lr, optimizer.discriminator.lr)",
@@ -60,6 +61,7 @@ class Guard:
             if buffer is not None
         ]
         self._kept = [buffer.clone() for buffer in self._buffers()]
+        self._recipe, self._unseen = recipe, FIRST
 
     @contextmanager
     def turn(self, batch: Mapping[str, Tensor]) -> Iterator[None]:
@@ -70,6 +72,8 @@ class Guard:
         self._remember()
         try:
             yield
+            if self._unseen:
+                self._inspect()
         except NonFiniteError as error:
             self._restore()
             skipped = [n for n in self.skipped[error.player] if n > error.count - WINDOW]
@@ -78,6 +82,33 @@ class Guard:
             if len(skipped) > IN_ALL or set(last) <= set(skipped):
                 raise DivergedError(error, batch, len(skipped)) from error
             self._tell("skipped", f"{error}; the update is skipped, nothing has changed")
+
+    def _inspect(self) -> None:
+        """Look for common slips once both players have moved: a step is over then.
+
+        Raises: ValueError naming a value that keeps the graph of a past update alive.
+        """
+        weights = dict(self._recipe.named_parameters())
+        reached = {name for name, weight in weights.items() if weight.grad is not None}
+        if not any(name.startswith("generator.") for name in reached):
+            return
+        unreached = [n for n, w in weights.items() if w.requires_grad and n not in reached]
+        if unreached and self._unseen == FIRST:
+            more = f" and {len(unreached) - 10} more" if len(unreached) > 10 else ""
+            self._tell(
+                "unused",
+                f"no loss reaches {', '.join(unreached[:10])}{more}: they are not trained; if they "
+                "should be, look for a detach, a loss with the weight 0, or a forgotten term",
+            )
+        self._unseen -= 1
+        for path, module in self._recipe.named_modules():
+            for name, value in {**vars(module), **module._buffers}.items():
+                if isinstance(value, Tensor) and value.grad_fn is not None:
+                    raise ValueError(
+                        f"{'.'.join(filter(None, ['recipe', path, name]))} keeps the graph of a "
+                        "past update, which holds its memory and cannot be differentiated again: "
+                        "keep `value.detach()`"
+                    )
 
     def _buffers(self) -> list[Tensor]:
         """The buffers as they are now, apart from autograd's count of versions: a graph that waits

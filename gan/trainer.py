@@ -82,7 +82,6 @@ class Trainer:
     def train(self) -> bool:
         """Train to the last step; False if a signal asked to stop, after a checkpoint."""
         with self.stop, strict_gradients(), ending.told(self):
-            distributed.replicate([*self.recipe.state_dict().values()])
             self.monitor.start(self.counts, self.config)
             self._run()
             if self.step == self.settings.steps:
@@ -91,6 +90,7 @@ class Trainer:
 
     def _run(self) -> None:
         if self.discriminator_updates == 0:
+            distributed.replicate(self.recipe.state_dict().values())
             self.monitor.sample(self.counts(), self.recipe, self.generators())
         saved = self.step, self.discriminator_updates
         while self.step < self.settings.steps and not self._asked():

@@ -33,6 +33,7 @@ def _fork(work, rank, count, folder, timeout):
     status = 1
     try:
         torch.set_num_threads(1)
+        os.environ["GLOO_SOCKET_IFNAME"] = "lo"
         store = torch.distributed.FileStore(str(folder / "store"), count)
         torch.distributed.init_process_group(
             "gloo",

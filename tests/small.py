@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.utils.tensorboard  # noqa: F401 - slow, and once for all processes that fork from here
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
@@ -129,7 +130,7 @@ def trainer(
     watching = monitor or Monitor(
         Path(run_dir), chosen.steps, warmup=chosen.discriminator_warmup, watch=chosen.watch
     )
-    averages = {"ema": Ema(game.generator, halflife=30.0)}
+    averages = {"ema": Ema(game.generator, halflife=300.0, rampup=0.5)}
     stream = stream or Numbers(seed=seed)
     return Trainer(game, *players, stream, averages, chosen, watching, seed, "", run_id)
 
