@@ -124,6 +124,8 @@ class Log:
         if self._path.exists():
             return
         warnings.warn(f"{self.run_dir} was removed while training; it is made again", stacklevel=4)
+        for close in (self._lines.close, self._board.close):
+            self._try(close)
         self._try(lambda: (self.run_dir / "samples").mkdir(parents=True, exist_ok=True))
         self._try(self._open)
 

@@ -89,10 +89,11 @@ class Trainer:
         return self.step == self.settings.steps
 
     def _run(self) -> None:
+        saved = self.step, self.discriminator_updates
         if self.discriminator_updates == 0:
             distributed.replicate(self.recipe.state_dict().values())
             self.monitor.sample(self.counts(), self.recipe, self.generators())
-        saved = self.step, self.discriminator_updates
+            saved = 0, -1  # nothing is
         while self.step < self.settings.steps and not self._asked():
             if self.discriminator_updates < self.settings.discriminator_warmup:
                 self.discriminate(shared=False)

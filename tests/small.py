@@ -1,4 +1,4 @@
-"""The smallest game with every kind of state: quick enough to be played, broken and resumed often."""
+"""The smallest game with every kind of state, quick enough to be broken and resumed often."""
 
 import random
 from pathlib import Path

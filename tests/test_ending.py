@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 import warnings
-from pathlib import Path
 
 import pytest
 import torch
@@ -62,7 +61,7 @@ PHASES = {
     "generator's update": lambda run, number: at(run.generator, "update", number),
     "average": lambda run, number: at(run.averages["ema"], "update", number),
     "penalty": lambda run, number: at(run.recipe.penalties["r1"], "term", number),
-    "samples": lambda run, number: at(run.recipe, "samples", number, 3),
+    "samples": lambda run, number: at(run.monitor, "sample", number),
     "metrics": lambda run, number: at(run.monitor, "measure", number, 1),
     "save": lambda run, number: at(run.saves, "write", number, 1),
     "log": lambda run, number: at(run.monitor, "scalars", number),
@@ -342,7 +341,7 @@ def free():
     rundir._held.clear()
 
 
-def start(folder, go, results):
+def start(folder, go, end, results):
     """A process that tries to take a run directory when the others do."""
     child = os.fork()
     if not child:
@@ -350,7 +349,7 @@ def start(folder, go, results):
         try:
             rundir.hold(folder)
             os.write(results, b"+")
-            os.read(go, 1)  # until all have tried
+            os.read(end, 1)  # until all have tried
         except ConfigError as error:
             os.write(results, b"-" if "in use by process" in str(error) else b"?")
         os._exit(0)
@@ -360,15 +359,16 @@ def start(folder, go, results):
 @pytest.mark.row("F5", "50 starts at once: 1 winner, the others name it")
 def test_of_many_starts_in_one_folder_one_wins(tmp_path, tried):
     go, gone = os.pipe()
+    end, ended = os.pipe()
     done, results = os.pipe()
-    children = [start(tmp_path, go, results) for _ in range(50)]
+    children = [start(tmp_path, go, end, results) for _ in range(50)]
     os.write(gone, b"." * 50)
     answers = b"".join(os.read(done, 1) for _ in range(50))
-    os.write(gone, b".")
+    os.write(ended, b".")
     for child in children:
         os.waitpid(child, 0)
-    for end in (go, gone, done, results):
-        os.close(end)
+    for pipe in (go, gone, end, ended, done, results):
+        os.close(pipe)
     assert sorted(answers) == sorted(b"+" + b"-" * 49)
     tried(50)
 

@@ -272,7 +272,7 @@ def test_other_threads_versions_and_processes_are_told_in_one_warning(tmp_path, 
     monkeypatch.setattr(torch, "__version__", "3.1")
     monkeypatch.setattr(distributed, "size", lambda: 4)
     run = trainer(tmp_path)
-    with pytest.warns(UserWarning) as caught:
+    with pytest.warns(UserWarning, match="goes on elsewhere") as caught:
         run.resume(newest(tmp_path))
     (warning,) = [str(w.message) for w in caught]
     for part in (r"threads was 1, is 7", r"processes was 1, is 4", r"torch was 2.*, is 3\.1"):

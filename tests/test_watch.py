@@ -1,8 +1,7 @@
-"""Watchdogs: every failure they know is seen, healthy runs are left in peace, nothing is changed."""
+"""Watchdogs: what they know is seen, healthy runs are left in peace, nothing is changed."""
 
 import json
 import shutil
-import time
 from types import SimpleNamespace
 
 import pytest
@@ -48,11 +47,18 @@ class Judge(nn.Sequential):
         super().__init__(nn.Flatten(), *hidden, nn.Flatten(0))
 
 
+class Blind(Monitor):
+    """Draws no pictures: points are none."""
+
+    def _show(self, step, name, columns):
+        pass
+
+
 def healthy(folder, seed, **options):
     """A game that finds the ring's modes."""
-    shown = {"images": {"real": ring(64, torch.Generator().manual_seed(99))}}
+    shown = {"images": {"target": ring(64, torch.Generator().manual_seed(99))}}
     chosen = {"steps": 1500, "log_every": 20, "sample_every": 250, "save_every": 1500, **options}
-    monitor = Monitor(folder, chosen["steps"], shown, watch=chosen.get("watch", Watch_ALL))
+    monitor = Blind(folder, chosen["steps"], shown, watch=chosen.get("watch", ALL))
     run = trainer(
         folder,
         Numbers(batch_size=64, seed=seed),
@@ -70,7 +76,7 @@ def healthy(folder, seed, **options):
     return run
 
 
-Watch_ALL = ("data", "discriminator", "collapse", "disk")
+ALL = ("data", "discriminator", "collapse", "disk")
 
 
 @pytest.mark.row("N14", "0 alarms in 10 healthy runs")
@@ -98,11 +104,14 @@ class Frozen(Wide):
 @pytest.mark.row("N13", "10 of 10 seeds warned")
 @pytest.mark.parametrize("chosen", SEEDS)
 def test_a_discriminator_that_has_won_is_seen(tmp_path, chosen, tried):
-    """A separable toy: the generator stands still, and the saturating loss lets its gradient die."""
+    """A separable toy: the generator stands still, its gradient dies."""
     for seed in seeds(chosen):
         folder = tmp_path / str(seed)
-        options = {"steps": 600, "networks": (Frozen, Judge), "adversarial": "minimax"}
-        healthy(folder, seed, rates=(0.0, 2e-2), sample_every=10_000, **options).train()
+        options = {"steps": 450, "networks": (Frozen, Judge), "adversarial": "minimax"}
+        options |= {"rates": (0.0, 2e-2), "sample_every": 450, "log_every": 5}
+        run = healthy(folder, seed, **options)
+        run.recipe.penalties = {}
+        run.train()
         (event,) = events(folder, "discriminator")
         for word in (
             "gradient",
@@ -146,7 +155,7 @@ def test_a_collapsed_generator_is_seen(tmp_path, chosen, collapsed, tried):
 def test_collapse_is_not_seen_where_there_is_none(tried):
     generator = torch.Generator().manual_seed(0)
     real = ring(64, generator)
-    dog = Watch(Watch_ALL)
+    dog = Watch(ALL)
     assert dog.samples(0, torch.zeros(64, 2, 1, 1), real) == {}  # nothing is learnt yet
     for _ in range(3):
         assert dog.samples(1000, ring(64, generator), real) == {}
@@ -159,12 +168,10 @@ def test_collapse_is_not_seen_where_there_is_none(tried):
 
 
 class Slow(Numbers):
-    """Batches that take longer than the step."""
+    """Batches that were awaited for an hour each, as the stream says."""
 
     def __next__(self):
-        begun = time.perf_counter()
-        time.sleep(0.02)
-        self.waited += time.perf_counter() - begun
+        self.waited += 3600.0
         return super().__next__()
 
 
@@ -193,15 +200,15 @@ def test_a_disk_running_full_is_seen(tmp_path, monkeypatch, tried):
 
 
 def test_each_can_be_switched_off():
-    for name in Watch_ALL:
-        dog = Watch(set(Watch_ALL) - {name})
+    for name in ALL:
+        dog = Watch(set(ALL) - {name})
         assert dog._once(name, "text") == {}
         assert Watch([name])._once(name, "text") == {name: "text"}
 
 
 def test_watching_changes_nothing(tmp_path, monkeypatch):
     runs = []
-    for number, names in enumerate([Watch_ALL, ()]):
+    for number, names in enumerate([ALL, ()]):
         monkeypatch.setattr(watch, "GROWN", 0)
         monkeypatch.setattr(watch, "COLLAPSED", 1e9)
         run = healthy(tmp_path / str(number), 0, steps=30, sample_every=5, watch=names)
@@ -263,8 +270,7 @@ def test_weights_that_nothing_trains_are_listed_once(tmp_path, tried):
     with pytest.warns(
         UserWarning, match=r"no loss reaches discriminator\.3\.head\.weight"
     ) as caught:
-        run.play()
-        run.play()
+        [run.play() for _ in range(2)]
     assert len(caught) == 1
     whole = trainer(tmp_path, networks=(Wide, Discriminator), recipe=Synthesis)
     whole.play()  # warnings are errors here
