@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from gan import checkpoint, distributed
+from gan import checkpoint, distributed, optimizer_state
 from gan.average import Average
 from gan.guard import Guard
 from gan.monitor import Monitor
@@ -132,7 +132,7 @@ def gather(
     optimizers: dict[str, Tensor] = {}
     groups: dict[str, Any] = {}
     for player in players:
-        tensors, groups[player.name] = checkpoint.flatten(player.optimizer)
+        tensors, groups[player.name] = optimizer_state.flatten(player.optimizer)
         optimizers |= {f"{player.name}/{name}": tensor for name, tensor in tensors.items()}
     counts = {n: {"updates": a.updates, "images": a.images} for n, a in averages.items()}
     return networks, optimizers, {"optimizers": groups, "averages": counts}
@@ -158,7 +158,9 @@ def spread(
             for name, tensor in stored.optimizers.items()
             if name.startswith(prefix)
         }
-        checkpoint.unflatten(player.optimizer, tensors, stored.state["optimizers"][player.name])
+        optimizer_state.unflatten(
+            player.optimizer, tensors, stored.state["optimizers"][player.name]
+        )
     for name, average in averages.items():
         counts = stored.state["averages"][name]
         average.updates, average.images = counts["updates"], counts["images"]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 SHARE = 0.5  # of the time spent waiting for data, over at least PATIENCE updates
 PATIENCE = 100
-VANISHED = 1e-3  # of the largest median gradient norm that the generator has had
+VANISHED = 1e-2  # of the largest median gradient norm that the generator has had
 SURE = 200  # steps of a vanished gradient
 COLLAPSED = 0.05  # variance of samples over that of real images, twice in a row
 GROWN = 500  # steps before which samples may look alike
