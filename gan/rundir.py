@@ -1,5 +1,6 @@
 """A run directory and the configuration it holds."""
 
+import atexit
 import fcntl
 import hashlib
 import os
@@ -46,14 +47,14 @@ def previous(
     for what is not there.
     """
     stored = run_dir / "config.yaml"
-    if run_dir.exists():
-        hold(run_dir)
     if resume == "never":
         if run_dir.exists() and any(run_dir.iterdir()):
             raise ConfigError(
                 f"resume=never, but run_dir={run_dir} is not empty; choose another run_dir"
             )
         return None
+    if run_dir.exists():
+        hold(run_dir)
     if stored.exists():
         before = _stored(stored, stored.read_text(encoding="utf-8"))
         _keep_lengths(values, before)
@@ -133,6 +134,14 @@ def _locked(path: Path) -> int:
             os.close(descriptor)
             raise
         os.close(descriptor)
+
+
+@atexit.register
+def _release_all() -> None:
+    """Leave no lock file behind where a start has failed."""
+    for process, run_dir in list(_held):
+        if process == os.getpid():
+            release(run_dir)
 
 
 def release(run_dir: Path) -> None:

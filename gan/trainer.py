@@ -84,9 +84,9 @@ class Trainer:
         with self.stop, strict_gradients(), ending.told(self):
             self.monitor.start(self.counts, self.config)
             self._run()
-            if self.step == self.settings.steps:
+            if self.step >= self.settings.steps:
                 self.monitor.finish(self.counts(), self.generators(), self.config)
-        return self.step == self.settings.steps
+        return self.step >= self.settings.steps
 
     def _run(self) -> None:
         saved = self.step, self.discriminator_updates
