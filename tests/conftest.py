@@ -1,5 +1,6 @@
 """A tiny set of glyphs, and configurations composed as on the command line."""
 
+import os
 from pathlib import Path
 
 import hydra
@@ -57,6 +58,18 @@ def tiny(composed, glyph_store):
         return composed(*common, *sizes[model], *overrides)
 
     return compose
+
+
+@pytest.fixture
+def quick_disk(monkeypatch):
+    """Nothing cuts the power in a test, so that it need not wait for the disk."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+@pytest.fixture
+def tried(request):
+    """Say how many cases a test of the reliability table has tried."""
+    return lambda count: request.node.user_properties.append(("tried", count))
 
 
 @pytest.fixture(autouse=True)

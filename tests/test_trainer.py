@@ -372,6 +372,7 @@ class Ring:
 
     def __init__(self):
         self.position, self.generator = 0, torch.Generator().manual_seed(0)
+        self.content, self.waited = "ring", 0.0
 
     def __next__(self):
         self.position += 1

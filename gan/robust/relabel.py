@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 from tqdm import tqdm
 
-from gan import checkpoint, distributed
+from gan import checkpoint, distributed, optimizer_state
 from gan.features import Lesson, Say, shifted
 from gan.registry import Count, NonNegative, Positive, Whole, create
 
@@ -282,13 +282,13 @@ class _States:
                 "remove it, or finish that one with its settings"
             )
         checkpoint.restore(self.tensors, kept.networks, "the relabelling")
-        checkpoint.unflatten(self.optimizer, kept.optimizers, kept.state["groups"])
+        optimizer_state.unflatten(self.optimizer, kept.optimizers, kept.state["groups"])
         say(f"goes on after epoch {kept.step}, from {path}")
         return kept.step
 
     def save(self, epochs: int) -> None:
         """Keep the state after so many epochs, and the one before."""
-        tensors, groups = checkpoint.flatten(self.optimizer)
+        tensors, groups = optimizer_state.flatten(self.optimizer)
         checkpoint.save(
             self.folder,
             epochs,
