@@ -90,7 +90,7 @@ class Guard:
         """
         weights = dict(self._recipe.named_parameters())
         reached = {name for name, weight in weights.items() if weight.grad is not None}
-        if not any(name.startswith("generator.") for name in reached):
+        if {"generator", "discriminator"} - {name.partition(".")[0] for name in reached}:
             return
         unreached = [n for n, w in weights.items() if w.requires_grad and n not in reached]
         if unreached and self._unseen == FIRST:
