@@ -7,13 +7,14 @@ from typing import Any
 import torch
 import yaml
 
-from gan import checkpoint, distributed, features, parts, rundir
-from gan.check import SIDES, Checked, check, require_keys
+from gan import distributed, features, parts, rundir
+from gan.check import Checked, check, require_keys
 from gan.data.stream import Stream
 from gan.metrics.evaluation import GlyphEvaluation
 from gan.monitor import Monitor
 from gan.player import Player
 from gan.recipe import Recipe
+from gan.rehearsal import SIDES, rehearse_classes
 from gan.trainer import Trainer
 
 Say = Callable[[str], None]
@@ -55,10 +56,7 @@ def build(config: Mapping[str, Any], say: Say = print) -> Trainer:
     if resumed is not None:
         trainer.resume(resumed)
         say(f"{checked.run_dir} goes on at step {trainer.step}")
-    if distributed.rank() == 0:
-        checked.run_dir.mkdir(parents=True, exist_ok=True)
-        checkpoint.sweep(checked.run_dir / "checkpoints", trainer.run_id)
-        rundir.keep(checked.run_dir, trainer.config)
+    rundir.occupy(checked.run_dir, trainer)
     return trainer
 
 
@@ -66,17 +64,12 @@ def _recipe(
     checked: Checked, dataset: Any, stream: Stream, device: torch.device, say: Say
 ) -> Recipe:
     facts = {**dataset.facts, **({} if "label" in stream.keys else {"classes": 0})}
+    rehearse_classes(checked, facts)
     distributed.seed(checked.seed, "start", 0, device)
     networks = {side: checked.create(side, **facts) for side in SIDES}
-    recipe: Recipe = checked.create(
-        "recipe",
-        **networks,
-        adversarial=checked.create("adversarial"),
-        penalties=checked.named("penalties"),
-        classification=checked.create("classification"),
-        reconstruction=checked.named("reconstruction"),
-        classifier=features.classifier_for(checked, dataset, stream, device, say),
-    )
+    classifier = features.classifier_for(checked, dataset, stream, device, say)
+    named = {section: checked.named(section) for section in ("penalties", "reconstruction")}
+    recipe = checked.recipe(**networks, **named, classifier=classifier)
     return recipe.to(device).to(memory_format=torch.channels_last)
 
 

@@ -7,17 +7,15 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from torch import nn
-from torch.nn.utils.parametrize import is_parametrized
 
 from gan import distributed, registry
-from gan.explain import require_logits
+from gan.recipe import Recipe
 from gan.registry import ConfigError, Entry, NonNegative, Whole
+from gan.rehearsal import SIDES, rehearse
 from gan.settings import Clip, Image, Settings
 from gan.signature import Bounds, coerce, conform, nearest
 
 Seed = Annotated[int, Bounds(0, 2**63 - 1)]
-SIDES = ("generator", "discriminator")
 CHOICES = {  # section of the configuration -> kind of entry
     "data": "source",
     "generator": "generator",
@@ -46,7 +44,6 @@ KNOWN = (
     "freeze",
     "rates",
 )
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 @dataclass(frozen=True)
@@ -70,6 +67,12 @@ class Checked:
         return chosen.build(
             **arguments, **{key: given[key] for key in chosen.given if key in given}
         )
+
+    def recipe(self, **given: Any) -> Recipe:
+        """The recipe of given networks, penalties and other parts, with its losses."""
+        losses = {part: self.create(part) for part in ("adversarial", "classification")}
+        recipe: Recipe = self.create("recipe", **losses, **given)
+        return recipe
 
     def named(self, section: str) -> dict[str, Any]:
         """What a section of several names builds, without those whose weight is 0."""
@@ -98,6 +101,8 @@ def check(config: Mapping[str, Any]) -> Checked:
             entries[f"{section}.{name}"] = _named(kind, config, section, name)
     clip = {side: Clip(**_conformed(Clip, config, f"clip.{side}")) for side in SIDES}
     settings = Settings(**_conformed(Settings, config, "trainer"))
+    if not config.get("run_dir"):
+        raise ConfigError("run_dir must name a folder, such as runs/mine")
     values: dict[str, Any] = {
         "model": coerce(str, config.get("model"), "model"),
         "seed": coerce(Seed, config.get("seed"), "seed"),
@@ -126,7 +131,7 @@ def check(config: Mapping[str, Any]) -> Checked:
         _plain(values),
     )
     _contradictions(checked)
-    _rehearse(checked)
+    rehearse(checked)
     return checked
 
 
@@ -195,53 +200,16 @@ def _contradictions(checked: Checked) -> None:
     extra = checked.switched_on("reconstruction")
     if extra and "reconstruction" not in recipe.given:
         raise ConfigError(f"{extra[0]} needs a target, which recipe={recipe.name} does not have")
+    average, start = checked.entries["average"][0], checked.entries["average"][1].get("start", 1)
+    if start > settings.steps:
+        raise ConfigError(
+            f"average.start={start} of average={average.name} comes after the last of "
+            f"trainer.steps={settings.steps}: lower the one or raise the other"
+        )
     if isinstance(settings.n_critic, dict) and 0 not in settings.n_critic:
         raise ConfigError("trainer.n_critic must say from step 0 on, as in {0: 5, 1000: 1}")
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("trainer.device=cuda, but there is no CUDA device here; use auto or cpu")
-
-
-def _rehearse(checked: Checked) -> None:
-    """Build both networks without memory, to refuse what they cannot serve before touching data."""
-    facts = {
-        "styles": 2,
-        "characters": 2,
-        "classes": 2 * ("label" in checked.entries["recipe"][0].build.reads),
-    }
-    with torch.device("meta"):
-        checked.create("generator", **facts)
-        discriminator = checked.create("discriminator", **facts)
-    require_logits(discriminator, "discriminator")
-    _mind_the_norm(checked, discriminator)
-    _mind_the_slope(checked, discriminator)
-
-
-def _mind_the_norm(checked: Checked, discriminator: nn.Module) -> None:
-    if checked.switched_on("penalties") and any(
-        isinstance(m, BATCH_NORMS) for m in discriminator.modules()
-    ):
-        penalty = checked.switched_on("penalties")[0]
-        raise ConfigError(
-            f"{penalty} needs each logit to depend on its own sample alone, but batch norm in the "
-            "discriminator mixes the batch: set discriminator.norm to layer, instance, group, "
-            f"spectral or none, or {penalty}.weight to 0"
-        )
-
-
-def _mind_the_slope(checked: Checked, discriminator: nn.Module) -> None:
-    normed = any(is_parametrized(module) for module in discriminator.modules())
-    loss = checked.entries["adversarial"][0]
-    limited = (
-        checked.switched_on("penalties")
-        or checked.clip["discriminator"].weights is not None
-        or normed
-    )
-    if getattr(loss.build, "constrained", False) and not limited:
-        checked.notes.append(
-            f"adversarial={loss.name}: nothing keeps the discriminator Lipschitz, so training may "
-            "diverge; try penalties.wgan_gp.weight=10, clip.discriminator.weights=0.01 or "
-            "discriminator.norm=spectral"
-        )
 
 
 def _unnamed(node: Mapping[str, Any]) -> dict[str, Any]:

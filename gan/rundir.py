@@ -2,16 +2,20 @@
 
 import hashlib
 import os
+import weakref
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from gan import checkpoint
+from gan import checkpoint, distributed
 from gan.check import Checked
+from gan.locks import HeldError, Lock
 from gan.registry import ConfigError
 from gan.signature import flat
+from gan.trainer import Trainer
 
 # what may change between runs in one run directory
 FREE = (
@@ -27,6 +31,9 @@ FREE = (
     "run_dir",
 )
 
+_held: dict[str, Lock] = {}  # by real path
+_trainers: Counter[str] = Counter()  # alive, by real path
+
 
 def previous(
     run_dir: Path, resume: str, values: dict[str, Any], say: Callable[[str], None]
@@ -37,6 +44,7 @@ def previous(
     ConfigError where the directory holds another configuration, or where `resume` forbids or asks
     for what is not there.
     """
+    _require_usable(run_dir)
     stored = run_dir / "config.yaml"
     if resume == "never":
         if run_dir.exists() and any(run_dir.iterdir()):
@@ -58,6 +66,44 @@ def previous(
     _keep_lengths(values, before)
     _require_same(Path(resume), before, values)
     return Path(resume)
+
+
+def occupy(run_dir: Path, trainer: Trainer) -> None:
+    """Make the directory this trainer's own for as long as it lives, and keep its configuration.
+
+    What killed saves of the same run have left there is removed.
+
+    Raises: ConfigError naming the process that trains there.
+    """
+    if distributed.rank() != 0:
+        return
+    run_dir.mkdir(parents=True, exist_ok=True)
+    real = os.path.realpath(run_dir)
+    if real not in _held:
+        try:
+            _held[real] = Lock(Path(real, ".lock"))
+        except HeldError as holder:
+            raise ConfigError(
+                f"run_dir={run_dir} is in use by {holder}: wait for it, or choose another run_dir"
+            ) from None
+    _trainers[real] += 1
+    weakref.finalize(trainer, _leave, real)
+    checkpoint.sweep(run_dir / "checkpoints", trainer.run_id)
+    keep(run_dir, trainer.config)
+
+
+def _leave(real: str) -> None:
+    _trainers[real] -= 1
+    if not _trainers[real]:
+        _held.pop(real).release()
+
+
+def _require_usable(run_dir: Path) -> None:
+    """Refuse a directory that cannot be made or written, before anything is built."""
+    there = next(folder for folder in (run_dir, *run_dir.absolute().parents) if folder.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        reason = "may not be written" if there.is_dir() else "is no folder"
+        raise ConfigError(f"run_dir={run_dir} cannot be used: {there} {reason}; choose another one")
 
 
 def keep(run_dir: Path, config: str) -> None:

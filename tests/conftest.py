@@ -11,6 +11,8 @@ from tiny_glyphs import SIZE, TinyGlyphs
 from gan.commands.train import conf_dir, switched_on
 from gan.data.store import build
 
+pytest_plugins = ["matrix"]
+
 
 @pytest.fixture(scope="session")
 def glyph_store(tmp_path_factory) -> Path:
