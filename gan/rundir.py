@@ -8,11 +8,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from gan import checkpoint, distributed
 from gan.check import Checked
 from gan.locks import HeldError, Lock
+from gan.plain import parsed
 from gan.registry import ConfigError
 from gan.signature import flat
 from gan.trainer import Trainer
@@ -154,8 +153,8 @@ def _keep_lengths(values: dict[str, Any], before: Mapping[str, Any]) -> None:
 
 def _stored(path: Path, text: str) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError:
+        values = parsed(text)
+    except ValueError:
         values = None
     if not isinstance(values, dict):
         raise ConfigError(f"{path} holds no configuration; choose another run_dir or restore it")

@@ -327,11 +327,11 @@ def checked_bytes(descriptor: int) -> int:
     if tree.flags or not 0 <= tree.depth <= 8:
         raise StoreError("its tree is damaged")
     try:
-        entries = _count_entries(descriptor, tree, tree.root, tree.depth) if tree.depth else 0
+        walked = _count_entries(descriptor, tree, tree.root, tree.depth, set()) if tree.depth else 0
     except struct.error as error:
         raise StoreError("its tree is damaged: a node leaves its page") from error
-    if entries != tree.entries:
-        raise StoreError(f"its tree is damaged: it has {entries} nodes of {tree.entries}")
+    if walked != tree.entries:
+        raise StoreError(f"its tree is damaged: it has {walked} nodes of {tree.entries}")
     return required
 
 
@@ -347,10 +347,14 @@ def _tree(head: bytes) -> _Tree:
     return _Tree(transaction, page, last, flags, depth, entries, root)
 
 
-def _count_entries(descriptor: int, tree: _Tree, number: int, depth: int) -> int:
-    """How many values there are below a page, once all of them lie within the file."""
-    if not 2 <= number <= tree.last:
+def _count_entries(descriptor: int, tree: _Tree, number: int, depth: int, seen: set[int]) -> int:
+    """How many values there are below a page, once all of them lie within the file.
+
+    A page with two ways to it is refused: eight levels of them would never be walked to the end.
+    """
+    if not 2 <= number <= tree.last or number in seen:
         raise StoreError(f"its tree is damaged: it leads to page {number} of {tree.last}")
+    seen.add(number)
     page = os.pread(descriptor, tree.page, number * tree.page)
     flags, lower = struct.unpack_from("=HH", page, 10)
     if flags != (_LEAF if depth == 1 else _BRANCH):
@@ -362,7 +366,7 @@ def _count_entries(descriptor: int, tree: _Tree, number: int, depth: int) -> int
         return len(starts)
     pages = [struct.unpack_from("=HHH", page, start) for start in starts]
     below = [low | middle << 16 | high << 32 for low, middle, high in pages]
-    return sum(_count_entries(descriptor, tree, child, depth - 1) for child in below)
+    return sum(_count_entries(descriptor, tree, child, depth - 1, seen) for child in below)
 
 
 def _check_leaf_node(descriptor: int, tree: _Tree, page: bytes, start: int) -> None:

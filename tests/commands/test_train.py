@@ -111,7 +111,10 @@ MISTAKES = {
         r"recipe=wnet reads prototype.*data=folder",
     ),
     "a batch of one": (["trainer.batch_size=1"], r"trainer\.batch_size=1 is too small"),
-    "a seed of 64 bits": (["seed=18446744073709551616"], r"seed must be at least 0 and at most"),
+    "a seed of 64 bits": (
+        ["seed=18446744073709551616"],
+        r"seed must be at most 9223372036854775807",
+    ),
     "reconstruction without a target": (
         ["model=dcgan", "reconstruction.l2.weight=1"],
         r"reconstruction\.l2 needs a target, which recipe=synthesis does not have",
