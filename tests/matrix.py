@@ -1,8 +1,9 @@
 """The table of what the suite tries to break: `pytest --matrix` prints a line for each row.
 
-A test belongs to a row by `@pytest.mark.row("S2", "mutated values are refused")`. It says how many
-things it tried by `tried(count)`; one that does not counts as one. The numbers travel with the
-reports, so that the table is whole under pytest-xdist as well.
+A test belongs to a row by `@pytest.mark.row("S2", "mutated values: none undetected")`; one test of
+a row says what it is about, others may give its name alone. A test says how many things it tried
+by `tried(count)`; one that does not counts as one. The numbers travel with the reports, so that
+the table is whole under pytest-xdist as well.
 """
 
 import re
@@ -49,8 +50,8 @@ class Table:
         count = sum(value for name, value in report.user_properties if name == "tried") or 1
         for name, row in report.user_properties:
             if name == "row":
-                key, what = row
-                self.what.setdefault(key, what)
+                key, *what = row
+                self.what[key] = self.what.get(key) or " ".join(what)
                 self.tried[key] += count
                 self.passed[key] += count if report.passed else 0
 

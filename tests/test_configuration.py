@@ -139,7 +139,7 @@ def command(monkeypatch, tmp_path, capfd):
     return call
 
 
-@pytest.mark.row("F1", "misspelt keys: all refused, the right one named in 95 %")
+@pytest.mark.row("F1")
 @pytest.mark.parametrize("count", [6, pytest.param(200, marks=pytest.mark.slow)])
 def test_misspelt_overrides_are_refused_with_the_right_one(count, command, tried):
     chance, right = random.Random(count), 0
@@ -261,7 +261,7 @@ def test_values_that_do_not_fit_are_refused_by_name(tried):
 
 
 @pytest.mark.slow
-@pytest.mark.row("F2", "values of wrong type or range: none accepted, key and value named")
+@pytest.mark.row("F2")
 def test_all_values_that_do_not_fit_are_refused_by_name(tried):
     wrong = wrong_values()
     passed = [(path, value) for n, path, value in wrong if refused(n, path, value) is None]
@@ -269,7 +269,7 @@ def test_all_values_that_do_not_fit_are_refused_by_name(tried):
     tried(len(wrong))
 
 
-@pytest.mark.row("F2", "values of wrong type or range: none accepted, key and value named")
+@pytest.mark.row("F2")
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(st.data())
 def test_any_other_value_passes_or_is_refused_in_a_sentence(data):
@@ -281,7 +281,7 @@ def test_any_other_value_passes_or_is_refused_in_a_sentence(data):
     assert said is not None or kind is None or fits(kind, value)
 
 
-@pytest.mark.row("F2", "values of wrong type or range: none accepted, key and value named")
+@pytest.mark.row("F2")
 def test_the_few_keys_without_a_signature(tried):
     wrong = [
         *((("seed",), v) for v in (-1, 1.5, "x", None, math.nan, True, 2**63)),
@@ -301,7 +301,7 @@ def test_the_few_keys_without_a_signature(tried):
 
 
 @pytest.mark.slow
-@pytest.mark.row("F2", "values of wrong type or range: none accepted, key and value named")
+@pytest.mark.row("F2")
 @pytest.mark.parametrize("model", ["dcgan", "wnet"])
 def test_what_is_accepted_trains_a_step_or_is_refused_while_building(tiny, model, tried):
     config = tiny(model, "trainer.steps=1", "trainer.measure_every=9", "trainer.sample_every=9")
@@ -332,11 +332,9 @@ def test_what_is_accepted_trains_a_step_or_is_refused_while_building(tiny, model
 
 BOTH = {  # two settings that cannot hold together -> what must be named
     ("model=dcgan", "penalties.r1.weight=1"): ("penalties.r1", "discriminator.norm"),
-    ("model=wnet", "model=dcgan", "penalties.dragan.weight=1"): ("penalties.dragan", "norm"),
     ("model=dcgan", "average=uniform", "average.start=20000"): ("average.start", "trainer.steps"),
     ("model=dcgan", "image.size=33"): ("image.size", "33"),
     ("model=wnet", "trainer.batch_size=1"): ("trainer.batch_size", "recipe=wnet"),
-    ("model=dcgan", "data=folder", "data.path=x", "recipe=wnet"): ("recipe=wnet", "data=folder"),
     ("model=dcgan", "reconstruction.l1.weight=1"): ("reconstruction.l1", "recipe=synthesis"),
     ("model=dcgan", "generator=wnet"): ("recipe=synthesis", "generator=wnet"),
     ("model=dcgan", "discriminator=wnet"): ("recipe=synthesis", "discriminator=wnet"),
@@ -376,13 +374,13 @@ BOTH = {  # two settings that cannot hold together -> what must be named
 @pytest.mark.parametrize("pair", BOTH, ids=lambda pair: " ".join(pair[1:]))
 def test_contradictions_name_both_sides_before_data_are_touched(pair, composed):
     with pytest.raises(ValueError, match=r".") as refused:
-        build(composed(*[p for p in pair if not p.startswith("model=")], pair[0]))
+        build(composed(*pair))
     for named in BOTH[pair]:
         assert named in str(refused.value)
     assert not [*Path().iterdir()]
 
 
-@pytest.mark.row("F3", "settings that contradict each other: both named")
+@pytest.mark.row("F3")
 def test_a_number_for_each_class_is_counted_against_the_data(tiny):
     common = ("recipe.encoder_character=0", "classification=focal", "trainer.steps=1")
     styles = len(build(tiny("wnet", *common)).recipe.generator.style_encoder.head.bias)
@@ -444,7 +442,7 @@ def shipped() -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.row("F4", "every shipped configuration plays two finite steps")
+@pytest.mark.row("F4")
 @pytest.mark.parametrize("name", shipped())
 def test_every_shipped_configuration_plays_two_steps(name, composed, glyph_store):
     small = ["generator.width=4", "discriminator.width=4", f"image.size={SIZE}"]
@@ -493,7 +491,7 @@ sys.stdin.read()
 
 
 @pytest.mark.slow
-@pytest.mark.row("F5", "a run directory has one trainer at a time")
+@pytest.mark.row("F5")
 def test_of_fifty_starts_one_wins(tmp_path, tried):
     Path(tmp_path, ".lock").write_text("process 1 on nowhere, yesterday")  # left by a dead one
     command_line = [sys.executable, "-c", RACE, str(tmp_path)]

@@ -125,6 +125,7 @@ MISTAKES = {
 }
 
 
+@pytest.mark.row("F6", "mistakes of the command line: status 2, one sentence, nothing written")
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_is_one_sentence_and_status_2_and_nothing_is_written(
     run, mistake, tmp_path, photos
@@ -148,6 +149,7 @@ def test_a_mistake_is_one_sentence_and_status_2_and_nothing_is_written(
         assert not Path("data").exists()
 
 
+@pytest.mark.row("S13")
 def test_an_unreadable_image_is_named_and_no_store_is_left(run, photos):
     (photos / "a" / "broken.png").write_bytes(b"\x89PNG not really")
     status, errors = run("model=dcgan", "data=folder", "data.path=photos", *SMALL, *TINY["dcgan"])
@@ -157,6 +159,7 @@ def test_an_unreadable_image_is_named_and_no_store_is_left(run, photos):
     assert not Path("runs").exists()
 
 
+@pytest.mark.row("C15", "a run directory of another configuration: refused, keys named")
 def test_a_run_directory_of_another_configuration_is_refused(run, glyph_store):
     common = ["model=dcgan", *glyphs(glyph_store), *TINY["dcgan"], "run_dir=run"]
     assert run(*common)[0] == 0

@@ -1,11 +1,18 @@
 """Batches: which samples, in which order, and how bytes become floats."""
 
+import itertools
+import subprocess
+import sys
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tiny_glyphs import TinyGlyphs
 
-from gan.data.datasets import Glyphs, Images, draw, split_groups
+from gan.data.datasets import Glyphs, Images, Plan, draw, split_groups
 from gan.data.store import Store, StoreError
 from gan.data.stream import Stream
 
@@ -29,6 +36,7 @@ def rows_of(stream, count):
 # -- order -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.row("L6", "the order of samples: a function of (seed, epoch) alone")
 def test_an_epoch_visits_every_sample_once_and_epochs_differ(images):
     stream = Stream(images, 7, seed=3, device=CPU, keys=["real"])
     count = len(images)
@@ -38,11 +46,14 @@ def test_an_epoch_visits_every_sample_once_and_epochs_differ(images):
     assert not np.array_equal(rows[:count], rows[count : 2 * count])
 
 
-def test_batches_are_full_across_an_epochs_end(images):
+@pytest.mark.row("L4", "the last partial batch: none in training, nothing left out in evaluation")
+def test_batches_are_full_across_an_epochs_end(images, tried):
     stream = Stream(images, 64, seed=0, device=CPU, keys=["real"])
     assert all(len(stream.plan(position).images["real"]) == 64 for position in range(20))
+    tried(20)
 
 
+@pytest.mark.row("L6")
 def test_order_is_a_function_of_seed_and_position_alone(images):
     first = Stream(images, 8, seed=1, device=CPU, keys=["real", "label"])
     batches = [next(first) for _ in range(5)]
@@ -55,7 +66,8 @@ def test_order_is_a_function_of_seed_and_position_alone(images):
         stream.close()
 
 
-def test_processes_see_disjoint_shares_of_the_same_batches(images):
+@pytest.mark.row("L6")
+def test_processes_see_disjoint_shares_of_the_same_batches(images, tried):
     whole = Stream(images, 8, seed=0, device=CPU, keys=["real"])
     shares = [
         Stream(images, 8, seed=0, device=CPU, keys=["real"], rank=r, size=4) for r in range(4)
@@ -63,8 +75,10 @@ def test_processes_see_disjoint_shares_of_the_same_batches(images):
     for position in range(50):
         together = np.concatenate([share.plan(position).images["real"] for share in shares])
         assert np.array_equal(together, whole.plan(position).images["real"])
+    tried(50)
 
 
+@pytest.mark.row("L8", "the random state: untouched by data")
 def test_global_random_state_is_untouched(images):
     before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002 - what users draw from
     stream = Stream(images, 8, seed=0, device=CPU, keys=["real"])
@@ -74,6 +88,7 @@ def test_global_random_state_is_untouched(images):
     assert np.array_equal(before[1], np.random.get_state()[1])  # noqa: NPY002
 
 
+@pytest.mark.row("L3", "too few samples: refused with the numbers")
 def test_too_few_samples_are_refused_with_both_numbers(images):
     with pytest.raises(
         ValueError, match=r"trainer\.batch_size=1000 needs as many samples.*gives 280"
@@ -109,6 +124,7 @@ def test_a_delivered_batch_keeps_its_values(images):
     stream.close()
 
 
+@pytest.mark.row("L7", "augmentation: a function of (seed, epoch, index) alone")
 def test_flips_mirror_whole_samples_for_half_of_them(glyph_store):
     store = Store(glyph_store)
     plain = Stream(Images(store), 256, seed=0, device=CPU, keys=["real"])
@@ -140,6 +156,7 @@ def test_an_error_in_the_thread_reaches_the_reader(images):
     stream.close()
 
 
+@pytest.mark.row("L7")
 def test_draws_are_uniform_and_differ_by_purpose_epoch_and_seed():
     indices = np.arange(100_000)
     numbers = draw(0, 0, indices, "a")
@@ -249,3 +266,123 @@ def test_unknown_prototype_and_label_are_refused_by_name(glyph_store):
         Glyphs(Store(glyph_store), prototype="nobody")
     with pytest.raises(StoreError, match=r"data\.label=weight is no field"):
         Images(Store(glyph_store), label="weight")
+
+
+# -- properties of the order (L3 to L7) ------------------------------------------------------------
+
+
+class Numbers:
+    """A data set of so many samples that reads nothing."""
+
+    resident, gives, facts = "off", ("real",), {}
+
+    def __init__(self, count, flip=False):
+        self.store = SimpleNamespace(count=count, shape=(1, 1, 1), path="numbers")
+        self.count, self.flip = count, flip
+
+    def __len__(self):
+        return self.count
+
+    def plan(self, seed, epoch, indices):
+        flip = draw(seed, epoch, indices, "flip") % np.uint64(2) == 1 if self.flip else None
+        return Plan({"real": indices}, {"epoch": np.full(len(indices), epoch)}, flip)
+
+
+def stream_of(count, batch, seed=0, rank=0, size=1, flip=False):
+    return Stream(Numbers(count, flip), batch, seed, CPU, ["real"], rank=rank, size=size)
+
+
+@pytest.mark.row("L6")
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    share=st.integers(1, 9),
+    size=st.integers(1, 4),
+    more=st.integers(0, 60),
+    seed=st.integers(0, 2**63 - 1),
+)
+def test_shards_are_disjoint_and_together_all_of_the_data(share, size, more, seed):
+    batch, count = share * size, share * size + more
+    steps = 3 * count // batch + 1
+    ranks = [rows_of(stream_of(count, batch, seed, r, size), steps) for r in range(size)]
+    joined = np.concatenate(
+        [rank[share * step : share * step + share] for step in range(steps) for rank in ranks]
+    )
+    epochs = joined[: 3 * count].reshape(3, count)
+    assert (np.sort(epochs, 1) == np.arange(count)).all()  # each epoch: all of the data, once
+    if count > 20:
+        assert (epochs[0] != epochs[1]).any()
+        assert (epochs[1] != epochs[2]).any()
+    again = rows_of(stream_of(count, batch, seed), steps)  # one process draws the same batches
+    assert np.array_equal(again, joined)
+
+
+@pytest.mark.row("L6")
+def test_another_process_draws_the_same_order(tmp_path):
+    code = f"""
+import sys
+sys.path[:0] = {[p for p in sys.path if p]!r}
+from test_stream import stream_of, rows_of
+print(rows_of(stream_of(53, 8, 2**63 - 1), 20).tolist())
+"""
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == str(rows_of(stream_of(53, 8, 2**63 - 1), 20).tolist())
+
+
+@pytest.mark.row("L4")
+def test_a_last_partial_batch_is_filled_from_the_next_epoch(tried):
+    stream = stream_of(17, 8)
+    seen = np.zeros(17, int)
+    for position in range(17 * 5):
+        rows = stream.plan(position).images["real"]
+        assert len(rows) == 8
+        np.add.at(seen, rows, 1)
+        assert seen.max() - seen.min() <= 2  # within a batch that runs over an epoch's end
+        if (position + 1) * 8 % 17 == 0:
+            assert seen.max() == seen.min()
+    tried(17 * 5)
+
+
+@pytest.mark.row("L5", "n_critic across the ends of epochs: fresh and full batches")
+@pytest.mark.parametrize("count", [8, 9, 11])
+def test_five_critic_updates_cross_epochs_without_a_gap(count, tried):
+    stream = stream_of(count, 4)
+    rows = rows_of(stream, 1000)  # 200 generator updates, five discriminator updates each
+    whole = rows[: 4000 // count * count].reshape(-1, count)
+    assert (np.sort(whole, 1) == np.arange(count)).all()
+    tried(1000)
+
+
+@pytest.mark.row("L3")
+@pytest.mark.parametrize(("count", "batch", "size"), [(0, 4, 1), (1, 4, 1), (3, 4, 1), (7, 8, 2)])
+def test_too_few_samples_name_both_numbers_and_two_ways_out(count, batch, size):
+    said = rf"trainer\.batch_size={batch} needs .* gives {count}: lower .* or add images"
+    with pytest.raises(ValueError, match=said):
+        stream_of(count, batch, size=size)
+
+
+@pytest.mark.row("L7")
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(batch=st.integers(1, 30), seed=st.integers(0, 2**63 - 1))
+def test_flips_do_not_depend_on_batches(batch, seed):
+    def flips(size):
+        stream = stream_of(60, size, seed, flip=True)
+        plans = [stream.plan(position) for position in range(120 // size)]
+        return {
+            (int(epoch), int(row)): bool(flip)
+            for plan in plans
+            for epoch, row, flip in zip(
+                plan.fields["epoch"], plan.images["real"], plan.flip, strict=True
+            )
+        }
+
+    one, other = flips(batch), flips(60)
+    assert all(other[key] == one[key] for key in one.keys() & other.keys())
+
+
+@pytest.mark.row("L7")
+def test_flips_of_epochs_agree_by_chance_alone(tried):
+    indices = np.arange(20_000)
+    flips = [draw(3, epoch, indices, "flip") % np.uint64(2) for epoch in range(6)]
+    for a, b in itertools.combinations(flips, 2):
+        assert abs((a == b).mean() - 0.5) < 0.02
+    tried(15)
