@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
@@ -100,6 +101,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if _verbose():
             raise
         return _fail(explained(error, given))
+    except yaml.YAMLError as error:  # it says in which file and line
+        return _fail(" ".join(str(error).split()))
     except FloatingPointError as error:
         print(f"gan: {error}", file=sys.stderr)
         return 1

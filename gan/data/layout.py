@@ -360,12 +360,16 @@ def _count_entries(descriptor: int, tree: _Tree, number: int, depth: int, seen: 
     if flags != (_LEAF if depth == 1 else _BRANCH):
         raise StoreError(f"its tree is damaged at page {number}")
     starts = struct.unpack_from(f"={(lower - 16) // 2}H", page, 16)
+    if len(starts) < (1 if depth == 1 else 2):  # LMDB ends the process over a branch of one
+        raise StoreError(f"its tree is damaged: page {number} has {len(starts)} nodes")
     if depth == 1:
         for start in starts:
             _check_leaf_node(descriptor, tree, page, start)
         return len(starts)
-    pages = [struct.unpack_from("=HHH", page, start) for start in starts]
-    below = [low | middle << 16 | high << 32 for low, middle, high in pages]
+    nodes = [struct.unpack_from("=HHHH", page, start) for start in starts]
+    if any(start + 8 + key > tree.page for start, (*_, key) in zip(starts, nodes, strict=True)):
+        raise StoreError(f"its tree is damaged: a key leaves page {number}")
+    below = [low | middle << 16 | high << 32 for low, middle, high, _ in nodes]
     return sum(_count_entries(descriptor, tree, child, depth - 1, seen) for child in below)
 
 

@@ -4,6 +4,7 @@ import io
 import os
 import random
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from test_store import SMALL, claim_4_gib, everything, put, value_of
+from test_store import SMALL, claim_4_gib, everything, in_child, put, value_of
 from watching import CHANGES, CODE, PROCESSES, TALK, watched
 
 from gan.data import layout
@@ -76,8 +77,16 @@ def test_a_page_is_reached_in_one_way_only(built: Path, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="tree is damaged: it leads to page"):
         Store(path)
     labyrinth(path, built, levels=1, ways=1)
-    with pytest.raises(StoreError, match="without our meta record|LMDB cannot read"):
+    with pytest.raises(StoreError, match="tree is damaged: page 2 has 1 nodes"):
         Store(path)
+
+
+def test_a_branch_of_one_kills_a_reader_that_does_not_look(
+    built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labyrinth(tmp_path / "a.lmdb", built, levels=1, ways=1)
+    monkeypatch.setattr(layout, "_count_entries", lambda *_: 1)
+    assert in_child(lambda: Store(tmp_path / "a.lmdb")) == -signal.SIGABRT
 
 
 def test_a_labyrinth_is_walked_without_the_list_of_pages(
