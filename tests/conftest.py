@@ -11,7 +11,7 @@ from tiny_glyphs import SIZE, TinyGlyphs
 from gan.commands.train import conf_dir, switched_on
 from gan.data.store import build
 
-pytest_plugins = ["matrix"]
+pytest_plugins = ["matrix", "pytester"]
 
 
 @pytest.fixture(scope="session")
