@@ -2,5 +2,15 @@
 
 from gan import averages, losses, networks, optimizers, recipes
 from gan.data import entries
+from gan.images import to_bytes, to_floats
 
-__all__ = ["averages", "entries", "losses", "networks", "optimizers", "recipes"]
+__all__ = [
+    "averages",
+    "entries",
+    "losses",
+    "networks",
+    "optimizers",
+    "recipes",
+    "to_bytes",
+    "to_floats",
+]

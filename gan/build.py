@@ -7,10 +7,10 @@ from typing import Any
 import torch
 import yaml
 
-from gan import distributed, features, parts, rundir
+from gan import distributed, features, finetune, parts, rundir
 from gan.check import Checked, check, require_keys
 from gan.data.stream import Stream
-from gan.metrics.evaluation import GlyphEvaluation
+from gan.metrics.evaluation import evaluation_for
 from gan.monitor import Monitor
 from gan.player import Player
 from gan.recipe import Recipe
@@ -35,6 +35,8 @@ def build(config: Mapping[str, Any], say: Say = print) -> Trainer:
     ranks = {"rank": distributed.rank(), "size": distributed.size()}
     stream = Stream(dataset, checked.settings.batch_size, checked.seed, device, reads, **ranks)
     recipe = _recipe(checked, dataset, stream, device, say)
+    if checked.init and resumed is None:
+        say(finetune.adopt(recipe, checked.init))
     asleep = parts.freeze(recipe, checked.freeze)
     trainer = Trainer(
         recipe,
@@ -47,7 +49,7 @@ def build(config: Mapping[str, Any], say: Say = print) -> Trainer:
             checked.run_dir,
             checked.settings.steps,
             {name: stream.read(plan) for name, plan in dataset.shown(reads).items()},
-            GlyphEvaluation(recipe, dataset, device) if "target" in reads else None,
+            evaluation_for(recipe, dataset, stream, device, say),
         ),
         seed=checked.seed,
         config=yaml.safe_dump(checked.values, sort_keys=False, allow_unicode=True),
@@ -69,7 +71,7 @@ def _recipe(
     networks = {side: checked.create(side, **facts) for side in SIDES}
     classifier = features.classifier_for(checked, dataset, stream, device, say)
     named = {section: checked.named(section) for section in ("penalties", "reconstruction")}
-    recipe = checked.recipe(**networks, **named, classifier=classifier)
+    recipe = checked.recipe(facts, **networks, **named, classifier=classifier)
     return recipe.to(device).to(memory_format=torch.channels_last)
 
 

@@ -39,6 +39,7 @@ KNOWN = (
     "seed",
     "run_dir",
     "resume",
+    "init",
     "sweep",
     "plugins",
     "freeze",
@@ -56,6 +57,7 @@ class Checked:
     seed: int
     run_dir: Path
     resume: str
+    init: str | None
     freeze: list[str] | dict[str, int]
     rates: dict[str, float]
     notes: list[str]  # what the user should know before training
@@ -68,10 +70,10 @@ class Checked:
             **arguments, **{key: given[key] for key in chosen.given if key in given}
         )
 
-    def recipe(self, **given: Any) -> Recipe:
+    def recipe(self, facts: Mapping[str, int], **given: Any) -> Recipe:
         """The recipe of given networks, penalties and other parts, with its losses."""
-        losses = {part: self.create(part) for part in ("adversarial", "classification")}
-        recipe: Recipe = self.create("recipe", **losses, **given)
+        given |= {part: self.create(part) for part in ("adversarial", "classification")}
+        recipe: Recipe = self.create("recipe", classes=facts.get("classes", 0), **given)
         return recipe
 
     def named(self, section: str) -> dict[str, Any]:
@@ -108,6 +110,7 @@ def check(config: Mapping[str, Any]) -> Checked:
         "seed": coerce(Seed, config.get("seed"), "seed"),
         "run_dir": coerce(str, config.get("run_dir"), "run_dir"),
         "resume": coerce(str, config.get("resume"), "resume"),
+        "init": coerce(str | None, config.get("init"), "init"),
         "plugins": coerce(list[str], config.get("plugins") or [], "plugins"),
         "freeze": coerce(list[str] | dict[str, Whole], config.get("freeze") or [], "freeze"),
         "rates": coerce(dict[str, NonNegative], config.get("rates") or {}, "rates"),
@@ -125,6 +128,7 @@ def check(config: Mapping[str, Any]) -> Checked:
         values["seed"],
         Path(values["run_dir"]),
         values["resume"],
+        values["init"],
         values["freeze"],
         values["rates"],
         [],
@@ -140,9 +144,10 @@ def require_keys(checked: Checked, gives: Collection[str]) -> None:
     recipe, data = (checked.entries[section][0] for section in ("recipe", "data"))
     missing = [key for key in recipe.build.reads if key not in gives]
     if missing:
+        hint = "; data.label can name an integer field of the store" if "label" in missing else ""
         raise ConfigError(
             f"recipe={recipe.name} reads {', '.join(missing)} from each batch, which "
-            f"data={data.name} does not give (it gives {', '.join(gives)})"
+            f"data={data.name} does not give (it gives {', '.join(gives)}){hint}"
         )
 
 

@@ -191,6 +191,7 @@ def _split(count: int, share: float) -> tuple[np.ndarray, np.ndarray]:
     return np.sort(order[held_out:]), np.sort(order[:held_out])
 
 
+@torch.enable_grad()
 def _fit(
     classifier: nn.Module,
     lesson: Lesson,

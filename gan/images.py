@@ -10,14 +10,34 @@ GAP = 2  # pixels between pictures
 
 
 def to_bytes(images: Tensor) -> np.ndarray:
-    """Floats [B, C, H, W] in [-1, 1] on any device to new uint8 [B, H, W, C]; rounds, clips."""
+    """Floats [..., C, H, W] in [-1, 1] on any device to new uint8 [..., H, W, C].
+
+    The result shares no memory, needs no gradient and is on the CPU: -1 becomes 0, 1 becomes 255,
+    values between are rounded and others clipped. Any floating type will do.
+
+    Raises: ValueError for integers, which have no such range.
+    """
+    if not images.is_floating_point():
+        raise ValueError(f"images must be floats in [-1, 1], not {images.dtype}")
     pixels = images.detach().float().add(1).mul(127.5).round().clamp(0, 255)
-    return pixels.to(torch.uint8).movedim(1, -1).contiguous().cpu().numpy()
+    return pixels.to(torch.uint8).movedim(-3, -1).contiguous().cpu().numpy()
 
 
-def to_floats(pixels: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
-    """Bytes [B, H, W, C] to new floats [B, C, H, W] in [-1, 1] that share no memory."""
-    return torch.tensor(pixels, device=device).movedim(-1, 1).float().div(127.5).sub(1)
+def to_floats(pixels: np.ndarray | Tensor, device: torch.device | str | None = None) -> Tensor:
+    """Bytes [..., H, W, C] to new float32 [..., C, H, W] in [-1, 1]; 0 becomes -1, 255 becomes 1.
+
+    The result shares no memory with the bytes, whatever their strides, and lies channels last as
+    they do. `device` is by default that of a tensor of bytes, and the CPU for an array.
+    `to_bytes` gives back the very same bytes.
+
+    Raises: ValueError for anything but uint8: floats are images already.
+    """
+    if pixels.dtype not in (np.uint8, torch.uint8):
+        raise ValueError(f"pixels must be bytes (uint8), not {pixels.dtype}")
+    if not isinstance(pixels, Tensor):
+        pixels = torch.from_numpy(np.require(pixels, requirements=["C", "W"]))
+    floats = pixels.to(device).to(torch.float32)  # bytes travel, floats are made where they arrive
+    return floats.mul_(2 / 255).sub_(1).movedim(-1, -3)
 
 
 def grid(images: Tensor, columns: int | None = None, enlarge: int = 1) -> np.ndarray:

@@ -117,7 +117,7 @@ def _recipe(
         if checked.entries[on][1].get("network", "discriminator") == "discriminator"
     }
     given = {"penalties": {}, "reconstruction": reconstruction, "classifier": classifier}
-    return checked.recipe(**networks, **given).to("meta")
+    return checked.recipe(facts, **networks, **given).to("meta")
 
 
 def _unchanged(x: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from tiny_glyphs import SIZE, TinyGlyphs
 
 from gan.commands.train import conf_dir, switched_on
 from gan.data.store import build
+from gan.metrics import judges
 
 pytest_plugins = ["matrix", "pytester"]
 
@@ -61,3 +62,9 @@ def tiny(composed, glyph_store):
 @pytest.fixture(autouse=True)
 def _one_thread():
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _short_lessons(monkeypatch):
+    """Judges learn for one epoch: what they measure is not tested here, only that they do."""
+    monkeypatch.setattr(judges, "TRAINING", judges.TRAINING._replace(epochs=1))

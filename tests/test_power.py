@@ -16,6 +16,7 @@ import pytest
 import test_archives
 import test_configuration
 import test_hostile_files
+import test_order
 import test_security
 import test_sources
 import test_store
@@ -190,9 +191,9 @@ POWER = {
         lambda s: test_stream.test_order_is_a_function_of_seed_and_position_alone(images(s)),
     ),
     "L7": Power(
-        "test_stream.draw",
+        "test_order.draw",
         draws,
-        lambda s: test_stream.test_flips_do_not_depend_on_batches.hypothesis.inner_test(7, 1),
+        lambda s: test_order.test_flips_do_not_depend_on_batches.hypothesis.inner_test(7, 1),
     ),
     "L8": Power(
         "gan.data.stream.Stream._order",

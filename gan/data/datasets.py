@@ -5,7 +5,7 @@ belong to each key of the batch; the stream copies them.
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -69,12 +69,19 @@ class Images:
         flip: bool = False,
         resident: Resident = "auto",
     ) -> None:
-        """`label` names the field that serves as class; `flip` mirrors half of the samples."""
+        """`label` names the integer field that serves as class; `flip` mirrors half of the samples.
+
+        Without a name it is the field `label`, where a folder's sub-folders have made one.
+        """
+        if label is None and "label" in store.fields:
+            label = "label"
         if label is not None and label not in store.fields:
             raise StoreError(
                 f"data.label={label} is no field of {store.path}; "
                 f"it has {', '.join(store.fields) or 'none'}"
             )
+        if label is not None and store.fields[label].min() < 0:
+            raise StoreError(f"data.label={label} has negative values, which are no classes")
         self.store, self.label, self.flip, self.resident = store, label, flip, resident
         self.gives = ("real",) if label is None else ("real", "label")
 
@@ -85,7 +92,15 @@ class Images:
     @property
     def facts(self) -> dict[str, int]:
         """Numbers that networks are built with."""
-        return {} if self.label is None else {"classes": len(self.store.names[self.label])}
+        if self.label is None:
+            return {}
+        named = len(self.store.names.get(self.label, ()))
+        return {"classes": max(named, int(self.store.fields[self.label].max()) + 1)}
+
+    def labelled(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Every row, with its label; without labels, none."""
+        fields = {} if self.label is None else {"label": self.store.fields[self.label]}
+        return np.arange(len(self)), fields
 
     def plan(self, seed: int, epoch: int, indices: np.ndarray) -> Plan:
         """The image at each index."""
@@ -95,7 +110,7 @@ class Images:
 
     def shown(self, keys: Collection[str]) -> dict[str, Plan]:
         """Up to 64 images, evenly spaced."""
-        rows = np.linspace(0, len(self) - 1, min(64, len(self))).astype(np.int64)
+        rows = _evenly(np.arange(len(self)), 64)
         return {"images": self.plan(0, 0, rows)._replace(flip=None)}
 
 
@@ -114,9 +129,23 @@ class Glyphs:
     One epoch visits every pair of a training style and a training character once. References are
     training characters of the same style and never the target. Families of styles, and characters,
     are split 70/10/20; the prototype is in no split.
+
+    Other recipes read the same glyphs by other names: `real` and `real_b` are the target, `input`
+    is the prototype, and `real_a` the standard font's glyph of an unrelated training character.
     """
 
-    gives = ("prototype", "reference", "target", "style", "character", "real", "label")
+    gives = (
+        "prototype",
+        "reference",
+        "target",
+        "style",
+        "character",
+        "real",
+        "label",
+        "input",
+        "real_a",
+        "real_b",
+    )
 
     def __init__(
         self,
@@ -125,11 +154,14 @@ class Glyphs:
         split: int = 0,
         prototype: str | None = None,
         label: Literal["style", "character"] = "style",
+        style: str | None = None,
+        shots: int | None = None,
         resident: Resident = "auto",
     ) -> None:
         """`split` seeds the split; `prototype` names a style, the store's own choice when None.
 
-        `real` is the target under the name other recipes read, `label` the field chosen for it.
+        `label` is the field that serves as class. With a `style`, whichever part of the split it is
+        in, training sees that style alone; `shots` are the training characters it sees, of each.
         """
         self.store, self.references, self.label, self.resident = store, references, label, resident
         if not {"style", "character"} <= set(store.names):
@@ -138,22 +170,15 @@ class Glyphs:
             )
         self.style_names, self.characters = store.names["style"], store.names["character"]
         self.rows = _table(store)  # [styles, characters], -1 where a glyph is missing
-        name = prototype or store.facts["prototype"]
-        if name not in self.style_names:
-            raise StoreError(
-                f"data.prototype={name} is no style of {store.path}: {', '.join(self.style_names)}"
-            )
-        self.prototype = self.style_names.index(name)
-        families = _families(store)
-        self.families = families
-        others = [
-            s for s in range(len(self.style_names)) if families[s] != families[self.prototype]
-        ]
-        self.styles = split_groups(families, np.array(others), split)
+        self.prototype = self._style("prototype", prototype or store.facts["prototype"])
+        self.families = _families(store)
+        self.styles = self._styles(style, split)
         drawn = np.flatnonzero(
             self.rows[self.prototype] >= 0
         )  # the prototype must have the character
         self.split = split_groups(np.arange(len(self.characters)), drawn, split)
+        if shots is not None:
+            self.split = replace(self.split, train=_evenly(self.split.train, shots))
         self.pairs = self._pairs(self.styles.train, self.split.train)
         self._candidates, self._counts = self._reference_table()
 
@@ -177,15 +202,22 @@ class Glyphs:
             ],
             1,
         )  # [B, K]
-        return self.triple(style, character, chosen)
+        many = np.uint64(len(self.split.train))
+        unrelated = self.split.train[draw(seed, epoch, indices, "real_a") % many]
+        plan = self.triple(style, character, chosen)
+        return plan._replace(images={**plan.images, "real_a": self.rows[self.prototype, unrelated]})
 
     def triple(self, style: np.ndarray, character: np.ndarray, references: np.ndarray) -> Plan:
         """The plan of given styles [B], characters [B] and reference characters [B, K]."""
+        prototype, target = self.rows[self.prototype, character], self.rows[style, character]
         images = {
-            "prototype": self.rows[self.prototype, character],
+            "prototype": prototype,
             "reference": self.rows[style[:, None], references],
-            "target": self.rows[style, character],
-            "real": self.rows[style, character],
+            "target": target,
+            "real": target,
+            "input": prototype,
+            "real_a": prototype,
+            "real_b": target,
         }
         fields = {
             "style": np.searchsorted(self.styles.train, style),
@@ -204,21 +236,44 @@ class Glyphs:
 
         Where no triples are read, 64 glyphs.
         """
-        if "target" not in keys:
-            return {"glyphs": self.plan(0, 0, np.linspace(0, len(self) - 1, 64).astype(np.int64))}
+        if not {"target", "real_b"} & {*keys}:
+            return {"glyphs": self.plan(0, 0, _evenly(np.arange(len(self)), 64))}
         styles = {"seen style": self.styles.train, "new style": self.styles.test}
         characters = {"seen character": self.split.train, "new character": self.split.test}
         return {
             f"{s}, {c}".replace(" ", "-").replace(",", ""): self._spread(styles[s], characters[c])
             for s in styles
             for c in characters
+            if len(styles[s])
         }
 
+    def held_out(self, part: Literal["validation", "test"]) -> Plan:
+        """Every character of a held-out part, in the training styles; with its truth."""
+        return self._spread(self.styles.train, getattr(self.split, part), 256)
+
+    def _style(self, key: str, name: str) -> int:
+        if name not in self.style_names:
+            raise StoreError(
+                f"data.{key}={name} is no style of {self.store.path}: {', '.join(self.style_names)}"
+            )
+        return self.style_names.index(name)
+
+    def _styles(self, only: str | None, seed: int) -> Split:
+        """The split of the styles, or one style that is all training."""
+        own = self.families[self.prototype]
+        if only is None:
+            return split_groups(self.families, np.flatnonzero(self.families != own), seed)
+        chosen = self._style("style", only)
+        if chosen == self.prototype:
+            raise StoreError(
+                f"data.style={only} is the prototype itself: choose another style, or another "
+                "data.prototype"
+            )
+        none = np.array([], dtype=np.int64)
+        return Split(np.array([chosen]), none, none)
+
     def _spread(self, styles: np.ndarray, characters: np.ndarray, many: int = 8) -> Plan:
-        pairs = self._pairs(styles, characters)
-        style, character = pairs[
-            np.linspace(0, len(pairs) - 1, min(many, len(pairs))).astype(np.int64)
-        ].T
+        style, character = _evenly(self._pairs(styles, characters), many).T
         table, counts = self._candidates[style], self._counts[style]
         places = np.arange(self.references) + (len(style) + np.arange(len(style)))[:, None]
         chosen = np.take_along_axis(table, places % counts[:, None], 1)
@@ -288,6 +343,11 @@ def split_groups(groups: np.ndarray, members: np.ndarray, seed: int) -> Split:
             "at least 8 are needed"
         )
     return Split(*(np.array(sorted(parts[name])) for name in ("train", "validation", "test")))
+
+
+def _evenly(members: np.ndarray, many: int) -> np.ndarray:
+    """At most so many of the members, evenly spaced."""
+    return members[np.linspace(0, len(members) - 1, min(many, len(members))).astype(np.int64)]
 
 
 def _table(store: Store) -> np.ndarray:

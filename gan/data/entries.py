@@ -18,11 +18,13 @@ def hanzi(
     split: Whole = 0,
     prototype: str | None = None,
     label: Literal["style", "character"] = "style",
+    style: str | None = None,
+    shots: Count | None = None,
     resident: Resident = "auto",
 ) -> Glyphs:
     """The embedded Chinese characters: 32 styles of 256 characters."""
     store = open_store(embedded("hanzi"), size, channels)
-    return Glyphs(store, references, split, prototype, label, resident)
+    return Glyphs(store, references, split, prototype, label, style, shots, resident)
 
 
 @register("source", "fonts", **SHAPE)
@@ -35,6 +37,8 @@ def fonts(
     split: Whole = 0,
     prototype: str | None = None,
     label: Literal["style", "character"] = "style",
+    style: str | None = None,
+    shots: Count | None = None,
     resident: Resident = "auto",
 ) -> Glyphs:
     """A folder of TTF, OTF or TTC fonts, or a store made of one.
@@ -42,7 +46,7 @@ def fonts(
     `characters` is a text of characters or a UTF-8 file of them, by default region-neutral Hanzi.
     """
     store = open_store(path, size, channels, characters=characters, prototype=prototype)
-    return Glyphs(store, references, split, prototype, label, resident)
+    return Glyphs(store, references, split, prototype, label, style, shots, resident)
 
 
 @register("source", "folder", **SHAPE)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from gan.data.datasets import Dataset, Plan
+from gan.images import to_floats
 
 TIMEOUT = 120.0  # seconds without a batch after which the stream is called stalled
 
@@ -219,7 +220,7 @@ class Stream:
 
 def _floats(image: Tensor, flip: Tensor | None) -> Tensor:
     """Bytes [B, (K,) H, W, C] to floats [B, (K,) C, H, W] in [-1, 1], channels last in memory."""
-    values = image.movedim(-1, -3).to(torch.float32).mul_(2 / 255).sub_(1)
+    values = to_floats(image)
     if flip is None:
         return values
     return torch.where(flip.view(-1, *(1,) * (values.ndim - 1)), values.flip(-1), values)

@@ -1,11 +1,15 @@
-"""How well a glyph recipe draws what it has not seen, during training and at its end."""
+"""How well a recipe does on what it was not trained on, during training and at its end."""
 
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gan.data.stream import Stream
+from gan.metrics import images
 from gan.metrics.baselines import baselines
 from gan.metrics.glyphs import (
     CELLS,
@@ -17,9 +21,126 @@ from gan.metrics.glyphs import (
     shuffled_reference,
     table,
 )
-from gan.recipe import Recipe
+from gan.metrics.judges import Judge, judge_of
+from gan.recipe import Batch, Recipe
 
 MOST = 256  # characters of each part of the split that take part in a measure
+PORTION = 64  # images that a network draws at once
+
+Say = Callable[[str], None]
+
+
+def evaluation_for(
+    recipe: Recipe, dataset: Any, stream: Stream, device: torch.device, say: Say
+) -> Any:
+    """What measures this recipe on this data; None where nothing does."""
+    if "target" in recipe.reads:
+        if "prototype" in recipe.reads and len(dataset.styles.test):
+            return GlyphEvaluation(recipe, dataset, device)
+        parts = ("validation", "test")
+        return PairEvaluation(recipe, {p: stream.read(dataset.held_out(p)) for p in parts})
+    if "label" in recipe.reads:
+        rows, fields = dataset.labelled()
+        label = {"label": fields.get("label", fields.get(dataset.label))}
+
+        def judge() -> Judge:
+            return judge_of(dataset.store, stream.images, rows, label, device, say)
+
+        return LabelEvaluation(recipe, judge, dataset.facts["classes"], device)
+    return None
+
+
+class PairEvaluation:
+    """Distances to the truth on held-out pairs, beside the input as it is."""
+
+    def __init__(self, recipe: Recipe, parts: Mapping[str, Batch]) -> None:
+        """`parts` are a `validation` and a `test` batch, with a `target`."""
+        self.recipe, self.parts = recipe, parts
+
+    def measure(self, generator: nn.Module) -> dict[str, float]:
+        """L1, PSNR and SSIM on the validation pairs, images taken as values in [0, 1]."""
+        return self.distances("validation", lambda batch: self.drawn(generator, batch))
+
+    def report(self, generator: nn.Module) -> str:
+        """A table of the generator beside the copy of its input, on the test pairs."""
+        rows = {
+            "copy of the input": self.distances("test", _given),
+            "generator": self.distances("test", lambda batch: self.drawn(generator, batch)),
+        }
+        names = next(iter(rows.values()))
+        titles = "".join(f"{name.upper():>9}" for name in names)
+        lines = [f"{len(self.parts['test']['target'])} held-out pairs".ljust(20) + titles]
+        for row, values in rows.items():
+            lines.append(row.ljust(20) + "".join(f"{values[name]:9.3f}" for name in names))
+        return "\n".join(lines)
+
+    def drawn(self, generator: nn.Module, batch: Batch) -> Tensor:
+        """What the generator makes of a batch, [N, C, H, W]."""
+        return self.recipe.samples(generator, batch)["generated"]
+
+    def distances(self, part: str, draw: Callable[[Batch], Tensor]) -> dict[str, float]:
+        """Mean distances of what is drawn to the truth."""
+        found: dict[str, list[Tensor]] = {"l1": [], "psnr": [], "ssim": []}
+        for batch in _portions(self.parts[part]):
+            made, truth = ((1 + x) / 2 for x in (draw(batch), batch["target"]))
+            for name, values in found.items():
+                values.append(getattr(images, name)(made, truth))
+        return {name: float(torch.cat(values).mean()) for name, values in found.items()}
+
+
+class LabelEvaluation:
+    """How many samples have the label that they were asked for, in the eyes of a classifier."""
+
+    def __init__(
+        self, recipe: Any, judge: Callable[[], Judge], classes: int, device: torch.device
+    ) -> None:
+        """`judge` makes the classifier of the field `label`, when it is first needed."""
+        self.recipe, self._make = recipe, judge
+        count = classes * -(-1024 // classes)  # as many of each class, 1024 or a few more
+        self.labels = torch.arange(count, device=device) % classes
+        noise = torch.Generator().manual_seed(0)
+        shape = (count, recipe.generator.latent)
+        self.noise = torch.randn(shape, generator=noise).to(device)
+
+    @cached_property
+    def judge(self) -> Judge:
+        """The classifier, trained once."""
+        return self._make()
+
+    def measure(self, generator: nn.Module) -> dict[str, float]:
+        """The share of samples with the right label, and that of the class with the fewest."""
+        right = self.right(generator).float()
+        return {"label_accuracy": float(right.mean()), "worst_class": float(right.mean(0).min())}
+
+    def report(self, generator: nn.Module) -> str:
+        """The same in words, beside what the classifier makes of real images."""
+        found = self.measure(generator)
+        return (
+            f"{len(self.labels)} samples, as many of each class: {found['label_accuracy']:.1%} "
+            f"have the label they were asked for, {found['worst_class']:.1%} of the worst class; "
+            f"the classifier that says so is right about {self.judge.ceiling['label']:.1%} of "
+            "held-out real images"
+        )
+
+    def right(self, generator: nn.Module) -> Tensor:
+        """Whether each sample has its label, bool [samples of a class, classes]."""
+        drawn = [
+            self.recipe.draw(generator, noise, label)
+            for noise, label in zip(
+                torch.split(self.noise, PORTION), torch.split(self.labels, PORTION), strict=True
+            )
+        ]
+        right = self.judge.right(torch.cat(drawn), {"label": self.labels})["label"]
+        return right.view(-1, int(self.labels.max()) + 1)
+
+
+def _given(batch: Batch) -> Tensor:
+    return batch["input"] if "input" in batch else batch["prototype"]
+
+
+def _portions(batch: Batch) -> Iterator[dict[str, Tensor]]:
+    for start in range(0, len(batch["target"]), PORTION):
+        yield {key: value[start : start + PORTION] for key, value in batch.items()}
 
 
 class GlyphEvaluation:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gan.images import to_floats
 from gan.metrics import images
 
 CELLS = {
@@ -438,7 +439,7 @@ def _legend(scores: Scores, names: Sequence[str], starred: bool) -> list[str]:
 
 
 def _ink(glyphs: np.ndarray) -> Tensor:
-    return 1 - torch.from_numpy(glyphs).unsqueeze(-3).float() / 255  # [..., 1, H, W]
+    return (1 - to_floats(glyphs[..., None])) / 2  # [..., 1, H, W]
 
 
 def _per_font(values: Tensor, font: np.ndarray) -> np.ndarray:

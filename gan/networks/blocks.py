@@ -1,7 +1,7 @@
 """What several networks are made of: levels, normalisation, class conditions, weight starts."""
 
 import math
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,7 @@ from torch.nn.utils import parametrizations
 Norm = Literal["batch", "instance", "layer", "group", "spectral", "weight", "none"]
 GeneratorNorm = Literal[Norm, "conditional", "adain"]  # the two last read a condition
 Padding = Literal["zeros", "reflect", "replicate", "circular"]
+Condition = Literal["projection", "auxiliary", "both"]  # how a discriminator sees the class
 
 CENTRING = ("batch", "instance", "conditional", "adain")  # norms that undo a bias before them
 
@@ -192,24 +193,42 @@ class Entrance(nn.Module):
         return vector, vector
 
 
-class Critic(nn.Module):
-    """One logit per sample, linear in its features; with classes, plus a projection on the class.
+class Critique(NamedTuple):
+    """What a discriminator says of an image."""
 
-    Miyato and Koyama 2018, arXiv:1802.05637.
+    logits: Tensor  # [B], the larger the more real
+    class_logits: Tensor | None  # [B, classes], where it has an auxiliary head
+
+
+class Critic(nn.Module):
+    """One logit per sample, linear in its features; with classes, one or both of two conditions.
+
+    `projection` adds the product of features and class embedding to the logit (Miyato and Koyama
+    2018, arXiv:1802.05637); `auxiliary` names the class beside it, from the same features (Odena et
+    al. 2016, arXiv:1610.09585).
     """
 
-    def __init__(self, features: int, classes: int) -> None:
+    def __init__(self, features: int, classes: int, condition: Condition = "projection") -> None:
         super().__init__()
+        if condition != "projection" and not classes:
+            raise ValueError(
+                f"discriminator.condition={condition} needs classes: choose a recipe that reads "
+                "labels, such as conditional"
+            )
+        self.classes = classes
         self.linear = nn.Linear(features, 1)
-        self.embeddings = nn.ModuleList([nn.Embedding(classes, features)] if classes else [])
+        projected = classes > 0 and condition != "auxiliary"
+        named = classes > 0 and condition != "projection"
+        self.embeddings = nn.ModuleList([nn.Embedding(classes, features)] if projected else [])
+        self.heads = nn.ModuleList([nn.Linear(features, classes)] if named else [])
 
-    def forward(self, features: Tensor, label: Tensor | None = None) -> Tensor:
-        """Features [B, F] and labels [B] to logits [B]."""
-        _require_label(label, wanted=bool(self.embeddings))
+    def forward(self, features: Tensor, label: Tensor | None = None) -> Critique:
+        """Features [B, F] and labels [B] to logits [B] and class logits [B, classes]."""
+        _require_label(label, wanted=bool(self.classes))
         logits = self.linear(features).squeeze(1)
         for embedding in self.embeddings:
             logits = logits + (embedding(label) * features).sum(1)
-        return logits
+        return Critique(logits, next((head(features) for head in self.heads), None))
 
 
 def _zero_bias(module: nn.Module) -> None:

@@ -9,7 +9,9 @@ from torch import Tensor, nn
 
 from gan.networks.blocks import (
     CENTRING,
+    Condition,
     Critic,
+    Critique,
     Entrance,
     GeneratorNorm,
     Norm,
@@ -81,7 +83,7 @@ class Discriminator(nn.Module):
     `width` is the number of channels at half the image's size; each halving doubles it, up to
     8 * `width`. `norm` acts on all maps but the first, or on all weights (`spectral`, `weight`).
     Batch norm mixes the samples of a batch, so it cannot serve a gradient penalty. With `classes`
-    the logit has a projection on the label; 0: no labels.
+    the label is a `condition` of the logit, as in `Critic`; 0: no labels.
     """
 
     def __init__(
@@ -89,6 +91,7 @@ class Discriminator(nn.Module):
         size: Count,
         channels: Count,
         classes: int = 0,
+        condition: Condition = "projection",
         width: Count = 64,
         norm: Norm = "batch",
         padding: Padding = "zeros",
@@ -101,12 +104,16 @@ class Discriminator(nn.Module):
         self.inner = nn.Sequential(
             *(_halve(before, after, norm, padding) for before, after in pairwise(inner))
         )
-        self.critic = Critic(inner[-1] * 4 * 4, classes)
+        self.critic = Critic(inner[-1] * 4 * 4, classes, condition)
         self.apply(dcgan_start)
         reparametrise(self, norm)
 
     def forward(self, image: Tensor, label: Tensor | None = None) -> Tensor:
         """Images [B, C, size, size] and labels [B] to logits [B]."""
+        return self.critique(image, label).logits
+
+    def critique(self, image: Tensor, label: Tensor | None = None) -> Critique:
+        """The same, with class logits [B, classes] where there is an auxiliary head."""
         return self.critic(self.inner(self.first(image)).flatten(1), label)
 
 

@@ -5,7 +5,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from gan.networks.blocks import Critic, Latent
+from gan.networks.blocks import Condition, Critic, Critique, Latent
 from gan.registry import Count, register
 
 
@@ -44,7 +44,7 @@ class Generator(nn.Module):
         )
 
     def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
-        """Latent vectors [B, latent] to images [B, C, size, size]."""
+        """Latent vectors [B, latent] and labels [B] to images [B, C, size, size]."""
         return self.image(self.hidden(self.join(z, label)))
 
 
@@ -52,20 +52,28 @@ class Generator(nn.Module):
     "discriminator", "mlp", size="${image.size}", channels="${image.channels}", given=("classes",)
 )
 class Discriminator(nn.Module):
-    """Flattened images to one logit each through `depth` hidden layers of `width` units."""
+    """Flattened images to one logit each through `depth` hidden layers of `width` units.
+
+    With `classes` the label is a `condition` of the logit, as in `Critic`; 0: no labels.
+    """
 
     def __init__(
         self,
         size: Count,
         channels: Count,
         classes: int = 0,
+        condition: Condition = "projection",
         width: Count = 128,
         depth: Count = 3,
     ) -> None:
         super().__init__()
         self.hidden = _hidden([channels * size * size] + depth * [width], nn.LeakyReLU(0.2))
-        self.critic = Critic(width, classes)
+        self.critic = Critic(width, classes, condition)
 
     def forward(self, image: Tensor, label: Tensor | None = None) -> Tensor:
-        """Images [B, C, size, size] to logits [B]."""
+        """Images [B, C, size, size] and labels [B] to logits [B]."""
+        return self.critique(image, label).logits
+
+    def critique(self, image: Tensor, label: Tensor | None = None) -> Critique:
+        """The same, with class logits [B, classes] where there is an auxiliary head."""
         return self.critic(self.hidden(image.flatten(1)), label)

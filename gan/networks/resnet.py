@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from gan.networks.blocks import (
+    Condition,
     Critic,
+    Critique,
     Entrance,
     GeneratorNorm,
     Norm,
@@ -102,9 +104,9 @@ class Discriminator(nn.Module):
 
     Features are summed over pixels, not averaged. `width` is the number of channels of the first
     block; each halving after it doubles them, up to `cap` * `width`. `norm` acts on all maps but
-    the first block's, or on all weights (`spectral`, `weight`). With `classes` the logit has a
-    projection on the label; 0: no labels. `slope` is that of the negative side of ReLU, `dilation`
-    that of the two refining blocks, which then see further at the same cost.
+    the first block's, or on all weights (`spectral`, `weight`). With `classes` the label is a
+    `condition` of the logit, as in `Critic`; 0: no labels. `slope` is that of the negative side of
+    ReLU, `dilation` that of the two refining blocks, which then see further at the same cost.
     """
 
     def __init__(
@@ -112,6 +114,7 @@ class Discriminator(nn.Module):
         size: Count,
         channels: Count,
         classes: int = 0,
+        condition: Condition = "projection",
         width: Count = 128,
         cap: Count = 1,
         norm: Norm = "none",
@@ -129,12 +132,16 @@ class Discriminator(nn.Module):
             *(_refine(inner[-1], norm, slope, padding, dilation) for _ in range(2))
         )
         self.activate = nn.LeakyReLU(slope)
-        self.critic = Critic(inner[-1], classes)
+        self.critic = Critic(inner[-1], classes, condition)
         self.apply(_start)
         reparametrise(self, norm)
 
     def forward(self, image: Tensor, label: Tensor | None = None) -> Tensor:
         """Images [B, C, size, size] and labels [B] to logits [B]."""
+        return self.critique(image, label).logits
+
+    def critique(self, image: Tensor, label: Tensor | None = None) -> Critique:
+        """The same, with class logits [B, classes] where there is an auxiliary head."""
         x = self.refine(self.halve(self.first(image)))
         return self.critic(self.activate(x).sum((2, 3)), label)
 

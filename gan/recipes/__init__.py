@@ -1,5 +1,5 @@
 """The games: what each player minimises."""
 
-from gan.recipes import synthesis, wnet
+from gan.recipes import conditional, synthesis, wnet
 
-__all__ = ["synthesis", "wnet"]
+__all__ = ["conditional", "synthesis", "wnet"]

@@ -12,6 +12,24 @@ class NoiseToImage(nn.Module):
     latent: int
 
 
+class Critique(Protocol):
+    """What a discriminator says of an image."""
+
+    @property
+    def logits(self) -> Tensor:
+        """The larger, the more real, [B]."""
+
+    @property
+    def class_logits(self) -> Tensor | None:
+        """Which class it belongs to, [B, classes], if the discriminator says so."""
+
+
+class LabelCritic(nn.Module):
+    """A discriminator of images and labels; `forward` gives the logits of `critique` alone."""
+
+    critique: Callable[[Tensor, Tensor], Critique]
+
+
 class Code(Protocol):
     """What an encoder finds in an image."""
 

@@ -16,7 +16,8 @@ class Synthesis(Recipe):
     """noise -> image. Goodfellow et al. 2014, arXiv:1406.2661."""
 
     generator: NoiseToImage
-    reads = ("real",)
+    shown: Tensor
+    reads: tuple[str, ...] = ("real",)
 
     def __init__(
         self,

@@ -256,9 +256,28 @@ def test_projection_adds_the_product_of_features_and_class_embedding():
     first, second = critic(features, torch.tensor([0, 1])), critic(features, torch.tensor([2, 2]))
     table = critic.embeddings[0].weight
     expected = ((table[[0, 1]] - table[[2, 2]]) * features).sum(1)
-    assert torch.allclose(first - second, expected, atol=1e-6)
+    assert torch.allclose(first.logits - second.logits, expected, atol=1e-6)
+    assert first.class_logits is None
     nn.init.zeros_(table)
-    assert torch.equal(critic(features, torch.tensor([0, 1])), critic.linear(features).squeeze(1))
+    unconditional = critic.linear(features).squeeze(1)
+    assert torch.equal(critic(features, torch.tensor([0, 1])).logits, unconditional)
+
+
+def test_an_auxiliary_head_names_the_class_and_leaves_the_logit_alone():
+    critic, features = Critic(4, classes=3, condition="auxiliary"), torch.randn(2, 4)
+    first, second = critic(features, torch.tensor([0, 1])), critic(features, torch.tensor([2, 2]))
+    assert torch.equal(first.logits, second.logits)
+    assert torch.equal(first.class_logits, critic.heads[0](features))
+    both = Critic(4, classes=3, condition="both")
+    first, second = both(features, torch.tensor([0, 1])), both(features, torch.tensor([2, 2]))
+    assert not torch.equal(first.logits, second.logits)
+    assert first.class_logits.shape == (2, 3)
+
+
+@pytest.mark.parametrize("condition", ["auxiliary", "both"])
+def test_a_condition_without_classes_is_refused(condition):
+    with pytest.raises(ValueError, match=rf"discriminator\.condition={condition} needs classes"):
+        Critic(4, classes=0, condition=condition)
 
 
 def test_latents_carry_the_class_after_the_noise():

@@ -1,0 +1,113 @@
+"""Images from noise and a label."""
+
+from collections.abc import Mapping
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from gan.losses.adversarial import Adversarial
+from gan.losses.classification import Classification
+from gan.recipe import Batch, Judge, Penalty, penalise
+from gan.recipes.modules import LabelCritic, NoiseToImage
+from gan.recipes.synthesis import Synthesis
+from gan.registry import Count, NonNegative, Positive, register
+
+
+@register(
+    "recipe",
+    "conditional",
+    given=(
+        "generator",
+        "discriminator",
+        "adversarial",
+        "penalties",
+        "classification",
+        "classes",
+    ),
+)
+class Conditional(Synthesis):
+    """noise, label -> image. Mirza and Osindero 2014, arXiv:1411.1784.
+
+    Fakes have the labels of the reals beside them, hence the classes' own frequencies. Where the
+    discriminator has an auxiliary head, both players also minimise its classification loss, as in
+    AC-GAN (Odena et al. 2016, arXiv:1610.09585, equations 2 and 3).
+    """
+
+    discriminator: LabelCritic
+    shown_label: Tensor
+    reads = ("real", "label")
+
+    def __init__(
+        self,
+        generator: NoiseToImage,
+        discriminator: LabelCritic,
+        adversarial: Adversarial,
+        penalties: Mapping[str, Penalty],
+        classification: Classification,
+        classes: int,
+        weight: Positive = 1.0,
+        shown: Count = 64,
+        class_real: NonNegative = 1.0,
+        class_fake: NonNegative = 1.0,
+        class_generator: NonNegative = 1.0,
+    ) -> None:
+        """Weights of the auxiliary head's loss: the discriminator's on reals and on fakes, and the
+        generator's. `shown` samples are drawn, class by class.
+        """
+        super().__init__(generator, discriminator, adversarial, penalties, weight, shown)
+        self.classification = classification
+        self.class_real, self.class_fake = class_real, class_fake
+        self.class_generator = class_generator
+        label = torch.arange(shown) * classes // shown
+        self.register_buffer("shown_label", label, persistent=False)
+
+    def draw(self, generator: nn.Module, noise: Tensor, label: Tensor) -> Tensor:
+        """Images [B, C, H, W] of noise [B, latent] and labels [B]."""
+        return generator(noise, label)
+
+    def generate(self, batch: Batch) -> dict[str, Tensor]:
+        """One image for each real one, with its label."""
+        label = batch["label"]
+        noise = torch.randn(len(label), self.generator.latent, device=label.device)
+        return {"image": self.draw(self.generator, noise, label)}
+
+    def judge(self, batch: Batch) -> Judge:
+        """Image -> logits, with the labels bound."""
+        return partial(self._logits, label=batch["label"])
+
+    def discriminator_losses(self, batch: Batch, fakes: Batch, update: int) -> dict[str, Tensor]:
+        """The adversarial term, the penalties that are due, and the classes of both."""
+        label = batch["label"]
+        real = self.discriminator.critique(batch["real"], label)
+        fake = self.discriminator.critique(fakes["image"], label)
+        terms = {
+            "adversarial": self.weight * self.adversarial.discriminator(real.logits, fake.logits),
+            **penalise(self.penalties, self.judge(batch), batch["real"], fakes["image"], update),
+            "logits_real": real.logits.detach().mean(),
+            "logits_fake": fake.logits.detach().mean(),
+        }
+        if real.class_logits is not None and self.class_real:
+            loss = self.classification(real.class_logits, label)
+            terms["class_real"] = self.class_real * loss
+        if fake.class_logits is not None and self.class_fake:
+            loss = self.classification(fake.class_logits, label)
+            terms["class_fake"] = self.class_fake * loss
+        return terms
+
+    def generator_losses(self, batch: Batch, fakes: Batch, step: int) -> dict[str, Tensor]:
+        """The adversarial term and the class of the fakes."""
+        fake = self.discriminator.critique(fakes["image"], batch["label"])
+        loss = self.adversarial.generator(fake.logits, lambda: self.judge(batch)(batch["real"]))
+        terms = {"adversarial": self.weight * loss}
+        if fake.class_logits is not None and self.class_generator:
+            loss = self.classification(fake.class_logits, batch["label"])
+            terms["class"] = self.class_generator * loss
+        return terms
+
+    def samples(self, generator: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Images of the same noise and labels every time."""
+        return {"generated": self.draw(generator, self.shown, self.shown_label)}
+
+    def _logits(self, image: Tensor, label: Tensor) -> Tensor:
+        return self.discriminator(image, label)
