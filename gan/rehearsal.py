@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 SIDES = ("generator", "discriminator")
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-IMAGES = ("real", "prototype", "reference", "target")
+IMAGES = ("real", "prototype", "reference", "target", "input", "real_a", "real_b")
 FIELDS = ("style", "character", "label")
 MISFITS = (AttributeError, IndexError, KeyError, TypeError, ValueError)
 COPIES = 4  # of every parameter in training: itself, its gradient, two moments

@@ -1,5 +1,7 @@
 """The table of `pytest --matrix`: what was tried and what passed, in one process and in several."""
 
+from pathlib import Path
+
 import pytest
 
 SUITE = """
@@ -30,7 +32,8 @@ def test_without_a_row():
 
 
 @pytest.mark.parametrize("processes", ["0", "2"])
-def test_rows_add_up(pytester, processes):
+def test_rows_add_up(pytester, processes, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     pytester.makepyfile(SUITE)
     options = ("-p", "matrix", "--matrix", "-n", processes, "-p", "no:cacheprovider")
     result = pytester.runpytest_subprocess(*options)
