@@ -69,9 +69,12 @@ def _recipe(
     rehearse_classes(checked, facts)
     distributed.seed(checked.seed, "start", 0, device)
     networks = {side: checked.create(side, **facts) for side in SIDES}
-    classifier = features.classifier_for(checked, dataset, stream, device, say)
-    named = {section: checked.named(section) for section in ("penalties", "reconstruction")}
-    recipe = checked.recipe(facts, **networks, **named, classifier=classifier)
+    recipe = checked.recipe(
+        facts,
+        **networks,
+        reconstruction=checked.named("reconstruction"),
+        classifier=features.classifier_for(checked, dataset, stream, device, say),
+    )
     return recipe.to(device).to(memory_format=torch.channels_last)
 
 

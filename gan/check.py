@@ -71,19 +71,30 @@ class Checked:
         )
 
     def recipe(self, facts: Mapping[str, int], **given: Any) -> Recipe:
-        """The recipe of given networks, penalties and other parts, with its losses."""
-        given |= {part: self.create(part) for part in ("adversarial", "classification")}
-        recipe: Recipe = self.create("recipe", classes=facts.get("classes", 0), **given)
+        """The recipe of given networks and other parts, with its losses and penalties."""
+        adversarial = self.create("adversarial")
+        losses = {
+            "adversarial": adversarial,
+            "penalties": self.named("penalties", adversarial=adversarial),
+            "classification": self.create("classification"),
+        }
+        classes = facts.get("classes", 0)
+        recipe: Recipe = self.create("recipe", classes=classes, **{**losses, **given})
         return recipe
 
-    def named(self, section: str) -> dict[str, Any]:
+    def named(self, section: str, **given: Any) -> dict[str, Any]:
         """What a section of several names builds, without those whose weight is 0."""
-        return {on.partition(".")[2]: self.create(on) for on in self.switched_on(section)}
+        return {on.partition(".")[2]: self.create(on, **given) for on in self.switched_on(section)}
 
     def switched_on(self, section: str) -> list[str]:
         """The entries of a section of several names whose weight is not 0."""
         inside = [path for path in self.entries if path.startswith(f"{section}.")]
         return [path for path in inside if self.entries[path][1].get("weight") != 0]
+
+    def slope_penalties(self) -> list[str]:
+        """The penalties in use that look at the discriminator's input gradient."""
+        on = self.switched_on("penalties")
+        return [path for path in on if getattr(self.entries[path][0].build, "of_gradient", True)]
 
 
 def check(config: Mapping[str, Any]) -> Checked:

@@ -190,10 +190,9 @@ def _require_memory(checked: "Checked", networks: Mapping[str, nn.Module]) -> No
 
 
 def _mind_the_norm(checked: "Checked", discriminator: nn.Module) -> None:
-    if checked.switched_on("penalties") and any(
-        isinstance(m, BATCH_NORMS) for m in discriminator.modules()
-    ):
-        penalty = checked.switched_on("penalties")[0]
+    penalties = checked.slope_penalties()
+    if penalties and any(isinstance(m, BATCH_NORMS) for m in discriminator.modules()):
+        penalty = penalties[0]
         raise ConfigError(
             f"{penalty} needs each logit to depend on its own sample alone, but batch norm in the "
             "discriminator mixes the batch: set discriminator.norm to layer, instance, group, "
@@ -205,9 +204,7 @@ def _mind_the_slope(checked: "Checked", discriminator: nn.Module) -> None:
     normed = any(is_parametrized(module) for module in discriminator.modules())
     loss = checked.entries["adversarial"][0]
     limited = (
-        checked.switched_on("penalties")
-        or checked.clip["discriminator"].weights is not None
-        or normed
+        checked.slope_penalties() or checked.clip["discriminator"].weights is not None or normed
     )
     if getattr(loss.build, "constrained", False) and not limited:
         checked.notes.append(

@@ -14,6 +14,12 @@ from gan.registry import ConfigError, names
 
 LOSSES = names("adversarial")
 PENALTIES = names("penalty")
+PAIRS = [  # penalties that move images climb the loss itself; two kinds of loss stand for all
+    (loss, penalty)
+    for loss in LOSSES
+    for penalty in (None, *PENALTIES)
+    if penalty not in names("perturbation") or loss in ("hinge", "rpgan")
+]
 
 
 def everything(trainer):
@@ -111,8 +117,7 @@ def assert_untouched(before, after):
 
 
 @pytest.mark.parametrize("model", ["dcgan", "wnet"])
-@pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("penalty", [None, *PENALTIES])
+@pytest.mark.parametrize(("loss", "penalty"), PAIRS)
 def test_a_turn_leaves_the_other_player_alone(tiny, model, loss, penalty):
     norm = ["discriminator.norm=layer"] if model == "dcgan" else []
     values = tiny(model, f"adversarial={loss}", *norm, "trainer.batch_size=3")

@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from gan.commands import classifier, data
+    from gan.commands import classifier, data, relabel
 
     parser = argparse.ArgumentParser(
         prog="gan", description="Train generative adversarial networks."
@@ -33,4 +33,5 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("train", help="train a model; the same as train.py", add_help=False)
     data.add_parser(commands)
     classifier.add_parser(commands)
+    relabel.add_parser(commands)
     return parser

@@ -55,12 +55,17 @@ def folder(
     size: Count,
     channels: Count,
     label: str | None = None,
+    labels: str | None = None,
     flip: bool = True,
     on_error: Literal["raise", "skip"] = "raise",
     resident: Resident = "auto",
 ) -> Images:
-    """A folder or an archive of images, or a store of one; sub-folders are classes (`label`)."""
-    return Images(open_store(path, size, channels, on_error=on_error), label, flip, resident)
+    """A folder or an archive of images, or a store of one; sub-folders are classes (`label`).
+
+    `labels` is a file that `gan relabel` made for the store.
+    """
+    store = open_store(path, size, channels, on_error=on_error)
+    return Images(store, label, flip, resident, labels)
 
 
 @register("source", "lmdb", **SHAPE)
@@ -69,11 +74,12 @@ def lmdb(
     size: Count,
     channels: Count,
     label: str | None = None,
+    labels: str | None = None,
     flip: bool = False,
     resident: Resident = "auto",
 ) -> Images:
     """A store built before, or an LMDB of LSUN or BasicSR, which is read as it is."""
-    return Images(open_store(path, size, channels), label, flip, resident)
+    return Images(open_store(path, size, channels), label, flip, resident, labels)
 
 
 @register("source", "torchvision", **SHAPE)
@@ -85,10 +91,11 @@ def torchvision(
     part: str = "train",
     download: bool = False,
     label: str | None = None,
+    labels: str | None = None,
     flip: bool = False,
     on_error: Literal["raise", "skip"] = "raise",
     resident: Resident = "auto",
 ) -> Images:
     """A data set that torchvision reads, from the folder that holds it; fetched only on request."""
     store = open_set(dataset, path, size, channels, part, download, on_error=on_error)
-    return Images(store, label, flip, resident)
+    return Images(store, label, flip, resident, labels)
