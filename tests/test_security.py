@@ -29,6 +29,7 @@ from gan.registry import ConfigError, create
 from gan.rundir import previous
 
 ROOT = Path(gan.__file__).parents[1]
+SLOW = pytest.mark.slow
 PACKAGE = sorted(Path(gan.__file__).parent.rglob("*.py"))
 
 
@@ -191,13 +192,14 @@ def command(monkeypatch, tmp_path, capfd):
 
 
 @pytest.mark.row("X3")
-def test_no_override_names_code(command, tried):
-    for override in OVERRIDES:
+@pytest.mark.parametrize("part", [slice(0, 18, 5), pytest.param(slice(0, 18), marks=SLOW)])
+def test_no_override_names_code(part, command, tried):
+    for override in OVERRIDES[part]:
         status, said = command("model=dcgan", "run_dir=run", override)
         assert status == 2, override
         assert "gan: " in said
         assert sorted(os.listdir()) == ["config.pickle"], override
-    tried(len(OVERRIDES))
+    tried(len(OVERRIDES[part]))
 
 
 FILES = [
@@ -213,9 +215,10 @@ FILES = [
 
 
 @pytest.mark.row("X3")
-def test_no_file_of_settings_names_code(command, tmp_path, tried):
+@pytest.mark.parametrize("part", [slice(0, 8, 3), pytest.param(slice(0, 8), marks=SLOW)])
+def test_no_file_of_settings_names_code(part, command, tmp_path, tried):
     (tmp_path / "conf" / "experiment").mkdir(parents=True)
-    for text in FILES:
+    for text in FILES[part]:
         Path("conf/experiment/theirs.yaml").write_text(f"# @package _global_\n{text}\n")
         status, said = command(
             f"--config-dir={tmp_path}/conf", "experiment=theirs", "run_dir=run", "model=dcgan"
@@ -223,7 +226,7 @@ def test_no_file_of_settings_names_code(command, tmp_path, tried):
         assert status == 2, text
         assert "Traceback" not in said
         assert sorted(os.listdir()) == ["conf", "config.pickle"], text
-    tried(len(FILES))
+    tried(len(FILES[part]))
 
 
 def test_hydra_acts_on_targets_without_the_guard(command, monkeypatch):
@@ -245,7 +248,7 @@ STORED = {
     "a new object": "seed: !!python/object/new:os.mkdir {args: [owned]}\n",
     "a resolver": "seed: ${oc.env:HOME}\nrun_dir: ${job_folder:x}\n",
     "a bomb of aliases": bomb(),
-    "depth": "[" * 100_000,
+    "depth": "[" * 5_000,
     "a page": "a: " + "x" * (2 << 20),
     "no mapping": "- 1\n",
     "no text": "\0\1\2",
