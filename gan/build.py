@@ -8,12 +8,13 @@ import torch
 import yaml
 
 from gan import distributed, features, finetune, parts, rundir
-from gan.check import SIDES, Checked, check, require_keys
+from gan.check import Checked, check, require_keys
 from gan.data.stream import Stream
 from gan.metrics.evaluation import evaluation_for
 from gan.monitor import Monitor
 from gan.player import Player
 from gan.recipe import Recipe
+from gan.rehearsal import SIDES, rehearse_classes
 from gan.signals import Stop
 from gan.trainer import Trainer
 
@@ -68,18 +69,14 @@ def _recipe(
     checked: Checked, dataset: Any, stream: Stream, device: torch.device, say: Say
 ) -> Recipe:
     facts = {**dataset.facts, **checked.facts}
+    rehearse_classes(checked, facts)
     distributed.seed(checked.seed, "start", 0, device)
     networks = {side: checked.create(side, **facts) for side in SIDES}
-    adversarial = checked.create("adversarial")
-    recipe: Recipe = checked.create(
-        "recipe",
+    recipe = checked.recipe(
+        facts,
         **networks,
-        adversarial=adversarial,
-        penalties=checked.named("penalties", adversarial=adversarial),
-        classification=checked.create("classification"),
         reconstruction=checked.named("reconstruction"),
         classifier=features.classifier_for(checked, dataset, stream, device, say),
-        classes=facts.get("classes", 0),
     )
     return recipe.to(device).to(memory_format=torch.channels_last)
 

@@ -7,17 +7,15 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from torch import nn
-from torch.nn.utils.parametrize import is_parametrized
 
 from gan import distributed, registry
-from gan.explain import require_logits
+from gan.recipe import Recipe
 from gan.registry import ConfigError, Entry, NonNegative, Whole
+from gan.rehearsal import SIDES, rehearse
 from gan.settings import Clip, Image, Settings
 from gan.signature import Bounds, coerce, conform, nearest
 
 Seed = Annotated[int, Bounds(0, 2**63 - 1)]
-SIDES = ("generator", "discriminator")
 CHOICES = {  # section of the configuration -> kind of entry
     "data": "source",
     "generator": "generator",
@@ -47,7 +45,6 @@ KNOWN = (
     "freeze",
     "rates",
 )
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 @dataclass(frozen=True)
@@ -78,6 +75,18 @@ class Checked:
         """What the recipe's networks are built with, whatever the data say."""
         recipe = self.entries["recipe"][0].build
         return {**({} if "label" in recipe.reads else {"classes": 0}), **recipe.facts}
+
+    def recipe(self, facts: Mapping[str, int], **given: Any) -> Recipe:
+        """The recipe of given networks and other parts, with its losses and penalties."""
+        adversarial = self.create("adversarial")
+        losses = {
+            "adversarial": adversarial,
+            "penalties": self.named("penalties", adversarial=adversarial),
+            "classification": self.create("classification"),
+        }
+        classes = facts.get("classes", 0)
+        recipe: Recipe = self.create("recipe", classes=classes, **{**losses, **given})
+        return recipe
 
     def named(self, section: str, **given: Any) -> dict[str, Any]:
         """What a section of several names builds, without those whose weight is 0."""
@@ -111,6 +120,8 @@ def check(config: Mapping[str, Any]) -> Checked:
             entries[f"{section}.{name}"] = _named(kind, config, section, name)
     clip = {side: Clip(**_conformed(Clip, config, f"clip.{side}")) for side in SIDES}
     settings = Settings(**_conformed(Settings, config, "trainer"))
+    if not config.get("run_dir"):
+        raise ConfigError("run_dir must name a folder, such as runs/mine")
     values: dict[str, Any] = {
         "model": coerce(str, config.get("model"), "model"),
         "seed": coerce(Seed, config.get("seed"), "seed"),
@@ -141,7 +152,7 @@ def check(config: Mapping[str, Any]) -> Checked:
         _plain(values),
     )
     _contradictions(checked)
-    _rehearse(checked)
+    rehearse(checked)
     return checked
 
 
@@ -211,77 +222,16 @@ def _contradictions(checked: Checked) -> None:
     extra = checked.switched_on("reconstruction")
     if extra and "reconstruction" not in recipe.given:
         raise ConfigError(f"{extra[0]} needs a target, which recipe={recipe.name} does not have")
+    average, start = checked.entries["average"][0], checked.entries["average"][1].get("start", 1)
+    if start > settings.steps:
+        raise ConfigError(
+            f"average.start={start} of average={average.name} comes after the last of "
+            f"trainer.steps={settings.steps}: lower the one or raise the other"
+        )
     if isinstance(settings.n_critic, dict) and 0 not in settings.n_critic:
         raise ConfigError("trainer.n_critic must say from step 0 on, as in {0: 5, 1000: 1}")
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("trainer.device=cuda, but there is no CUDA device here; use auto or cpu")
-
-
-def _rehearse(checked: Checked) -> None:
-    """Build both networks without memory, to refuse what they cannot serve before touching data."""
-    facts = {"styles": 2, "characters": 2, "classes": 2, **checked.facts}
-    _require_facts_taken(checked)
-    with torch.device("meta"):
-        networks = {side: checked.create(side, **facts) for side in SIDES}
-    _require_parts(checked, networks)
-    discriminator = networks["discriminator"]
-    require_logits(discriminator, "discriminator")
-    _mind_the_norm(checked, discriminator)
-    _mind_the_slope(checked, discriminator)
-
-
-def _require_facts_taken(checked: Checked) -> None:
-    """Refuse a discriminator that does not take what the recipe builds its networks with."""
-    recipe, chosen = (checked.entries[section][0] for section in ("recipe", "discriminator"))
-    for fact, value in recipe.build.facts.items():
-        if fact not in chosen.given:
-            kinds = registry.names(chosen.kind)
-            takers = [n for n in kinds if fact in registry.entry(chosen.kind, n).given]
-            raise ConfigError(
-                f"recipe={recipe.name} needs a discriminator of {fact}={value}, which "
-                f"discriminator={chosen.name} cannot be; choose {' or '.join(takers)}"
-            )
-
-
-def _require_parts(checked: Checked, networks: Mapping[str, nn.Module]) -> None:
-    """Refuse networks without what the recipe calls on them, as its annotations say."""
-    recipe = checked.entries["recipe"][0]
-    for side, network in networks.items():
-        hints = [inspect.get_annotations(kind) for kind in recipe.build.__mro__]
-        wanted = next(hint[side] for hint in hints if side in hint)
-        parts = inspect.get_annotations(wanted) if isinstance(wanted, type) else {}
-        missing = [part for part in parts if not hasattr(network, part)]
-        if missing:
-            raise ConfigError(
-                f"recipe={recipe.name} calls {', '.join(missing)} of its {side}, which "
-                f"{side}={checked.entries[side][0].name} does not have; choose another {side}, or "
-                "the model of that recipe"
-            )
-
-
-def _mind_the_norm(checked: Checked, discriminator: nn.Module) -> None:
-    penalties = checked.slope_penalties()
-    if penalties and any(isinstance(m, BATCH_NORMS) for m in discriminator.modules()):
-        penalty = penalties[0]
-        raise ConfigError(
-            f"{penalty} needs each logit to depend on its own sample alone, but batch norm in the "
-            "discriminator mixes the batch: set discriminator.norm to layer, instance, group, "
-            f"spectral or none, or {penalty}.weight to 0"
-        )
-
-
-def _mind_the_slope(checked: Checked, discriminator: nn.Module) -> None:
-    normed = any(is_parametrized(module) for module in discriminator.modules())
-    loss = checked.entries["adversarial"][0]
-    limited = (
-        checked.slope_penalties() or checked.clip["discriminator"].weights is not None or normed
-    )
-    if getattr(loss.build, "constrained", False) and not limited:
-        checked.notes.append(
-            f"adversarial={loss.name}: nothing keeps the discriminator Lipschitz, so training may "
-            "diverge; try penalties.wgan_gp.weight=10, clip.discriminator.weights=0.01 or "
-            "discriminator.norm=spectral"
-        )
 
 
 def _unnamed(node: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,24 +1,21 @@
 """A run directory and the configuration it holds."""
 
 import atexit
-import fcntl
 import hashlib
 import os
-import platform
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from gan import checkpoint, distributed
 from gan.check import Checked
+from gan.locks import HeldError, Lock
+from gan.plain import parsed
 from gan.registry import ConfigError
 from gan.signature import flat
 
 LOCK = ".lock"
-_held: dict[tuple[int, Path], int] = {}  # by process, since a fork inherits it
+_held: dict[tuple[int, Path], Lock] = {}  # by process, since a fork inherits it
 
 # what may change between runs in one run directory
 FREE = (
@@ -46,6 +43,7 @@ def previous(
     ConfigError where the directory holds another configuration, or where `resume` forbids or asks
     for what is not there.
     """
+    _require_usable(run_dir)
     stored = run_dir / "config.yaml"
     if resume == "never":
         if run_dir.exists() and any(run_dir.iterdir()):
@@ -93,8 +91,9 @@ def begin(run: Any, resumed: Path | None, say: Callable[[str], None]) -> None:
 def hold(run_dir: Path, fresh: bool = False) -> None:
     """Take a run directory for this process until `release`, or until the process ends.
 
-    The lock is the system's own (flock): that of a dead process is nobody's. `fresh` says that no
-    checkpoint was found there. Raises: ConfigError naming the process that has it.
+    `fresh` says that no checkpoint was found there.
+
+    Raises: ConfigError naming the process that has it.
     """
     if distributed.rank() or (os.getpid(), run_dir.resolve()) in _held:
         return
@@ -104,11 +103,9 @@ def hold(run_dir: Path, fresh: bool = False) -> None:
         and checkpoint.newest(run_dir / "checkpoints", notice=lambda skipped: None)
     ):
         raise ConfigError(f"run_dir={run_dir} was used by another run meanwhile: start again")
-    path = run_dir / LOCK
     try:
-        descriptor = _locked(path)
-    except BlockingIOError:
-        holder = path.read_text(encoding="utf-8").strip() or "another process"
+        _held[os.getpid(), run_dir.resolve()] = Lock(run_dir.resolve() / LOCK)
+    except HeldError as holder:
         raise ConfigError(
             f"run_dir={run_dir} is in use by {holder}: stop it, or choose another run_dir"
         ) from None
@@ -116,24 +113,6 @@ def hold(run_dir: Path, fresh: bool = False) -> None:
         raise ConfigError(
             f"run_dir={run_dir} cannot be written ({error.strerror}): choose another run_dir"
         ) from error
-    os.ftruncate(descriptor, 0)
-    holder = f"process {os.getpid()} on {platform.node()} since {time.strftime('%F %T')}\n"
-    os.pwrite(descriptor, holder.encode(), 0)
-    _held[os.getpid(), run_dir.resolve()] = descriptor
-
-
-def _locked(path: Path) -> int:
-    """The lock file, locked; one that its last holder has just removed is opened again."""
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
-                return descriptor
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)
 
 
 @atexit.register
@@ -146,10 +125,17 @@ def _release_all() -> None:
 
 def release(run_dir: Path) -> None:
     """Give a run directory back."""
-    descriptor = _held.pop((os.getpid(), run_dir.resolve()), None)
-    if descriptor is not None:
-        (run_dir / LOCK).unlink(missing_ok=True)
-        os.close(descriptor)
+    lock = _held.pop((os.getpid(), run_dir.resolve()), None)
+    if lock is not None:
+        lock.release()
+
+
+def _require_usable(run_dir: Path) -> None:
+    """Refuse a directory that cannot be made or written, before anything is built."""
+    there = next(folder for folder in (run_dir, *run_dir.absolute().parents) if folder.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        reason = "may not be written" if there.is_dir() else "is no folder"
+        raise ConfigError(f"run_dir={run_dir} cannot be used: {there} {reason}; choose another one")
 
 
 def keep(run_dir: Path, config: str) -> None:
@@ -200,8 +186,8 @@ def _keep_lengths(values: dict[str, Any], before: Mapping[str, Any]) -> None:
 
 def _stored(path: Path, text: str) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError:
+        values = parsed(text)
+    except ValueError:
         values = None
     if not isinstance(values, dict):
         raise ConfigError(f"{path} holds no configuration; choose another run_dir or restore it")

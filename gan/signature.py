@@ -30,6 +30,8 @@ class Bounds(NamedTuple):
         return low if self.high == math.inf else f"{low} and at most {self.high:g}"
 
 
+LARGEST = 2**63 - 1  # what libraries take as a whole number
+
 Count = Annotated[int, Bounds(1)]
 Whole = Annotated[int, Bounds(0)]
 Positive = Annotated[float, Bounds(0, above=True)]
@@ -90,6 +92,8 @@ def coerce(annotation: Any, value: Any, path: str) -> Any:
         return _finite(value, path)
     if annotation is int and isinstance(value, float) and value.is_integer():
         raise ConfigError(f"{path} must be a whole number written as {int(value):_}, not {value!r}")
+    if annotation is int and type(value) is int and not -LARGEST <= value <= LARGEST:
+        raise ConfigError(f"{path} must be at most {LARGEST}, not {value}")
     if isinstance(annotation, type) and type(value) is annotation:
         return value
     raise ConfigError(f"{path} must be {_words(annotation)}, not {value!r}")

@@ -13,6 +13,8 @@ from gan.commands.train import conf_dir, switched_on
 from gan.data.store import build
 from gan.metrics import judges
 
+pytest_plugins = ["matrix", "pytester"]
+
 
 @pytest.fixture(scope="session")
 def glyph_store(tmp_path_factory) -> Path:

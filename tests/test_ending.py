@@ -402,7 +402,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path, free, monkeypatch, t
     def refuse(*given, **named):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
-    monkeypatch.setattr(rundir, "_locked", refuse)
+    monkeypatch.setattr(rundir, "Lock", refuse)
     with pytest.raises(
         ConfigError, match=r"cannot be written \(Permission denied\): choose another"
     ):

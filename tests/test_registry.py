@@ -44,6 +44,7 @@ def test_fitting_values_pass_with_their_type(annotation, value, expected):
     assert type(got) is type(expected)
 
 
+@pytest.mark.row("F2")
 @pytest.mark.parametrize(
     ("annotation", "value", "message"),
     [
@@ -76,6 +77,7 @@ def test_unknown_names_and_parameters_name_the_nearest():
         create("penalty", "r1", wieght=1.0)
 
 
+@pytest.mark.row("X3")
 def test_a_target_is_refused():
     with pytest.raises(ConfigError, match="only registered names are built"):
         create("penalty", "r1", _target_="os.system")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
@@ -19,16 +20,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 import gan  # noqa: F401 - fills the registries before anything is composed
 from gan import distributed
+from gan.commands.composing import UsageError, guarded, replaced, require_options
 from gan.registry import ConfigError, entry, names
 from gan.saves import StorageError
 from gan.signals import Stop
 from gan.signature import nearest
 
 INVISIBLE = ("resume", "run_dir", "sweep", "trainer.device")  # no part of a job folder's name
-
-
-class UsageError(ValueError):
-    """Something the user gave that cannot be used: one sentence, exit status 2."""
 
 
 def conf_dir() -> Path:
@@ -82,6 +80,7 @@ def plain(config: DictConfig) -> dict[str, Any]:
     """The composed values, interpolated; each job of a multirun has a run directory of its own."""
     values: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]  # a dict for a DictConfig
     run = HydraConfig.get()
+    replaced(values, run.overrides.task)
     if run.mode == RunMode.MULTIRUN:
         chosen = [o.split("=", 1)[1] for o in run.overrides.task if o.startswith("run_dir=")]
         values["run_dir"] = str(Path(chosen[0] if chosen else run.sweep.dir) / run.sweep.subdir)
@@ -93,8 +92,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     sys.argv = [sys.argv[0], *(switched_on(argument) for argument in given)]
     try:
+        require_options(given)
         import_plugins(_named_plugins(given))  # what they register takes part in the composition
-        with _raising():
+        with _raising(), guarded():
             job()
     except KeyboardInterrupt:
         return 1
@@ -108,6 +108,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if _verbose():
             raise
         return _fail(explained(error, given))
+    except yaml.YAMLError as error:  # it says in which file and line
+        return _fail(" ".join(str(error).split()))
     except (FloatingPointError, StorageError, TimeoutError) as error:
         print(f"gan: {error}", file=sys.stderr)
         return 1
@@ -156,6 +158,8 @@ def explained(error: Exception, overrides: Sequence[str]) -> str:
 
 def _unknown_key(key: str, overrides: Iterable[str]) -> str:
     """Name the nearest key at the deepest level that exists."""
+    if key.startswith("hydra."):
+        return f"{key} is no setting of Hydra's, or needs a + before it"
     groups = [
         o for o in overrides if re.fullmatch(r"(model|data|experiment|adversarial)=[\w-]+", o)
     ]

@@ -1,15 +1,12 @@
 """Building a store: atomic, resumable, and strict about what goes in."""
 
 import contextlib
-import fcntl
 import hashlib
 import itertools
 import math
 import os
 import shutil
-import socket
 import sys
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -43,6 +40,7 @@ from gan.data.layout import (
     read_index,
     read_meta,
 )
+from gan.locks import HeldError, Lock
 
 SHOWN = 20  # rejected inputs listed by name
 _FIRST_MAP = 64 << 20  # bytes
@@ -272,40 +270,17 @@ def _writing(building: Path, source: Source) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _exclusive(path: Path) -> Iterator[None]:
-    """Holds the lock file beside a store: only one process builds it.
-
-    The kernel gives the lock up with its process, so what a dead one has left is no obstacle.
-    """
-    lock = path.with_name(f".{path.name}.lock")
-    descriptor = _locked(lock, path)
+    """Holds the lock file beside a store: only one process builds it."""
     try:
-        stale = os.read(descriptor, 1 << 10).decode(errors="replace")
-        if stale:
-            print(f"{path}: going on after {stale}, which has ended", file=sys.stderr)
-        now = time.strftime("%Y-%m-%d %H:%M:%S")
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}, {now}".encode(), 0)
+        lock = Lock(path.with_name(f".{path.name}.lock"))
+    except HeldError as holder:
+        raise StoreBusyError(f"{path} is being built by {holder}") from None
+    try:
+        if lock.stale:
+            print(f"{path}: going on after {lock.stale}, which has ended", file=sys.stderr)
         yield
     finally:
-        lock.unlink(missing_ok=True)
-        os.close(descriptor)
-
-
-def _locked(lock: Path, path: Path) -> int:
-    """A descriptor that holds the lock file at this path."""
-    while True:
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(descriptor), os.stat(lock)):
-                return descriptor
-        except BlockingIOError:
-            holder = os.read(descriptor, 1 << 10).decode(errors="replace")
-            os.close(descriptor)
-            raise StoreBusyError(f"{path} is being built by {holder}") from None
-        except FileNotFoundError:
-            pass  # the last holder has just removed it
-        os.close(descriptor)
+        lock.release()
 
 
 class _Builder:

@@ -327,11 +327,11 @@ def checked_bytes(descriptor: int) -> int:
     if tree.flags or not 0 <= tree.depth <= 8:
         raise StoreError("its tree is damaged")
     try:
-        entries = _count_entries(descriptor, tree, tree.root, tree.depth) if tree.depth else 0
+        walked = _count_entries(descriptor, tree, tree.root, tree.depth, set()) if tree.depth else 0
     except struct.error as error:
         raise StoreError("its tree is damaged: a node leaves its page") from error
-    if entries != tree.entries:
-        raise StoreError(f"its tree is damaged: it has {entries} nodes of {tree.entries}")
+    if walked != tree.entries:
+        raise StoreError(f"its tree is damaged: it has {walked} nodes of {tree.entries}")
     return required
 
 
@@ -347,22 +347,30 @@ def _tree(head: bytes) -> _Tree:
     return _Tree(transaction, page, last, flags, depth, entries, root)
 
 
-def _count_entries(descriptor: int, tree: _Tree, number: int, depth: int) -> int:
-    """How many values there are below a page, once all of them lie within the file."""
-    if not 2 <= number <= tree.last:
+def _count_entries(descriptor: int, tree: _Tree, number: int, depth: int, seen: set[int]) -> int:
+    """How many values there are below a page, once all of them lie within the file.
+
+    A page with two ways to it is refused: eight levels of them would never be walked to the end.
+    """
+    if not 2 <= number <= tree.last or number in seen:
         raise StoreError(f"its tree is damaged: it leads to page {number} of {tree.last}")
+    seen.add(number)
     page = os.pread(descriptor, tree.page, number * tree.page)
     flags, lower = struct.unpack_from("=HH", page, 10)
     if flags != (_LEAF if depth == 1 else _BRANCH):
         raise StoreError(f"its tree is damaged at page {number}")
     starts = struct.unpack_from(f"={(lower - 16) // 2}H", page, 16)
+    if len(starts) < (1 if depth == 1 else 2):  # LMDB ends the process over a branch of one
+        raise StoreError(f"its tree is damaged: page {number} has {len(starts)} nodes")
     if depth == 1:
         for start in starts:
             _check_leaf_node(descriptor, tree, page, start)
         return len(starts)
-    pages = [struct.unpack_from("=HHH", page, start) for start in starts]
-    below = [low | middle << 16 | high << 32 for low, middle, high in pages]
-    return sum(_count_entries(descriptor, tree, child, depth - 1) for child in below)
+    nodes = [struct.unpack_from("=HHHH", page, start) for start in starts]
+    if any(start + 8 + key > tree.page for start, (*_, key) in zip(starts, nodes, strict=True)):
+        raise StoreError(f"its tree is damaged: a key leaves page {number}")
+    below = [low | middle << 16 | high << 32 for low, middle, high, _ in nodes]
+    return sum(_count_entries(descriptor, tree, child, depth - 1, seen) for child in below)
 
 
 def _check_leaf_node(descriptor: int, tree: _Tree, page: bytes, start: int) -> None:

@@ -146,7 +146,7 @@ def _is_sheets(path: Path) -> bool:
         index = json.loads((path / "index.json").read_bytes())
     except OSError:
         return False
-    except ValueError:
+    except (ValueError, RecursionError):
         return True
     return isinstance(index, dict) and "cell" in index
 

@@ -27,7 +27,7 @@ class Classification(nn.Module, ABC):
 
         Raises: ValueError where the first batch holds probabilities instead of logits.
         """
-        if not self.checked:  # once: reading a tensor stalls the device
+        if not self.checked and not logits.is_meta:  # once: reading a tensor stalls the device
             require_logits(logits)
             self.checked = True
         return self.loss(logits, label)
@@ -78,10 +78,10 @@ class Focal(Classification):
 
     def loss(self, logits: Tensor, label: Tensor) -> Tensor:
         """E[-alpha_label (1 - p_label)^gamma log p_label]."""
-        right = functional.one_hot(label, logits.shape[1]).bool()
-        total = logits.logsumexp(1)
-        hit = logits[right] - total  # log p
-        miss = logits.masked_fill(right, -math.inf).logsumexp(1) - total  # log (1 - p), finite
+        place, total = label[:, None], logits.logsumexp(1)
+        hit = logits.gather(1, place)[:, 0] - total  # log p
+        others = logits.scatter(1, place, -math.inf)
+        miss = others.logsumexp(1) - total  # log (1 - p), finite
         return (-self._weights(label, logits.shape[1]) * (self.gamma * miss).exp() * hit).mean()
 
     def _weights(self, label: Tensor, classes: int) -> Tensor | float:
@@ -89,7 +89,7 @@ class Focal(Classification):
             return 1.0
         if len(self.alpha) != classes:
             raise ValueError(
-                f"focal.alpha must hold one number for each of the {classes} classes, "
+                f"classification.alpha must hold one number for each of the {classes} classes, "
                 f"not {len(self.alpha)}"
             )
         return self.alpha[label]

@@ -102,8 +102,8 @@ class Perceptual(Reconstruction):
         weights = self.layer_weights or [1.0] * len(made)
         if len(weights) != len(made):
             raise ValueError(
-                f"perceptual.layer_weights must hold one number for each of the {len(made)} maps, "
-                f"not {len(weights)}"
+                "reconstruction.perceptual.layer_weights must hold one number for each of the "
+                f"{len(made)} maps, not {len(weights)}"
             )
         pairs = zip(weights, made, wanted, strict=True)
         return torch.stack([weight * self.criterion(a, b) for weight, a, b in pairs]).sum()
@@ -119,8 +119,11 @@ class Perceptual(Reconstruction):
             )
         maps = features(image)
         places = [place for place in self.layers or [] if isinstance(place, int)]
-        if places and max(places) >= len(maps):
-            raise ValueError(f"perceptual.layers={places} leaves the {len(maps)} maps there are")
+        if places and not 0 <= min(places) <= max(places) < len(maps):
+            raise ValueError(
+                f"reconstruction.perceptual.layers={places} must be places from 0 to "
+                f"{len(maps) - 1}: the network has {len(maps)} maps"
+            )
         return [maps[place] for place in places] if places else maps
 
 

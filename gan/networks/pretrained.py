@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor, nn
 
 from gan import checkpoint
 from gan.checkpoint import Checkpoint
+from gan.plain import parsed
 from gan.registry import create
 from gan.signature import nearest
 
@@ -96,7 +96,7 @@ def rebuilt(kept: Checkpoint) -> nn.Module:
 
 def _description(kept: Checkpoint) -> Mapping[str, Any]:
     """The classifier's name and arguments."""
-    description = yaml.safe_load(kept.config)
+    description = parsed(kept.config)
     wanted = {"name", "channels", "classes"}
     if not isinstance(description, Mapping) or not wanted <= description.keys():
         raise ValueError(f"{kept.path} is no classifier: name a folder that `gan classifier` wrote")

@@ -130,6 +130,7 @@ def test_a_changed_archive_is_built_again(tmp_path: Path) -> None:
 # ---- hostile archives (X5) -----------------------------------------------------------------------
 
 
+@pytest.mark.row("X5", "hostile archives: members refused by name, nothing outside touched")
 @pytest.mark.parametrize(
     "name", ["../out.png", "/tmp/out.png", "a/../../out.png", "..\\out.png", "C:out.png"]
 )
@@ -147,11 +148,13 @@ def test_names_that_leave_the_folder_are_refused(suffix: str, name: str, tmp_pat
     ] == before
 
 
+@pytest.mark.row("X5")
 def test_unsafe_names_are_refused_whatever_they_hold(tmp_path: Path) -> None:
     path = make(tmp_path / "a.tar", {"good.png": png(), "../.bashrc": b"", "../d/": b""})
     assert refused(path) == dict.fromkeys(("../.bashrc", "../d/"), "it would leave the folder")
 
 
+@pytest.mark.row("X5")
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [
@@ -167,6 +170,7 @@ def test_links_and_devices_are_refused(kind: bytes, reason: str, tmp_path: Path)
     assert refused(path) == {"bad.png": reason}
 
 
+@pytest.mark.row("X5")
 def test_links_in_a_zip_are_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("good.png", png())
@@ -177,6 +181,7 @@ def test_links_in_a_zip_are_refused(tmp_path: Path) -> None:
     assert refused(tmp_path / "a.zip") == {"link.png": "it is a link", "pipe.png": "it is no file"}
 
 
+@pytest.mark.row("X5")
 def test_large_members_are_refused_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bomb = {"good.png": png(), "bomb.png": bytes(8 << 20)}
     monkeypatch.setattr(images, "LARGEST_FILE", 1 << 20)
@@ -188,6 +193,7 @@ def test_large_members_are_refused_unread(tmp_path: Path, monkeypatch: pytest.Mo
         tracemalloc.stop()
 
 
+@pytest.mark.row("X5")
 def test_a_zip_member_that_lies_about_its_size_is_not_unpacked_further(tmp_path: Path) -> None:
     path = make(tmp_path / "a.zip", {"good.png": png(), "bomb.png": bytes(32 << 20)})
     data = path.read_bytes().replace(struct.pack("<I", 32 << 20), struct.pack("<I", 1000))
@@ -198,6 +204,7 @@ def test_a_zip_member_that_lies_about_its_size_is_not_unpacked_further(tmp_path:
     tracemalloc.stop()
 
 
+@pytest.mark.row("X5")
 @pytest.mark.parametrize("name", ["a.zip", "a.tar.gz"])
 def test_bombs_of_many_members_are_refused(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -212,6 +219,7 @@ def test_bombs_of_many_members_are_refused(
         Archive(path, 8)
 
 
+@pytest.mark.row("X5")
 def test_headers_of_megabytes_are_refused(tmp_path: Path) -> None:
     with gzip.open(tmp_path / "a.tar.gz", "wb") as file:
         file.write(
@@ -225,6 +233,7 @@ def test_headers_of_megabytes_are_refused(tmp_path: Path) -> None:
     tracemalloc.stop()
 
 
+@pytest.mark.row("X5")
 def test_odd_members_are_refused_by_name(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("good.png", png())
@@ -258,6 +267,7 @@ def scribbled(data: bytes) -> bytes:
     return data[:start] + b"\xff" * 512 + data[start + 512 :]
 
 
+@pytest.mark.row("X5")
 @pytest.mark.parametrize(
     ("name", "damage"),
     [
@@ -283,6 +293,7 @@ def test_a_damaged_archive_is_never_taken_for_a_shorter_one(
         Archive(path, 8)
 
 
+@pytest.mark.row("X5")
 def test_negative_sizes_do_not_turn_in_circles(tmp_path: Path) -> None:
     info = header("a.png", 0).tobuf()
     raw = bytearray(info)

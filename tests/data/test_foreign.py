@@ -136,6 +136,7 @@ def test_both_become_stores(lsun: Path, basicsr: Path, tmp_path: Path) -> None:
     assert len(prints | {ForeignImages(lsun, 8).fingerprint()}) == 3
 
 
+@pytest.mark.row("X11", "other programs' stores: cut, damaged and hostile ones refused")
 def test_a_damaged_image_is_named(tmp_path: Path) -> None:
     path = make(tmp_path / "a_lmdb", {b"a": encoded(0, "WEBP"), b"b": b"\xff\xd8\xff broken"})
     images = np.empty((1, 8, 8, 3), np.uint8)
@@ -147,6 +148,7 @@ def test_a_damaged_image_is_named(tmp_path: Path) -> None:
     assert isinstance(second, Rejected)
 
 
+@pytest.mark.row("X11")
 def test_large_values_are_refused(lsun: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = ForeignStore(lsun, 8, 3)
     monkeypatch.setattr(foreign, "LARGEST_FILE", 10)
@@ -154,6 +156,7 @@ def test_large_values_are_refused(lsun: Path, monkeypatch: pytest.MonkeyPatch) -
         store.read(np.array([1]), np.empty((1, 8, 8, 3), np.uint8))
 
 
+@pytest.mark.row("X11")
 @pytest.mark.parametrize(
     ("values", "reason"),
     [
@@ -171,6 +174,7 @@ def test_other_layouts_are_named(
         open_store(make(tmp_path / "a.lmdb", values), 8, 3)
 
 
+@pytest.mark.row("X11")
 def test_no_pickled_key_cache_is_read(lsun: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """torchvision unpickles such files, beside the data or in the current folder."""
 
@@ -185,6 +189,7 @@ def test_no_pickled_key_cache_is_read(lsun: Path, monkeypatch: pytest.MonkeyPatc
     assert not (lsun / "harm").exists()
 
 
+@pytest.mark.row("X11")
 def test_the_list_must_agree_with_the_entries(basicsr: Path) -> None:
     file = basicsr / "meta_info.txt"
     whole = file.read_text()
@@ -202,6 +207,7 @@ def test_the_list_must_agree_with_the_entries(basicsr: Path) -> None:
         ForeignStore(basicsr, 8, 3)
 
 
+@pytest.mark.row("X11")
 def test_a_cut_file_is_refused_before_it_is_opened(lsun: Path) -> None:
     file, whole = lsun / "data.mdb", (lsun / "data.mdb").read_bytes()
     store = ForeignStore(lsun, 8, 3)
@@ -213,6 +219,7 @@ def test_a_cut_file_is_refused_before_it_is_opened(lsun: Path) -> None:
             everything(store)
 
 
+@pytest.mark.row("X11")
 def test_a_value_that_claims_gigabytes_is_refused(tmp_path: Path) -> None:
     large = encoded(0, "PNG") + bytes(9000)  # has pages of its own
     path = make(tmp_path / "a_lmdb", {b"k" * 9: large})

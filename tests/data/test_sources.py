@@ -7,6 +7,7 @@ import threading
 import time
 import tracemalloc
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -111,7 +112,10 @@ def test_fingerprint_follows_names_sizes_and_times(photos: Path) -> None:
     assert len(seen) == 7
 
 
-def test_names_that_break_the_rules_are_rejected(tmp_path: Path) -> None:
+@pytest.mark.row("S12")
+def test_names_that_break_the_rules_are_rejected(
+    tmp_path: Path, tried: Callable[[int], None]
+) -> None:
     image = save(tmp_path / "photos" / "good.png", noise(8, 8)).read_bytes()
     for name in (b"bad\xff.png", b"new\nline.png"):
         Path(os.fsdecode(os.fsencode(tmp_path / "photos") + b"/" + name)).write_bytes(image)
@@ -124,6 +128,7 @@ def test_names_that_break_the_rules_are_rejected(tmp_path: Path) -> None:
     }
     report = build(ImageFolder(tmp_path / "photos", 8), tmp_path / "a.lmdb")
     assert (report.count, len(report.rejected)) == (1, 2)
+    tried(2)
 
 
 # ---- odd images (S13, S14) -----------------------------------------------------------------------
@@ -151,6 +156,7 @@ def test_the_middle_is_resized_with_antialiasing(tmp_path: Path) -> None:
     assert abs(grey.astype(int) - 127).max() < 8  # a filter without antialiasing gives 0 or 255
 
 
+@pytest.mark.row("S13", "odd images: by a stated rule, or refused")
 def test_colours_and_grey(tmp_path: Path) -> None:
     colour = save(tmp_path / "a.png", Image.new("RGB", (5, 5), (200, 100, 50)))
     assert pixel(colour) == [200, 100, 50]
@@ -161,7 +167,8 @@ def test_colours_and_grey(tmp_path: Path) -> None:
     assert pixel(save(tmp_path / "c.png", Image.new("1", (5, 5), 1)), 1) == [255]
 
 
-def test_transparency_becomes_white_paper(tmp_path: Path) -> None:
+@pytest.mark.row("S13")
+def test_transparency_becomes_white_paper(tmp_path: Path, tried: Callable[[int], None]) -> None:
     half = Image.new("RGBA", (5, 5), (*RED, 128))
     assert pixel(save(tmp_path / "a.png", half)) == [255, 127, 127]
     assert pixel(save(tmp_path / "a.webp", half, lossless=True)) == [255, 127, 127]
@@ -170,15 +177,19 @@ def test_transparency_becomes_white_paper(tmp_path: Path) -> None:
     palette.putpalette([*RED, *BLUE])
     assert pixel(save(tmp_path / "c.png", palette)) == list(BLUE)
     assert pixel(save(tmp_path / "d.png", palette, transparency=1)) == [255, 255, 255]
+    tried(4)
 
 
-def test_sixteen_bits_become_eight(tmp_path: Path) -> None:
+@pytest.mark.row("S13")
+def test_sixteen_bits_become_eight(tmp_path: Path, tried: Callable[[int], None]) -> None:
     for value, expected in ((0, 0), (257 * 7, 7), (65535, 255)):
         deep = Image.fromarray(np.full((5, 5), value, np.uint16))
         assert pixel(save(tmp_path / "a.png", deep), 1) == [expected]
         assert pixel(save(tmp_path / "a.png", deep)) == [expected] * 3
+    tried(3)
 
 
+@pytest.mark.row("S13")
 def test_print_colours_become_rgb(tmp_path: Path) -> None:
     image = Image.new("CMYK", (16, 16), (0, 255, 255, 0))
     red, green, blue = pixel(save(tmp_path / "a.jpg", image, quality=95))
@@ -186,6 +197,7 @@ def test_print_colours_become_rgb(tmp_path: Path) -> None:
     assert max(green, blue) < 15
 
 
+@pytest.mark.row("S13")
 def test_photographs_are_turned_upright(tmp_path: Path) -> None:
     image = Image.new("RGB", (32, 32), RED)
     ImageDraw.Draw(image).rectangle((0, 0, 31, 15), fill=BLUE)  # the upper half
@@ -196,6 +208,7 @@ def test_photographs_are_turned_upright(tmp_path: Path) -> None:
     assert found[16, 29].tolist() == list(BLUE)
 
 
+@pytest.mark.row("S13")
 def test_one_pixel_fills_the_image(tmp_path: Path) -> None:
     assert pixel(save(tmp_path / "a.png", Image.new("RGB", (1, 1), RED)), size=8) == list(RED)
 
@@ -207,6 +220,7 @@ def reason(path: Path) -> str:
     return item.reason
 
 
+@pytest.mark.row("S13")
 @pytest.mark.parametrize("suffix", ["png", "webp"])
 def test_animations_are_rejected(suffix: str, tmp_path: Path) -> None:
     more = [noise(8, 8), noise(8, 9).crop((0, 1, 8, 9))]
@@ -214,6 +228,7 @@ def test_animations_are_rejected(suffix: str, tmp_path: Path) -> None:
     assert reason(path) == "it is an animation"
 
 
+@pytest.mark.row("S13")
 def test_a_photograph_with_a_preview_is_read(tmp_path: Path) -> None:
     path = save(tmp_path / "a.mpo", Image.new("RGB", (16, 16), RED), save_all=True,
                 append_images=[Image.new("RGB", (8, 8), BLUE)], quality=95)  # fmt: skip
@@ -221,7 +236,10 @@ def test_a_photograph_with_a_preview_is_read(tmp_path: Path) -> None:
     assert (red > 240, blue < 15) == (True, True)
 
 
-def test_damaged_and_foreign_files_are_rejected(tmp_path: Path) -> None:
+@pytest.mark.row("S13")
+def test_damaged_and_foreign_files_are_rejected(
+    tmp_path: Path, tried: Callable[[int], None]
+) -> None:
     whole = save(tmp_path / "whole.jpg", noise(64, 64)).read_bytes()
     (tmp_path / "a").mkdir()
     path = tmp_path / "a" / "a.jpg"
@@ -238,8 +256,10 @@ def test_damaged_and_foreign_files_are_rejected(tmp_path: Path) -> None:
     assert [item.reason for item in items(path.parent) if isinstance(item, Rejected)] == [
         ".gif files are not read; convert it to PNG"
     ]
+    tried(5)
 
 
+@pytest.mark.row("S14", "decompression bombs: refused by their header")
 def test_warnings_of_pillow_are_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = save(tmp_path / "a.png", noise(100, 100))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 6000)
@@ -262,6 +282,7 @@ def bomb(path: Path, width: int, height: int) -> Path:
     return path
 
 
+@pytest.mark.row("S14")
 @pytest.mark.parametrize(("side", "text"), [(20000, "400000000 pixels"), (9000, "9000 x 9000")])
 def test_huge_images_are_rejected_by_their_header(side: int, text: str, tmp_path: Path) -> None:
     path = bomb(tmp_path / "a.png", side, side)
@@ -276,6 +297,7 @@ def test_huge_images_are_rejected_by_their_header(side: int, text: str, tmp_path
     tracemalloc.stop()
 
 
+@pytest.mark.row("S14")
 def test_large_files_are_rejected_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = save(tmp_path / "a.png", noise(64, 64))
     monkeypatch.setattr(images, "LARGEST_FILE", 1000)

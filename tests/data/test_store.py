@@ -234,6 +234,9 @@ def test_wrong_requests_are_refused(built: Path) -> None:
     opened.close()
 
 
+@pytest.mark.row(
+    "S10", "several data sets on one file, in threads, forks, spawned processes, forkservers"
+)
 def test_threads_may_share_a_store(built: Path) -> None:
     expected, wrong = everything(built)[0], []
 
@@ -256,6 +259,7 @@ def test_threads_may_share_a_store(built: Path) -> None:
 # ---- one environment per process and file (M6, S9, S10) ------------------------------------------
 
 
+@pytest.mark.row("S10")
 def test_all_stores_on_a_file_share_what_is_open(built: Path, tmp_path: Path) -> None:
     link = tmp_path / "link.lmdb"
     link.symlink_to(built)
@@ -280,6 +284,7 @@ def test_lmdb_itself_refuses_a_second_environment(built: Path) -> None:
         lmdb.open(str(built), readonly=True, **PLAIN)
 
 
+@pytest.mark.row("S10")
 def test_a_forked_child_reads_what_its_parent_has_open(built: Path) -> None:
     opened = Store(built)
     expected = read(opened)
@@ -303,6 +308,7 @@ def test_a_fork_needs_the_inherited_environment_closed(
     opened.close()
 
 
+@pytest.mark.row("S10")
 def test_a_spawned_process_reads_a_pickled_store(built: Path) -> None:
     with contextlib.closing(Store(built)) as opened:
         assert len(pickle.dumps(opened)) < 500
@@ -310,6 +316,7 @@ def test_a_spawned_process_reads_a_pickled_store(built: Path) -> None:
             assert pool.apply(Store.row, (opened, "00010")) == 9
 
 
+@pytest.mark.row("S9", "a store replaced under its readers: they keep what they opened")
 def test_a_reader_keeps_the_old_content_of_a_replaced_store(copy: Path) -> None:
     opened = Store(copy)
     expected, pickled = read(opened), pickle.dumps(opened)
@@ -324,6 +331,7 @@ def test_a_reader_keeps_the_old_content_of_a_replaced_store(copy: Path) -> None:
     assert everything(copy)[0].shape == (98, 8, 8, 1)
 
 
+@pytest.mark.row("S11", "readers leave nothing behind")
 def test_readers_leave_no_file_behind(copy: Path) -> None:
     copy.parent.chmod(0o555)
     everything(copy)
@@ -334,11 +342,15 @@ def test_readers_leave_no_file_behind(copy: Path) -> None:
 # ---- damage (S1, S2, S4, S5, X6) -----------------------------------------------------------------
 
 
-def test_every_cut_is_found_before_lmdb_sees_the_file(copy: Path) -> None:
+@pytest.mark.row("S1", "a store cut anywhere, or while it is read: said before LMDB reads it")
+def test_every_cut_is_found_before_lmdb_sees_the_file(
+    copy: Path, tried: Callable[[int], None]
+) -> None:
     whole = copy.read_bytes()
     for size in np.linspace(0, len(whole) - 1, 200).astype(int):
         copy.write_bytes(whole[:size])
         refused(copy, rf"it is cut: {size} bytes of {len(whole)}|empty|first pages are cut")
+    tried(200)
 
 
 def test_a_cut_kills_a_reader_that_does_not_look(
@@ -356,12 +368,16 @@ def cut_while_open(path: Path) -> Store:
     return opened
 
 
-def test_a_cut_in_place_is_found_before_the_next_batch(copy: Path) -> None:
+@pytest.mark.row("S1")
+def test_a_cut_in_place_is_found_before_the_next_batch(
+    copy: Path, tried: Callable[[int], None]
+) -> None:
     opened = cut_while_open(copy)
     for use in (lambda: read(opened), opened.verify_ahead, lambda: opened.keys):
         with pytest.raises(StoreError, match="it is cut: 8192 bytes of"):
             use()
     opened.close()
+    tried(3)
 
 
 def test_a_cut_in_place_kills_a_reader_that_does_not_look(
@@ -411,13 +427,17 @@ def undetected(path: Path, count: int, seed: int = 0) -> int:
     return missed
 
 
-def test_mutated_values_are_refused(copy: Path) -> None:
+@pytest.mark.row("S2", "mutated values: none undetected")
+def test_mutated_values_are_refused(copy: Path, tried: Callable[[int], None]) -> None:
     assert undetected(copy, 300) == 0
+    tried(300)
 
 
+@pytest.mark.row("S2")
 @pytest.mark.slow
-def test_many_mutated_values_are_refused(copy: Path) -> None:
+def test_many_mutated_values_are_refused(copy: Path, tried: Callable[[int], None]) -> None:
     assert undetected(copy, 10_000, seed=1) == 0
+    tried(10000)
 
 
 def test_mutated_values_pass_without_checksums(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -430,6 +450,7 @@ def test_mutated_values_pass_without_checksums(copy: Path, monkeypatch: pytest.M
     assert undetected(copy, 50) > 5
 
 
+@pytest.mark.row("S2")
 def test_a_damaged_block_is_named_at_its_first_touch(copy: Path) -> None:
     value = value_of(copy, b"block/00000001")
     put(copy, b"block/00000001", value[:-1] + bytes([value[-1] ^ 1]))
@@ -456,6 +477,7 @@ def test_blocks_are_checked_ahead_one_at_a_time(tmp_path: Path) -> None:
     opened.close()
 
 
+@pytest.mark.row("S4", "missing keys, wrong counts, incomplete stores: named")
 def test_a_missing_key_names_the_key_and_the_store(built: Path) -> None:
     opened = Store(built)
     with pytest.raises(StoreError, match=r"small\.lmdb.*no image 'f/004e00'.*294.*noise"):
@@ -463,7 +485,8 @@ def test_a_missing_key_names_the_key_and_the_store(built: Path) -> None:
     opened.close()
 
 
-def test_incomplete_stores_are_refused(copy: Path) -> None:
+@pytest.mark.row("S4")
+def test_incomplete_stores_are_refused(copy: Path, tried: Callable[[int], None]) -> None:
     whole = copy.read_bytes()
     for changes, text in (
         ({"complete": False}, "not complete"),
@@ -484,13 +507,16 @@ def test_incomplete_stores_are_refused(copy: Path) -> None:
     copy.write_bytes(whole)
     put(copy, layout.META, None)
     refused(copy, "without our meta record")
+    tried(10)
 
 
+@pytest.mark.row("S4")
 def test_a_field_out_of_its_range_is_refused(copy: Path) -> None:
     put_meta(copy, fields={"label": [0, 1], "code": [0, 5]})
     refused(copy, "the field label does not span 0 to 1")
 
 
+@pytest.mark.row("S4")
 def test_another_format_version_is_named(copy: Path) -> None:
     value = bytearray(value_of(copy, layout.META))
     value[4:6] = (9).to_bytes(2, "little")
@@ -498,7 +524,10 @@ def test_another_format_version_is_named(copy: Path) -> None:
     refused(copy, "format version 9, this program reads 1")
 
 
-def test_what_is_no_store_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.row("S5", "what is no store: named")
+def test_what_is_no_store_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tried: Callable[[int], None]
+) -> None:
     path = tmp_path / "a.lmdb"
     refused(path, "cannot be opened: No such file")
     path.write_bytes(b"")
@@ -520,6 +549,7 @@ def test_what_is_no_store_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(layout.os, "open", denied)
     refused(path, "cannot be opened: Permission denied")
+    tried(7)
 
 
 def claim_4_gib(path: Path, key: bytes) -> None:
@@ -535,8 +565,9 @@ class Bomb:
         return os.mkdir, ("exploded",)
 
 
+@pytest.mark.row("X6", "pickles, depth and huge lengths in stores and indices: format errors")
 def test_pickles_and_huge_lengths_are_format_errors(
-    copy: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    copy: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tried: Callable[[int], None]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     whole, bomb = copy.read_bytes(), pickle.dumps(Bomb())
@@ -548,6 +579,7 @@ def test_pickles_and_huge_lengths_are_format_errors(
         claim_4_gib(copy, key)
         refused(copy, "its tree is damaged")
     assert not (tmp_path / "exploded").exists()
+    tried(6)
 
 
 def test_a_huge_length_kills_a_reader_that_trusts_it(
@@ -558,6 +590,7 @@ def test_a_huge_length_kills_a_reader_that_trusts_it(
     assert in_child(lambda: everything(copy)) in (-signal.SIGSEGV, -signal.SIGBUS)
 
 
+@pytest.mark.row("S3", "mutated pages: no wrong pixel in silence, no hang")
 @pytest.mark.slow
 def test_damaged_pages_never_give_wrong_pixels_in_silence(copy: Path) -> None:
     whole, chance = copy.read_bytes(), random.Random(0)
@@ -590,6 +623,7 @@ def test_verify_lists_all_damaged_blocks(copy: Path) -> None:
         verify(copy.with_name("other.lmdb"))
 
 
+@pytest.mark.row("S2")
 def test_verify_compares_the_content_hash(copy: Path) -> None:
     first = SMALL.records()[0].image.tobytes()
     key, value = b"block/00000000", value_of(copy, b"block/00000000")
@@ -654,19 +688,31 @@ def kills(path: Path, numbers: list[int], content_hash: str) -> None:
     assert os.listdir(path.parent) == [path.name]
 
 
+@pytest.mark.row(
+    "S6", "builders killed at any item: the target absent or whole, nothing done twice"
+)
 def test_a_killed_builder_goes_on_after_its_last_commit(
-    tmp_path: Path, content_hash: str, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    content_hash: str,
+    capfd: pytest.CaptureFixture[str],
+    tried: Callable[[int], None],
 ) -> None:
     kills(tmp_path / "a.lmdb", [3, 1500, 2299], content_hash)
     assert "a.lmdb: going on after process" in capfd.readouterr().err
+    tried(3)
 
 
+@pytest.mark.row("S6")
 @pytest.mark.slow
-def test_fifty_kills_lose_nothing(tmp_path: Path, content_hash: str) -> None:
+def test_fifty_kills_lose_nothing(
+    tmp_path: Path, content_hash: str, tried: Callable[[int], None]
+) -> None:
     numbers = sorted(random.Random(0).sample(range(2300), 50))
     kills(tmp_path / "a.lmdb", numbers, content_hash)
+    tried(50)
 
 
+@pytest.mark.row("S6")
 @pytest.mark.parametrize("function", ["replace", "fsync"])
 def test_a_builder_killed_at_the_very_end_goes_on(
     function: str, tmp_path: Path, content_hash: str, monkeypatch: pytest.MonkeyPatch
@@ -696,6 +742,7 @@ def test_a_source_that_cannot_go_on_is_read_again(tmp_path: Path, content_hash: 
     assert build(Plain(), tmp_path / "a.lmdb").content_hash == content_hash
 
 
+@pytest.mark.row("S6")
 def test_another_source_does_not_go_on(tmp_path: Path, content_hash: str) -> None:
     path = tmp_path / "a.lmdb"
     killed_at(1500, path)
@@ -706,6 +753,7 @@ def test_another_source_does_not_go_on(tmp_path: Path, content_hash: str) -> Non
     assert build(changed, path, overwrite=True).content_hash != content_hash
 
 
+@pytest.mark.row("S7", "the map grows")
 def test_the_map_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(building, "_FIRST_MAP", 1 << 20)
     source = Noise(3000, (32, 32, 1))
@@ -716,6 +764,7 @@ def test_the_map_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         build(source, tmp_path / "b.lmdb")
 
 
+@pytest.mark.row("S8", "a full disk while building: explained, resumed")
 def test_a_full_disk_is_explained_and_resumed(tmp_path: Path, content_hash: str) -> None:
     path = tmp_path / "a.lmdb"
 
@@ -735,6 +784,7 @@ def test_a_full_disk_is_explained_and_resumed(tmp_path: Path, content_hash: str)
     assert build(LARGE, path).content_hash == content_hash
 
 
+@pytest.mark.row("S6")
 def test_only_one_process_builds_a_store(tmp_path: Path) -> None:
     path = tmp_path / "a.lmdb"
     busy = f"a.lmdb is being built by process {os.getpid()}"
@@ -775,6 +825,7 @@ def test_a_source_without_images_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "a.lmdb").exists()
 
 
+@pytest.mark.row("S12", "odd names and fields: refused while building")
 @pytest.mark.parametrize(
     ("records", "problem"),
     [

@@ -35,6 +35,7 @@ def rows_of(stream, count):
 # -- order -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.row("L6", "the order of samples: a function of (seed, epoch) alone")
 def test_an_epoch_visits_every_sample_once_and_epochs_differ(images):
     stream = Stream(images, 7, seed=3, device=CPU, keys=["real"])
     count = len(images)
@@ -44,11 +45,14 @@ def test_an_epoch_visits_every_sample_once_and_epochs_differ(images):
     assert not np.array_equal(rows[:count], rows[count : 2 * count])
 
 
-def test_batches_are_full_across_an_epochs_end(images):
+@pytest.mark.row("L4", "the last partial batch: none in training, nothing left out in evaluation")
+def test_batches_are_full_across_an_epochs_end(images, tried):
     stream = Stream(images, 64, seed=0, device=CPU, keys=["real"])
     assert all(len(stream.plan(position).images["real"]) == 64 for position in range(20))
+    tried(20)
 
 
+@pytest.mark.row("L6")
 def test_order_is_a_function_of_seed_and_position_alone(images):
     first = Stream(images, 8, seed=1, device=CPU, keys=["real", "label"])
     batches = [next(first) for _ in range(5)]
@@ -61,7 +65,8 @@ def test_order_is_a_function_of_seed_and_position_alone(images):
         stream.close()
 
 
-def test_processes_see_disjoint_shares_of_the_same_batches(images):
+@pytest.mark.row("L6")
+def test_processes_see_disjoint_shares_of_the_same_batches(images, tried):
     whole = Stream(images, 8, seed=0, device=CPU, keys=["real"])
     shares = [
         Stream(images, 8, seed=0, device=CPU, keys=["real"], rank=r, size=4) for r in range(4)
@@ -69,8 +74,10 @@ def test_processes_see_disjoint_shares_of_the_same_batches(images):
     for position in range(50):
         together = np.concatenate([share.plan(position).images["real"] for share in shares])
         assert np.array_equal(together, whole.plan(position).images["real"])
+    tried(50)
 
 
+@pytest.mark.row("L8", "the random state: untouched by data")
 def test_global_random_state_is_untouched(images):
     before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002 - what users draw from
     stream = Stream(images, 8, seed=0, device=CPU, keys=["real"])
@@ -80,6 +87,7 @@ def test_global_random_state_is_untouched(images):
     assert np.array_equal(before[1], np.random.get_state()[1])  # noqa: NPY002
 
 
+@pytest.mark.row("L3", "too few samples: refused with the numbers")
 def test_too_few_samples_are_refused_with_both_numbers(images):
     with pytest.raises(
         ValueError, match=r"trainer\.batch_size=1000 needs as many samples.*gives 280"
@@ -115,6 +123,7 @@ def test_a_delivered_batch_keeps_its_values(images):
     stream.close()
 
 
+@pytest.mark.row("L7", "augmentation: a function of (seed, epoch, index) alone")
 def test_flips_mirror_whole_samples_for_half_of_them(glyph_store):
     store = Store(glyph_store)
     plain = Stream(Images(store), 256, seed=0, device=CPU, keys=["real"])
@@ -146,6 +155,7 @@ def test_an_error_in_the_thread_reaches_the_reader(images):
     stream.close()
 
 
+@pytest.mark.row("L7")
 def test_draws_are_uniform_and_differ_by_purpose_epoch_and_seed():
     indices = np.arange(100_000)
     numbers = draw(0, 0, indices, "a")

@@ -219,7 +219,7 @@ def test_feature_matching_trains_the_image_alone(pair, criterion):
 
 def test_places_and_weights_must_fit_the_maps(pair):
     judge = Judge()
-    with pytest.raises(ValueError, match=r"layers=\[2\] leaves the 2 maps"):
+    with pytest.raises(ValueError, match=r"layers=\[2\] must be places from 0 to 1"):
         Perceptual("discriminator", layers=[2])(*pair, judge.features)
     with pytest.raises(ValueError, match="each of the 2 maps, not 1"):
         Perceptual("discriminator", layer_weights=[1.0])(*pair, judge.features)

@@ -1,0 +1,94 @@
+"""What Hydra composes for a run: values alone. Whatever in it could name code to run is refused.
+
+Hydra calls what its own section of a configuration names: callbacks, factories of log handlers,
+variables of the environment. A file of somebody else's settings must not be able to.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
+
+PLUGINS = {  # what Hydra itself builds, out of installed plugins
+    f"hydra.{part}._target_": ("hydra._internal.core_plugins.", "hydra_plugins.")
+    for part in ("launcher", "sweeper")
+}
+HANDLERS = ("logging.StreamHandler", "logging.FileHandler")
+STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
+PIECEWISE = ("trainer.n_critic", "freeze", "rates")  # their keys are the user's own
+
+
+class UsageError(ValueError):
+    """Something the user gave that cannot be used: one sentence, exit status 2."""
+
+
+@contextmanager
+def guarded() -> Iterator[None]:
+    """Check every configuration that Hydra composes before it acts on it."""
+    load = ConfigLoaderImpl.load_configuration
+
+    def checked(*arguments: Any, **options: Any) -> DictConfig:
+        config = load(*arguments, **options)
+        require_values(OmegaConf.to_container(config))
+        return config
+
+    ConfigLoaderImpl.load_configuration = checked  # type: ignore[method-assign]  # before it is used
+    try:
+        yield
+    finally:
+        ConfigLoaderImpl.load_configuration = load  # type: ignore[method-assign]  # as it was
+
+
+def require_values(node: Any, path: str = "") -> None:
+    """Refuse a composed configuration that names anything to be called.
+
+    Raises: UsageError naming the key and its value.
+    """
+    pairs = node.items() if isinstance(node, Mapping) else enumerate(node)
+    for key, value in pairs:
+        where = f"{path}.{key}" if path else str(key)
+        if _names_code(str(key), where, value):
+            raise UsageError(
+                f"{where}={value!r} is refused: only registered names are built, and a "
+                "configuration calls nothing; remove it, or register a part of yours by plugins="
+            )
+        if isinstance(value, Mapping | list):
+            require_values(value, where)
+
+
+def _names_code(key: str, where: str, value: Any) -> bool:
+    if where in PLUGINS:
+        return not str(value).startswith(PLUGINS[where])
+    if where in ("hydra.callbacks", "hydra.job.env_set"):
+        return bool(value)
+    if where.startswith("hydra.") and key == "class":
+        return value not in HANDLERS
+    if isinstance(value, str) and value.startswith(("ext://", "cfg://")):
+        return value not in STREAMS
+    return key in ("_target_", "()")
+
+
+def require_options(arguments: Iterable[str]) -> None:
+    """Refuse the option of Hydra's that unpickles a file."""
+    for argument in arguments:
+        option = argument.partition("=")[0]
+        if option.startswith("--e") and "--experimental-rerun".startswith(option):
+            raise UsageError(f"{option} is refused: it unpickles a file, which may run any code")
+
+
+def replaced(values: dict[str, Any], overrides: Iterable[str]) -> None:
+    """Put whole mappings of the command line in place of what Hydra has merged them into.
+
+    `trainer.n_critic={0: 1}` means these pieces, and not these beside the pieces of a preset.
+    """
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        given = override.value()
+        if override.key_or_group in PIECEWISE and isinstance(given, dict):
+            *parents, last = override.key_or_group.split(".")
+            node = values
+            for key in parents:
+                node = node[key]
+            node[last] = given

@@ -1,0 +1,61 @@
+"""Lock files: one process at a time, and the second learns who is at it.
+
+The kernel gives a lock up with its process, so what a dead one has left is no obstacle.
+"""
+
+import fcntl
+import os
+import socket
+import time
+from pathlib import Path
+
+
+class HeldError(RuntimeError):
+    """Another process holds the lock; the message says which."""
+
+
+class Lock:
+    """A lock file that this process holds until `release`, with the names of holder and past.
+
+    Attributes:
+        stale: the process that held it before and ended without giving it up, or "".
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Take the lock at once.
+
+        Raises: HeldError naming the process that holds it.
+        """
+        self.path = path
+        self._descriptor = _locked(path)
+        self.stale = _read(self._descriptor)
+        now = time.strftime("%Y-%m-%d %H:%M:%S")
+        os.ftruncate(self._descriptor, 0)
+        holder = f"process {os.getpid()} on {socket.gethostname()}, {now}"
+        os.pwrite(self._descriptor, holder.encode(), 0)
+
+    def release(self) -> None:
+        """Give the lock up and remove its file."""
+        self.path.unlink(missing_ok=True)
+        os.close(self._descriptor)
+
+
+def _locked(path: Path) -> int:
+    """A descriptor that holds the lock file at this path."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+                return descriptor
+        except BlockingIOError:
+            holder = _read(descriptor)
+            os.close(descriptor)
+            raise HeldError(holder or "another process") from None
+        except FileNotFoundError:
+            pass  # the last holder has just removed it
+        os.close(descriptor)
+
+
+def _read(descriptor: int) -> str:
+    return os.pread(descriptor, 1 << 10, 0).decode(errors="replace")

@@ -1,0 +1,246 @@
+"""A first step without memory: what a configuration names is built and played on the meta device.
+
+Tensors there have shapes and no values, so that parts which do not fit together are found within
+milliseconds, before a store is opened. What cannot be judged so is left to the first real step.
+"""
+
+import inspect
+import os
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
+
+from gan import parts, registry
+from gan.explain import require_logits
+from gan.recipe import Batch, Recipe, detached
+from gan.signature import ConfigError
+
+if TYPE_CHECKING:
+    from gan.check import Checked
+
+SIDES = ("generator", "discriminator")
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+IMAGES = ("real", "prototype", "reference", "target", "input", "real_a", "real_b")
+FIELDS = ("style", "character", "label")
+MISFITS = (AttributeError, IndexError, KeyError, TypeError, ValueError)
+COPIES = 4  # of every parameter in training: itself, its gradient, two moments
+
+
+def rehearse(checked: "Checked") -> None:
+    """Build what a configuration names and play one step with imagined data.
+
+    Raises: ConfigError for parts that cannot be built, are too large or do not fit together.
+    """
+    reads = checked.entries["recipe"][0].build.reads
+    classes = len(_class_weights(checked)) or 2
+    facts = {"styles": classes, "characters": classes, "classes": classes, **checked.facts}
+    _require_facts_taken(checked)
+    networks = _networks(checked, facts)
+    _require_parts(checked, networks)
+    _require_memory(checked, networks)
+    require_logits(networks["discriminator"], "discriminator")
+    _mind_the_norm(checked, networks["discriminator"])
+    _mind_the_slope(checked, networks["discriminator"])
+    _rehearse_optimizers(checked)
+    if set(reads) <= {*IMAGES, *FIELDS}:
+        _play(checked, facts, networks, _imagined(checked, reads))
+
+
+def rehearse_classes(checked: "Checked", facts: Mapping[str, int]) -> None:
+    """Play again where a setting has one number for each class, now that the classes are known.
+
+    Raises: ConfigError where these are not as many.
+    """
+    if _class_weights(checked):
+        reads = checked.entries["recipe"][0].build.reads
+        _play(checked, facts, _networks(checked, facts), _imagined(checked, reads))
+
+
+def _require_facts_taken(checked: "Checked") -> None:
+    """Refuse a discriminator that does not take what the recipe builds its networks with."""
+    recipe, chosen = (checked.entries[section][0] for section in ("recipe", "discriminator"))
+    for fact, value in recipe.build.facts.items():
+        if fact not in chosen.given:
+            kinds = registry.names(chosen.kind)
+            takers = [n for n in kinds if fact in registry.entry(chosen.kind, n).given]
+            raise ConfigError(
+                f"recipe={recipe.name} needs a discriminator of {fact}={value}, which "
+                f"discriminator={chosen.name} cannot be; choose {' or '.join(takers)}"
+            )
+
+
+def _require_parts(checked: "Checked", networks: Mapping[str, nn.Module]) -> None:
+    """Refuse networks without what the recipe calls on them, as its annotations say."""
+    recipe = checked.entries["recipe"][0]
+    for side, network in networks.items():
+        hints = [inspect.get_annotations(kind) for kind in recipe.build.__mro__]
+        wanted = next(hint[side] for hint in hints if side in hint)
+        needed = inspect.get_annotations(wanted) if isinstance(wanted, type) else {}
+        missing = [part for part in needed if not hasattr(network, part)]
+        if missing:
+            raise ConfigError(
+                f"recipe={recipe.name} calls {', '.join(missing)} of its {side}, which "
+                f"{side}={checked.entries[side][0].name} does not have; choose another {side}, or "
+                "the model of that recipe"
+            )
+
+
+def _class_weights(checked: "Checked") -> Sequence[float]:
+    return checked.entries["classification"][1].get("alpha") or ()
+
+
+def _networks(checked: "Checked", facts: Mapping[str, int]) -> dict[str, nn.Module]:
+    networks = {}
+    for side in SIDES:
+        with torch.device("meta"), _built(f"{side}={checked.entries[side][0].name}"):
+            networks[side] = checked.create(side, **facts)
+    return networks
+
+
+@contextmanager
+def _built(part: str) -> Iterator[None]:
+    """Turns what torch says of sizes beyond all measure into a mistake of the configuration."""
+    try:
+        yield
+    except (RuntimeError, TypeError, OverflowError, MemoryError) as error:
+        reason = str(error).partition("\n")[0] or "it is too large"
+        raise ConfigError(f"{part} cannot be built: {reason}; choose other sizes") from error
+
+
+def _play(
+    checked: "Checked", facts: Mapping[str, int], networks: Mapping[str, nn.Module], batch: Batch
+) -> None:
+    """Both turns of one step; the random state stays as it was."""
+    with torch.random.fork_rng(devices=[]):
+        try:
+            recipe = _recipe(checked, facts, networks)
+            for norm in (m for m in recipe.modules() if isinstance(m, BATCH_NORMS)):
+                vars(norm)["forward"] = _unchanged  # torch is slow to tell that shapes stay
+            fakes = recipe.generate(batch)
+            recipe.discriminator_losses(batch, detached(fakes), 0)
+            recipe.generator_losses(batch, fakes, 0)
+        except (*MISFITS, RuntimeError) as error:
+            if _conclusive(error):
+                raise ConfigError(_misfit(checked, error)) from error
+            return
+    parts.freeze(recipe, checked.freeze)
+    for side in SIDES:
+        parts.groups(recipe, side, checked.rates)
+
+
+def _recipe(
+    checked: "Checked", facts: Mapping[str, int], networks: Mapping[str, nn.Module]
+) -> Recipe:
+    """The recipe as it will be, without penalties and without losses that read a disk."""
+    chosen, settings = checked.entries["recipe"]
+    classifier = None
+    with torch.device("meta"):
+        if "classifier" in chosen.given and chosen.build.needs_classifier(settings):
+            counts = {name: facts[f"{name}s"] for name in ("style", "character")}
+            classifier = checked.create("classifier", classes=counts).eval()
+    reconstruction = {
+        on.partition(".")[2]: checked.create(on)
+        for on in checked.switched_on("reconstruction")
+        if checked.entries[on][1].get("network", "discriminator") == "discriminator"
+    }
+    given = {"penalties": {}, "reconstruction": reconstruction, "classifier": classifier}
+    return checked.recipe(facts, **networks, **given).to("meta")
+
+
+def _unchanged(x: Tensor) -> Tensor:
+    return x
+
+
+def _conclusive(error: Exception) -> bool:
+    """Whether an error tells of parts that do not fit, and not of the meta device."""
+    if "meta" in str(error):
+        return False
+    return isinstance(error, MISFITS) or bool(
+        re.search("shape|size|channels|dim|overflow", str(error))
+    )
+
+
+def _misfit(checked: "Checked", error: Exception) -> str:
+    said = str(error).partition("\n")[0]
+    if isinstance(error, ValueError):  # ours: it names its settings
+        return said
+    chosen = ", ".join(f"{p}={checked.entries[p][0].name}" for p in ("recipe", *SIDES))
+    return (
+        f"{chosen} do not fit together: {said}; choose parts that are made for each other, as the "
+        "presets under model= do (GAN_TRACEBACK=1 shows the line)"
+    )
+
+
+def _imagined(checked: "Checked", reads: Collection[str]) -> dict[str, Tensor]:
+    """A batch as the configured data would give it."""
+    image, count = checked.values["image"], _few(checked)
+    shape = image["size"], image["size"], image["channels"]
+    references = checked.entries["data"][1].get("references", 1)
+    lead = {name: (count, references) if name == "reference" else (count,) for name in reads}
+    return {n: _image(lead[n], *shape) if n in IMAGES else _field(count) for n in reads}
+
+
+def _few(checked: "Checked") -> int:
+    return max(2, getattr(checked.entries["recipe"][0].build, "least", 1))
+
+
+def _image(lead: tuple[int, ...], height: int, width: int, channels: int) -> Tensor:
+    with _built(f"an image of {width} pixels a side"):
+        return torch.empty(*lead, channels, height, width, device="meta")
+
+
+def _field(count: int) -> Tensor:
+    return torch.empty(count, dtype=torch.int64, device="meta")
+
+
+def _rehearse_optimizers(checked: "Checked") -> None:
+    for side in SIDES:
+        try:
+            checked.create(f"optimizer.{side}", parameters=[torch.zeros(1, requires_grad=True)])
+        except ValueError as error:
+            raise ConfigError(f"optimizer.{side}: {error}") from error
+
+
+def _require_memory(checked: "Checked", networks: Mapping[str, nn.Module]) -> None:
+    """Refuse networks that this machine cannot train, before it tries."""
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if checked.settings.device != "cpu" and torch.cuda.is_available():
+        there = torch.cuda.get_device_properties(0).total_memory
+    for side, network in networks.items():
+        needed = COPIES * sum(p.numel() * p.element_size() for p in network.parameters())
+        if needed > there:
+            raise ConfigError(
+                f"{side}={checked.entries[side][0].name} would take {needed / 2**30:,.0f} GiB to "
+                f"train, of {there / 2**30:,.0f} GiB that there are: lower {side}.width or "
+                "image.size"
+            )
+
+
+def _mind_the_norm(checked: "Checked", discriminator: nn.Module) -> None:
+    penalties = checked.slope_penalties()
+    if penalties and any(isinstance(m, BATCH_NORMS) for m in discriminator.modules()):
+        penalty = penalties[0]
+        raise ConfigError(
+            f"{penalty} needs each logit to depend on its own sample alone, but batch norm in the "
+            "discriminator mixes the batch: set discriminator.norm to layer, instance, group, "
+            f"spectral or none, or {penalty}.weight to 0"
+        )
+
+
+def _mind_the_slope(checked: "Checked", discriminator: nn.Module) -> None:
+    normed = any(is_parametrized(module) for module in discriminator.modules())
+    loss = checked.entries["adversarial"][0]
+    limited = (
+        checked.slope_penalties() or checked.clip["discriminator"].weights is not None or normed
+    )
+    if getattr(loss.build, "constrained", False) and not limited:
+        checked.notes.append(
+            f"adversarial={loss.name}: nothing keeps the discriminator Lipschitz, so training may "
+            "diverge; try penalties.wgan_gp.weight=10, clip.discriminator.weights=0.01 or "
+            "discriminator.norm=spectral"
+        )

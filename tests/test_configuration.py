@@ -1,0 +1,535 @@
+"""Mistakes in a configuration: every one refused in a sentence that names key, value and way out.
+
+The configurations are what `--cfg job` shows, so that a mutated one is a mutated YAML file; a
+smaller number goes the whole way through the command line.
+"""
+
+import copy
+import functools
+import inspect
+import math
+import random
+import subprocess
+import sys
+import types
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import hydra
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+from tiny_glyphs import SIZE
+
+from gan import registry, rundir
+from gan.build import build
+from gan.check import CHOICES, NAMED, check
+from gan.commands import train
+from gan.commands.train import conf_dir, switched_on
+from gan.locks import Lock
+from gan.registry import ConfigError
+from gan.settings import Clip, Image, Settings
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz_"
+PRESETS = (
+    ("model=dcgan", "data=folder", "data.path=photos", "optimizer@optimizer.generator=sgd"),
+    ("model=wnet", "reconstruction.l2.weight=1", "schedule@schedule.generator=cosine"),
+    ("model=wnet", "classification=focal", "adversarial=bce", "average=both"),
+    ("model=dragan", "data=torchvision", "data.dataset=mnist", "data.path=there"),
+)
+
+
+@functools.cache
+def presets() -> list[dict[str, Any]]:
+    with hydra.initialize_config_dir(str(conf_dir().resolve()), version_base="1.3"):
+        composed = [hydra.compose("config", [*map(switched_on, p)]) for p in PRESETS]
+    plain = [OmegaConf.to_container(one, resolve=True) for one in composed]
+    for one in plain:
+        check(one)
+    return plain
+
+
+def leaves(node: Mapping[str, Any], path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """The paths of all values, apart from the names that choose what is built."""
+    found: list[tuple[str, ...]] = []
+    for key, value in node.items():
+        inner = (*path, key)
+        if isinstance(value, Mapping):
+            found += leaves(value, inner)
+        elif key not in ("name", "experiment"):
+            found.append(inner)
+    return found
+
+
+def within(config: dict[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
+    for key in path:
+        config = config[key]
+    return config
+
+
+# ---- F1: misspelt keys ---------------------------------------------------------------------------
+
+
+def misspelt(word: str, chance: random.Random) -> str:
+    """A word with one letter left out, put in, changed, or two swapped."""
+    at = chance.randrange(len(word))
+    letter = chance.choice(LETTERS)
+    return {
+        "delete": word[:at] + word[at + 1 :],
+        "insert": word[:at] + letter + word[at:],
+        "change": word[:at] + letter + word[at + 1 :],
+        "swap": word[:at] + word[at + 1 : at + 2] + word[at : at + 1] + word[at + 2 :],
+    }[chance.choice(["delete", "insert", "change", "swap"])]
+
+
+def keys(config: dict[str, Any]) -> list[tuple[str, ...]]:
+    """The paths of all keys: sections and values."""
+    ends = leaves(config)
+    return sorted({path[:length] for path in ends for length in range(1, len(path) + 1)})
+
+
+def misspellings(count: int, seed: int) -> list[tuple[dict[str, Any], tuple[str, ...], str]]:
+    """Configurations with one misspelt key beside the right one: (configuration, path, wrong)."""
+    chance, made = random.Random(seed), []
+    while len(made) < count:
+        config = chance.choice(presets())
+        path = chance.choice(keys(config))
+        wrong = misspelt(path[-1], chance)
+        if len(wrong) > 1 and wrong not in within(config, path[:-1]):
+            made.append((config, path, wrong))
+    return made
+
+
+def said_of_keys(count: int, seed: int) -> float:
+    """The share of misspelt keys whose message names the right one; all must be refused."""
+    right = 0
+    for config, path, wrong in misspellings(count, seed):
+        changed = copy.deepcopy(config)
+        section = within(changed, path[:-1])
+        section[wrong] = copy.deepcopy(section[path[-1]])
+        with pytest.raises(ConfigError, match=r".") as refused:
+            check(changed)
+        assert wrong in str(refused.value)
+        right += f"did you mean {path[-1]!r}?" in str(refused.value)
+    return right / count
+
+
+@pytest.mark.row("F1", "misspelt keys: all refused, the right one named in 95 %")
+@pytest.mark.parametrize("count", [300, pytest.param(2000, marks=pytest.mark.slow)])
+def test_misspelt_keys_of_a_file_are_refused_with_the_right_one(count, tried):
+    assert said_of_keys(count, seed=count) >= 0.95
+    tried(count)
+
+
+@pytest.fixture
+def command(monkeypatch, tmp_path, capfd):
+    """The command in an empty directory: exit status and what it says of a mistake."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["train.py"])
+        status = train.main(arguments)
+        out = capfd.readouterr()
+        assert "Traceback" not in out.err + out.out
+        return status, [line for line in out.err.splitlines() if line.startswith("gan: ")]
+
+    return call
+
+
+@pytest.mark.row("F1")
+@pytest.mark.parametrize("count", [6, pytest.param(200, marks=pytest.mark.slow)])
+def test_misspelt_overrides_are_refused_with_the_right_one(count, command, tried):
+    chance, right = random.Random(count), 0
+    config, chosen = presets()[1], PRESETS[1]
+    for number in range(count):
+        path = chance.choice([key for key in keys(config) if key not in (("data",), ("model",))])
+        wrong = misspelt(path[-1], chance)
+        if len(wrong) < 2 or wrong in within(config, path[:-1]) or wrong == path[-1]:
+            wrong = path[-1] + "x"
+        plus = "+" if number % 2 else ""
+        argument = f"{plus}{'.'.join((*path[:-1], wrong))}=1"
+        status, said = command(*chosen, argument, "run_dir=run")
+        assert (status, len(said)) == (2, 1), argument
+        right += f"did you mean {path[-1]!r}?" in said[0]
+    assert right >= 0.9 * count
+    assert not Path("run").exists()
+    tried(count)
+
+
+# ---- F2: values ----------------------------------------------------------------------------------
+
+ODD = [
+    *(math.nan, math.inf, -math.inf, -1, 0, -0.5, 1.5, 1e300, 10**30, 2**62),
+    *(True, False, None, "", "nan", "abc", "0", "../..", "a\0b"),
+    *([], [1], [1, 2, 3], [math.nan], {}, {0: 1}, {"_target_": "os.system"}, [["x"]]),
+]
+SECTIONS = {"image": Image, "trainer": Settings, "clip.generator": Clip, "clip.discriminator": Clip}
+
+
+def annotation(config: dict[str, Any], path: tuple[str, ...]) -> Any:
+    """What a signature says of a value; None for the few keys without one."""
+    section, key = ".".join(path[:-1]), path[-1]
+    if section in SECTIONS:
+        return inspect.signature(SECTIONS[section]).parameters[key].annotation
+    if not section:
+        return None
+    top = path[0]
+    kind = CHOICES.get(top) or NAMED.get(top) or top
+    name = within(config, path[:-1]).get("name", path[-2])
+    return registry.entry(kind, name).parameters[key].annotation
+
+
+def fits(kind: Any, value: Any) -> bool:
+    """Whether a value has the annotated type and range: written without the code under test."""
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        low, high, above = parts[1]
+        return fits(parts[0], value) and low <= value <= high and not (above and value == low)
+    if origin in (Union, types.UnionType):
+        return any(fits(part, value) for part in parts)
+    if origin is Literal:
+        return any(value == part and type(value) is type(part) for part in parts) or (
+            isinstance(value, bool) and {"on", "off"} <= set(parts)
+        )
+    if origin is list:
+        return isinstance(value, list) and all(fits(parts[0], item) for item in value)
+    if origin is tuple:
+        same = isinstance(value, list) and len(value) == len(parts)
+        return same and all(fits(part, item) for part, item in zip(parts, value, strict=True))
+    if origin is dict:
+        return isinstance(value, dict) and all(
+            fits(parts[0], k) and fits(parts[1], v) for k, v in value.items()
+        )
+    if kind is types.NoneType:
+        return value is None
+    if kind is float:
+        return type(value) in (int, float) and math.isfinite(value)
+    if kind is int:
+        return type(value) is int and abs(value) < 2**63
+    return type(value) is kind
+
+
+def places() -> list[tuple[int, tuple[str, ...]]]:
+    """Every value of every preset, each kind of entry once."""
+    seen, found = set(), []
+    for number, config in enumerate(presets()):
+        for path in leaves(config):
+            entry = (path, within(config, path[:-1]).get("name") if len(path) > 1 else None)
+            if entry not in seen:
+                seen.add(entry)
+                found.append((number, path))
+    return found
+
+
+def refused(number: int, path: tuple[str, ...], value: Any) -> str | None:
+    """What is said of a preset with another value, None where it passes."""
+    changed = copy.deepcopy(presets()[number])
+    within(changed, path[:-1])[path[-1]] = value
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gan.check.rehearse", lambda _: None)  # types and ranges need no networks
+        try:
+            check(changed)
+        except ConfigError as error:
+            return str(error)
+    return None
+
+
+def wrong_values() -> list[tuple[int, tuple[str, ...], Any]]:
+    """All places with all odd values that do not fit them."""
+    kinds = {(n, path): annotation(presets()[n], path) for n, path in places()}
+    return [
+        (*place, value)
+        for place, kind in kinds.items()
+        for value in ODD
+        if kind is not None and not fits(kind, value)
+    ]
+
+
+@pytest.mark.row("F2", "values of wrong type or range: none accepted, key and value named")
+def test_values_that_do_not_fit_are_refused_by_name(tried):
+    wrong = wrong_values()
+    chosen = random.Random(0).sample(wrong, 800)
+    for number, path, value in chosen:
+        said = refused(number, path, value)
+        assert said is not None, (path, value)
+        assert path[-1] in said, (path, value, said)
+        assert "\n" not in said
+    tried(len(chosen))
+
+
+@pytest.mark.slow
+@pytest.mark.row("F2")
+def test_all_values_that_do_not_fit_are_refused_by_name(tried):
+    wrong = wrong_values()
+    passed = [(path, value) for n, path, value in wrong if refused(n, path, value) is None]
+    assert passed == []
+    tried(len(wrong))
+
+
+@pytest.mark.row("F2")
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(st.data())
+def test_any_other_value_passes_or_is_refused_in_a_sentence(data):
+    number, path = data.draw(st.sampled_from(places()))
+    plain = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
+    value = data.draw(plain | st.lists(plain, max_size=3) | st.dictionaries(st.text(), plain))
+    kind = annotation(presets()[number], path)
+    said = refused(number, path, value)
+    assert said is not None or kind is None or fits(kind, value)
+
+
+@pytest.mark.row("F2")
+def test_the_few_keys_without_a_signature(tried):
+    wrong = [
+        *((("seed",), v) for v in (-1, 1.5, "x", None, math.nan, True, 2**63)),
+        *((("run_dir",), v) for v in ("", None, 3, [])),
+        *((("resume",), v) for v in (None, 3, True)),
+        *((("model",), v) for v in (None, 3)),
+        *((("plugins",), v) for v in ("x", [3], {"a": 1})),
+        *((("freeze",), v) for v in ("x", [3], {"generator.decoder": -1}, {"x": None})),
+        *((("rates",), v) for v in ([1], {"generator.decoder": -1}, {"x": math.nan})),
+        *(((part,), v) for part in ("generator", "image", "optimizer") for v in (3, "x", [])),
+    ]
+    for path, value in wrong:
+        said = refused(1, path, value)
+        assert said is not None, (path, value)
+        assert path[-1] in said
+    tried(len(wrong))
+
+
+@pytest.mark.slow
+@pytest.mark.row("F2")
+@pytest.mark.parametrize("model", ["dcgan", "wnet"])
+def test_what_is_accepted_trains_a_step_or_is_refused_while_building(tiny, model, tried):
+    config = tiny(model, "trainer.steps=1", "trainer.measure_every=9", "trainer.sample_every=9")
+    count = 0
+    for path in leaves(config):
+        if path[0] in ("run_dir", "resume", "seed") or path[-1] in ("path", "download"):
+            continue
+        for value in (0, 1, 2, 7, 0.5, 1e-30, 1e30, None, "auto", True, [1], []):
+            changed = copy.deepcopy(config)
+            within(changed, path[:-1])[path[-1]] = value
+            changed["run_dir"] = f"run{count}"
+            try:
+                trainer = build(changed, say=lambda _: None)
+            except (ValueError, OSError):
+                continue
+            if trainer.settings.steps > 2 or trainer.settings.critic(0) > 9:
+                continue
+            count += 1
+            try:
+                trainer.train()
+            except FloatingPointError as stopped:
+                assert "non-finite" in str(stopped)  # noqa: PT017 - either way is right
+    assert count > 100
+    tried(count)
+
+
+# ---- F3: contradictions --------------------------------------------------------------------------
+
+BOTH = {  # two settings that cannot hold together -> what must be named
+    ("model=dcgan", "penalties.r1.weight=1"): ("penalties.r1", "discriminator.norm"),
+    ("model=dcgan", "average=uniform", "average.start=20000"): ("average.start", "trainer.steps"),
+    ("model=dcgan", "image.size=33"): ("image.size", "33"),
+    ("model=wnet", "trainer.batch_size=1"): ("trainer.batch_size", "recipe=wnet"),
+    ("model=dcgan", "reconstruction.l1.weight=1"): ("reconstruction.l1", "recipe=synthesis"),
+    ("model=dcgan", "generator=wnet"): ("recipe=synthesis", "generator=wnet"),
+    ("model=dcgan", "discriminator=wnet"): ("recipe=synthesis", "discriminator=wnet"),
+    ("model=wnet", "generator=dcgan"): ("recipe=wnet", "generator=dcgan"),
+    ("model=wnet", "discriminator=resnet"): ("recipe=wnet", "discriminator=resnet"),
+    ("model=dcgan", "recipe=wnet", "data=hanzi"): ("recipe=wnet", "generator=dcgan"),
+    ("model=wnet", "trainer.n_critic={5: 1}"): ("trainer.n_critic", "step 0"),
+    ("model=dcgan", "generator.norm=conditional"): ("generator.norm", "classes"),
+    ("model=dcgan", "optimizer@optimizer.generator=sgd", "optimizer.generator.nesterov=true"): (
+        "optimizer.generator",
+        "momentum",
+    ),
+    ("model=dcgan", "optimizer.discriminator.betas=[1.0,0.9]"): ("optimizer.discriminator", "beta"),
+    ("model=wnet", "freeze=[generator.decodr]"): ("freeze", "did you mean 'generator.decoder'"),
+    ("model=wnet", "rates={discriminator.frist: 1}"): ("rates", "discriminator.first"),
+    ("model=wnet", "freeze=[generator]"): ("freeze", "nothing to train"),
+    ("model=dcgan", "generator.width=100000"): ("generator.width", "GiB"),
+    (
+        "model=wnet",
+        "reconstruction.perceptual.network=discriminator",
+        "reconstruction.perceptual.layers=[9]",
+    ): ("reconstruction.perceptual.layers", "from 0 to 4"),
+    (
+        "model=wnet",
+        "reconstruction.perceptual.network=discriminator",
+        "reconstruction.perceptual.layers=[-1]",
+    ): ("reconstruction.perceptual.layers", "from 0 to 4"),
+    (
+        "model=wnet",
+        "reconstruction.perceptual.network=discriminator",
+        "reconstruction.perceptual.layer_weights=[1]",
+    ): ("reconstruction.perceptual.layer_weights", "5 maps"),
+}
+
+
+@pytest.mark.row("F3", "settings that contradict each other: both named")
+@pytest.mark.parametrize("pair", BOTH, ids=lambda pair: " ".join(pair[1:]))
+def test_contradictions_name_both_sides_before_data_are_touched(pair, composed):
+    with pytest.raises(ValueError, match=r".") as refused:
+        build(composed(*pair))
+    for named in BOTH[pair]:
+        assert named in str(refused.value)
+    assert not [*Path().iterdir()]
+
+
+@pytest.mark.row("F3")
+def test_a_number_for_each_class_is_counted_against_the_data(tiny):
+    common = ("recipe.encoder_character=0", "classification=focal", "trainer.steps=1")
+    styles = len(build(tiny("wnet", *common)).recipe.generator.style_encoder.head.bias)
+    config = tiny("wnet", *common, f"classification.alpha={[1.0] * (styles + 1)}")
+    with pytest.raises(ConfigError, match=rf"classification\.alpha .* {styles} classes, not"):
+        build({**config, "run_dir": "other"})
+    right = tiny("wnet", *common, f"classification.alpha={[1.0] * styles}")
+    assert build({**right, "run_dir": "third"}).train()
+
+
+def test_a_batch_is_divided_evenly_among_processes(composed, monkeypatch):
+    monkeypatch.setattr("gan.distributed.size", lambda: 3)
+    with pytest.raises(ConfigError, match=r"trainer\.batch_size=64 cannot be split over 3"):
+        check(composed("model=dcgan"))
+
+
+def test_a_part_that_the_meta_device_cannot_judge_is_left_to_the_first_step(composed, monkeypatch):
+    def reads_values(self, batch):
+        return {"image": float(batch["real"].mean())}
+
+    monkeypatch.setattr("gan.recipes.synthesis.Synthesis.generate", reads_values)
+    check(composed("model=dcgan"))
+
+
+# ---- mappings of the command line ----------------------------------------------------------------
+
+
+def test_a_mapping_on_the_command_line_replaces_that_of_an_experiment(command):
+    arguments = ("experiment=wnet_paper", "run_dir=run", "generator.width=2", "image.size=16")
+    for given_, wanted in ((("trainer.n_critic={0: 1}",), {0: 1}), ((), {0: 25, 25: 5, 638: 2})):
+        seen = []
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("gan.build.build", lambda values, seen=seen: seen.append(values) or STOP)
+            assert command(*arguments, *given_)[0] == 0
+        assert seen[0]["trainer"]["n_critic"] == wanted
+
+
+STOP = types.SimpleNamespace(train=lambda: True)
+
+
+# ---- F4: what is saved is what was meant ---------------------------------------------------------
+
+
+@pytest.mark.row("F4", "the saved configuration reads back as itself")
+def test_a_saved_configuration_checks_to_itself(tried):
+    for config in presets():
+        values = check(config).values
+        again = yaml.safe_load(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+        assert check(again).values == values
+    tried(len(presets()))
+
+
+def shipped() -> list[str]:
+    return [
+        f"{kind}={file.stem}"
+        for kind in ("model", "experiment")
+        for file in sorted((conf_dir() / kind).glob("*.yaml"))
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.row("F4")
+@pytest.mark.parametrize("name", shipped())
+def test_every_shipped_configuration_plays_two_steps(name, composed, glyph_store):
+    small = ["generator.width=4", "discriminator.width=4", f"image.size={SIZE}"]
+    data = ["data=fonts", f"data.path={glyph_store}", "trainer.batch_size=8", "trainer.steps=2"]
+    try:
+        config = composed(name, *data, *small)
+    except hydra.errors.ConfigCompositionException:
+        pytest.skip("not for glyphs")
+    if "feature" in config["recipe"]:
+        config["recipe"]["feature"] = 0
+    config["trainer"]["n_critic"], config["run_dir"] = 1, "run"
+    assert build(config, say=lambda _: None).train()
+
+
+# ---- F5: one run per directory -------------------------------------------------------------------
+
+
+@pytest.mark.row("F5", "a run directory has one trainer at a time")
+def test_a_second_trainer_learns_who_is_there(tiny):
+    run = Path("run")
+    run.mkdir()
+    held = Lock(run / ".lock")
+    with pytest.raises(ConfigError, match=r"run_dir=run is in use by process \d+ on .*: wait"):
+        build(tiny("dcgan"))
+    held.release()
+    trainer = build(tiny("dcgan"))
+    assert Path(run, ".lock").exists()
+    del trainer
+
+
+RACE = """
+import sys, time
+from pathlib import Path
+from gan.locks import HeldError, Lock
+Path(sys.argv[1], str(sys.argv[2])).touch()
+while not Path(sys.argv[1], "go").exists():
+    time.sleep(0.001)
+try:
+    lock = Lock(Path(sys.argv[1], ".lock"))
+except HeldError as error:
+    assert "process" in str(error)
+    sys.exit(3)
+Path(sys.argv[1], "won").open("a").write("x")
+sys.stdin.read()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.row("F5")
+def test_of_fifty_starts_one_wins(tmp_path, tried):
+    Path(tmp_path, ".lock").write_text("process 1 on nowhere, yesterday")  # left by a dead one
+    command_line = [sys.executable, "-c", RACE, str(tmp_path)]
+    starts = [
+        subprocess.Popen([*command_line, str(number)], stdin=subprocess.PIPE)
+        for number in range(50)
+    ]
+    while len([*tmp_path.iterdir()]) < 51:
+        pass
+    (tmp_path / "go").touch()
+    lost = [one for one in starts if not _waits(one, tmp_path)]
+    for one in starts:
+        one.communicate()
+    assert [one.returncode for one in starts].count(0) == 1
+    assert (tmp_path / "won").read_text() == "x"
+    assert len(lost) == 49
+    tried(50)
+
+
+def _waits(one: subprocess.Popen, folder: Path) -> bool:
+    """Whether a start still holds the lock when all others have ended."""
+    try:
+        one.wait(timeout=5)
+    except subprocess.TimeoutExpired:
+        return True
+    return False
+
+
+def test_a_directory_that_cannot_be_made_is_refused_before_data_are_built(command, tmp_path):
+    (tmp_path / "file").write_text("")
+    status, said = command("model=wnet", "run_dir=file/run")
+    assert status == 2
+    assert said[0].startswith("gan: run_dir=file/run cannot be used: ")
+    assert "file is no folder; choose another" in said[0]
+    assert not Path("data").exists()
+
+
+def test_a_directory_without_permission_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(ConfigError, match=r"run_dir=.* may not be written; choose another"):
+        rundir.previous(tmp_path / "run", "auto", {}, print)
