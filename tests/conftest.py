@@ -68,12 +68,6 @@ def quick_disk(monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
-@pytest.fixture
-def tried(request):
-    """Say how many cases a test of the reliability table has tried."""
-    return lambda count: request.node.user_properties.append(("tried", count))
-
-
 @pytest.fixture(autouse=True)
 def _one_thread():
     torch.set_num_threads(1)
