@@ -101,6 +101,8 @@ class Guard:
                 "should be, look for a detach, a loss with the weight 0, or a forgotten term",
             )
         self._unseen -= 1
+        if self._unseen:  # a graph that is used again tells of itself, and with its line
+            return
         for path, module in self._recipe.named_modules():
             for name, value in {**vars(module), **module._buffers}.items():
                 if isinstance(value, Tensor) and value.grad_fn is not None:

@@ -413,7 +413,9 @@ def test_a_mapping_on_the_command_line_replaces_that_of_an_experiment(command):
     for given_, wanted in ((("trainer.n_critic={0: 1}",), {0: 1}), ((), {0: 25, 25: 5, 638: 2})):
         seen = []
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("gan.build.build", lambda values, seen=seen: seen.append(values) or STOP)
+            patch.setattr(
+                "gan.build.build", lambda values, stop, seen=seen: seen.append(values) or STOP
+            )
             assert command(*arguments, *given_)[0] == 0
         assert seen[0]["trainer"]["n_critic"] == wanted
 
@@ -465,12 +467,13 @@ def test_a_second_trainer_learns_who_is_there(tiny):
     run = Path("run")
     run.mkdir()
     held = Lock(run / ".lock")
-    with pytest.raises(ConfigError, match=r"run_dir=run is in use by process \d+ on .*: wait"):
+    with pytest.raises(ConfigError, match=r"run_dir=run is in use by process \d+ on .*: stop it"):
         build(tiny("dcgan"))
     held.release()
-    trainer = build(tiny("dcgan"))
+    build(tiny("dcgan"))
     assert Path(run, ".lock").exists()
-    del trainer
+    rundir.release(run)
+    assert not Path(run, ".lock").exists()
 
 
 RACE = """

@@ -336,9 +336,8 @@ def test_the_reason_of_an_end_is_written(tmp_path, error, reason, tried):
 def free():
     """Give back what a test has taken."""
     yield
-    for descriptor in rundir._held.values():
-        os.close(descriptor)
-    rundir._held.clear()
+    for _, run_dir in list(rundir._held):
+        rundir.release(run_dir)
 
 
 def start(folder, go, end, results):

@@ -4,6 +4,7 @@ import linecache
 import traceback
 from importlib.util import module_from_spec, spec_from_file_location
 from itertools import count
+from pathlib import Path
 
 import pytest
 import torch
@@ -428,6 +429,11 @@ def game(recipe):
 
 class Quiet:
     """A monitor that shows nothing."""
+
+    run_dir = Path("nowhere")
+
+    def tell(self, kind, text):
+        """Say nothing."""
 
     def note(self, side, terms):
         """Keep nothing."""

@@ -11,7 +11,7 @@ from small import Numbers, everything, newest, ring, trainer
 from torch import nn
 
 from gan import checkpoint, distributed, guard
-from gan.registry import create, names
+from gan.registry import create, entry, names
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
 
@@ -100,8 +100,13 @@ def test_two_processes_have_the_gradient_of_the_joined_batch(tried, monkeypatch)
 
         for name in ("rand", "randn"):
             monkeypatch.setattr(torch, name, draw)
-        monkeypatch.setattr(torch, "rand_like", lambda like: noise[share].expand_as(like))
-        monkeypatch.setattr(torch, "randn_like", lambda like: noise[share].expand_as(like))
+
+        def like(images):  # one set of samples, or real and fake ones in a row
+            own = noise[share]
+            return own.repeat(len(images) // len(own), 1, 1, 1).expand_as(images)
+
+        monkeypatch.setattr(torch, "rand_like", like)
+        monkeypatch.setattr(torch, "randn_like", like)
 
     def gradients(case, share):
         drawn(share)
@@ -110,7 +115,10 @@ def test_two_processes_have_the_gradient_of_the_joined_batch(tried, monkeypatch)
             parameter.grad = None
         value = create("adversarial", loss).discriminator(judge(real[share]), judge(fake[share]))
         if penalty:
-            value = value + create("penalty", penalty)(judge, real[share], fake[share], 0)
+            taken = {"adversarial": create("adversarial", loss)}
+            given = {key: taken[key] for key in entry("penalty", penalty).given}
+            made = create("penalty", penalty, **given)
+            value = value + made(judge, real[share], fake[share], 0)
         value.backward()
 
     def work(rank):

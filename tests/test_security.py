@@ -26,7 +26,7 @@ from gan.commands import composing, train
 from gan.data import sheets
 from gan.data.sources import guess, kind
 from gan.registry import ConfigError, create
-from gan.rundir import previous
+from gan.rundir import hold, previous
 
 ROOT = Path(gan.__file__).parents[1]
 SLOW = pytest.mark.slow
@@ -262,6 +262,7 @@ def test_a_hostile_stored_configuration_is_data(form, composed, tmp_path):
     run = tmp_path / "run"
     run.mkdir()
     (run / "config.yaml").write_text(STORED[form])
+    hold(run)  # its lock is all that a start writes here
     with watched(PROCESSES, CHANGES, TALK, ("exec",)) as seen, pytest.raises(ConfigError) as said:
         previous(run, "auto", checked.values, print)
     assert seen == []
