@@ -76,8 +76,26 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
 
-def read_image(file: Path, size: int, channels: int) -> np.ndarray:
-    """An image file as uint8 [size, size, channels], by the rules of `ImageFolder`.
+def fitted(image: Image.Image, size: int, channels: int) -> np.ndarray:
+    """An opened image as uint8 [size, size, channels]; nothing is decoded before its checks."""
+    return _square(_upright(image, channels), size)
+
+
+def fitted_halves(image: Image.Image, size: int, channels: int) -> np.ndarray:
+    """An opened image of two side by side, each fitted alone, as uint8 [size, 2*size, channels]."""
+    upright = _upright(image, channels)
+    half, rest = divmod(upright.width, 2)
+    if rest:
+        raise ValueError(f"it is {upright.width} pixels wide, which has no middle for two images")
+    left, right = (upright.crop((x, 0, x + half, upright.height)) for x in (0, half))
+    return np.concatenate([_square(left, size), _square(right, size)], 1)
+
+
+Fit = Callable[[Image.Image, int, int], np.ndarray]
+
+
+def read_image(file: Path, size: int, channels: int, fit: Fit = fitted) -> np.ndarray:
+    """An image file as uint8 [size, size, channels], by the rules of `ImageFolder` and of `fit`.
 
     Raises:
         Exception: the file breaks a rule, or is damaged in a way that its decoder notices.
@@ -85,31 +103,31 @@ def read_image(file: Path, size: int, channels: int) -> np.ndarray:
     problem = unread(file.name, file.stat().st_size)
     if problem:
         raise ValueError(problem)
-    return strictly_decoded(file, size, channels)
+    return strictly_decoded(file, size, channels, fit)
 
 
-def strictly_decoded(data: Path | IO[bytes], size: int, channels: int) -> np.ndarray:
+def strictly_decoded(
+    data: Path | IO[bytes], size: int, channels: int, fit: Fit = fitted
+) -> np.ndarray:
     """What `decoded` gives, with Pillow's warnings as errors; for one thread at a time."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        return decoded(data, size, channels)
+        return decoded(data, size, channels, fit)
 
 
-def decoded(data: Path | IO[bytes], size: int, channels: int) -> np.ndarray:
+def decoded(data: Path | IO[bytes], size: int, channels: int, fit: Fit = fitted) -> np.ndarray:
     """An encoded image as uint8 [size, size, channels]."""
     with Image.open(data, formats=("JPEG", "PNG", "WEBP")) as image:
-        return fitted(image, size, channels)
+        return fit(image, size, channels)
 
 
-def fitted(image: Image.Image, size: int, channels: int) -> np.ndarray:
-    """An opened image as uint8 [size, size, channels]; nothing is decoded before its checks."""
+def _upright(image: Image.Image, channels: int) -> Image.Image:
+    """An opened image as `L` or `RGB`, turned as its EXIF data say."""
     if image.width * image.height > MOST_PIXELS:
         raise ValueError(f"it has {image.width} x {image.height} pixels, too many")
     if getattr(image, "is_animated", False) and image.format != "MPO":
         raise ValueError("it is an animation")  # MPO: a photograph with its previews
-    upright = ImageOps.exif_transpose(image)
-    pixels = _square(_flat(upright, "L" if channels == 1 else "RGB"), size)
-    return np.asarray(pixels).reshape(size, size, channels)
+    return _flat(ImageOps.exif_transpose(image), "L" if channels == 1 else "RGB")
 
 
 def _flat(image: Image.Image, mode: str) -> Image.Image:
@@ -128,9 +146,10 @@ def _flat(image: Image.Image, mode: str) -> Image.Image:
     return image.convert(mode)
 
 
-def _square(image: Image.Image, size: int) -> Image.Image:
+def _square(image: Image.Image, size: int) -> np.ndarray:
     """The middle of an image whose shorter side becomes `size`; at that size pixels stay."""
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     box = (left, top, left + side, top + side)
-    return image.resize((size, size), Image.Resampling.LANCZOS, box)
+    pixels = np.asarray(image.resize((size, size), Image.Resampling.LANCZOS, box))
+    return pixels.reshape(size, size, -1)
