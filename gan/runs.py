@@ -9,7 +9,7 @@ as plugins are imported where the caller allows it.
 """
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -135,16 +135,23 @@ class Run:
             prototypes: the wanted characters in the standard font, [N, C, H, W].
             references: characters of one style, [K, C, H, W].
         """
-        return torch.cat([*self.written(prototypes, references)])
+        return self.dressed(prototypes, self.style(references))
 
     @torch.no_grad()
-    def written(self, prototypes: Tensor, references: Tensor) -> Iterator[Tensor]:
-        """The batches of `write`; the style is looked at once."""
+    def style(self, references: Tensor) -> Any:
+        """What a W-Net takes from references [K, C, H, W] of one style, for `dressed`."""
         self._require(WNet, "characters are written")
-        style = self.generator.encode_style(references.to(self.device)[None])
-        for part in prototypes.split(CHUNK):
-            content = self.generator.encode_content(part.to(self.device))
-            yield self.generator.decode(content, repeated(style, len(part))).float().cpu()
+        return self.generator.encode_style(references.to(self.device)[None])
+
+    @torch.no_grad()
+    def dressed(self, prototypes: Tensor, style: Any) -> Tensor:
+        """The prototypes' characters [N, C, H, W] in a style, on the CPU."""
+        made = []
+        for part in prototypes.to(self.device).split(CHUNK):
+            content = self.generator.encode_content(part)
+            spread = mapped(lambda tensor, n=len(part): tensor.expand(n, *tensor.shape[1:]), style)
+            made.append(self.generator.decode(content, spread).float().cpu())
+        return torch.cat(made)
 
     def _require(self, recipe: type, what: str) -> None:
         if not issubclass(self.recipe, recipe):
@@ -154,15 +161,18 @@ class Run:
             )
 
 
-def repeated(code: Any, count: int) -> Any:
-    """A style's code for a batch: its tensors [1, ...] as [count, ...], without copies."""
-    spread = [
-        tuple(part.expand(count, *part.shape[1:]) for part in value)
-        if isinstance(value, tuple)
-        else value.expand(count, *value.shape[1:])
-        for value in code
-    ]
-    return type(code)(*spread)
+def mapped(change: Callable[..., Tensor], *codes: Any) -> Any:
+    """Codes of one kind, tuples of tensors and of tuples of them, changed tensor by tensor."""
+    first = codes[0]
+    if isinstance(first, Tensor):
+        return change(*codes)
+    parts = [mapped(change, *same) for same in zip(*codes, strict=True)]
+    return type(first)(*parts) if hasattr(first, "_fields") else tuple(parts)
+
+
+def mixed(one: Any, other: Any, share: float) -> Any:
+    """The style at this share of the straight way between two."""
+    return mapped(lambda a, b: torch.lerp(a, b, share), one, other)
 
 
 def load(
@@ -202,7 +212,8 @@ def load(
         ) from error
     values = {key: value for key, value in config["generator"].items() if key != "name"}
     facts = _facts(entry, values, tensors)
-    generator = entry.create({**values, **facts}, "generator")
+    with torch.random.fork_rng(devices=[]):  # starting values, which the stored ones replace
+        generator = entry.create({**values, **facts}, "generator")
     checkpoint.restore(generator.state_dict(), tensors, f"the generator of {stored.path}")
     generator = generator.eval().requires_grad_(False)
     if chosen != "raw":
