@@ -1,13 +1,14 @@
 """A generator as files for use without this package: weights, a program, ONNX; each checked."""
 
 import io
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import safetensors.torch
 import torch
 from torch import Tensor
-from torch.export import Dim
+from torch.export import Dim, ExportedProgram
 
 from gan.recipes.synthesis import Synthesis
 from gan.recipes.wnet import WNet
@@ -55,7 +56,7 @@ def weights(run: Run, path: Path) -> None:
         "step": str(run.step),
         "classes": str(run.classes),
     }
-    plain = {name: tensor.cpu().clone(memory_format=torch.contiguous_format) for name, tensor in state.items()}
+    plain = {name: tensor.cpu().contiguous().clone() for name, tensor in state.items()}
     path.write_bytes(safetensors.torch.save(plain, facts))
 
 
@@ -67,10 +68,7 @@ def program(run: Run, path: Path) -> float:
     Raises:
         ExportError: it draws something else, and is not written.
     """
-    given = inputs(run, _TRACED)
-    exported = torch.export.export(
-        run.generator, tuple(given.values()), dynamic_shapes=_growing(given)
-    )
+    exported = _traced(run)
     file = io.BytesIO()
     torch.export.save(exported, file)
     file.seek(0)
@@ -92,35 +90,32 @@ def onnx(run: Run, path: Path) -> float:
         import onnxscript  # noqa: F401 - torch.onnx writes by it
     except ImportError as error:
         raise ValueError(f"--onnx needs {error.name}: pip install 'gan[export]'") from error
-    given = inputs(run, _TRACED)
-    exported = torch.onnx.export(
-        run.generator,
-        tuple(given.values()),
-        dynamo=True,
-        verbose=False,
-        input_names=[*given],
-        output_names=["image"],
-        dynamic_shapes=_growing(given),
-    )
+    with warnings.catch_warnings():  # two inputs' numbers of images have one name
+        warnings.filterwarnings("ignore", "# The axis name")
+        exported = torch.onnx.export(_traced(run), dynamo=True, verbose=False)
     assert exported is not None  # it is where no path is given
     content = exported.model_proto.SerializeToString()
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
 
     def called(values: dict[str, Tensor]) -> Tensor:
-        arrays = {name: value.numpy() for name, value in values.items()}
-        return torch.from_numpy(session.run(None, arrays)[0])
+        return torch.from_numpy(session.run(None, {n: t.numpy() for n, t in values.items()})[0])
 
     difference = checked(run, called)
     path.write_bytes(content)
     return difference
 
 
+def _traced(run: Run) -> ExportedProgram:
+    given = inputs(run, _TRACED)
+    shapes = _growing(given)
+    return torch.export.export(run.generator, tuple(given.values()), dynamic_shapes=shapes)
+
+
 def _growing(given: dict[str, Tensor]) -> tuple[dict[int, Dim], ...]:
     """Every input's number of images is free, and the same; that of references, too."""
     images = Dim("images")
     return tuple(
-        {0: images, 1: Dim("references")} if name == "references" else {0: images}
-        for name in given
+        {0: images, 1: Dim("references")} if name == "references" else {0: images} for name in given
     )
 
 

@@ -11,6 +11,7 @@ as plugins are imported where the caller allows it.
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +126,7 @@ class Run:
         """Images [N, C, H, W] of latent vectors [N, latent] and classes [N], on the CPU."""
         self._require(Synthesis, "samples are")
         given = (noise,) if label is None else (noise, label)
-        parts = zip(*(tensor.to(self.device).split(CHUNK) for tensor in given), strict=True)
+        parts = zip(*(torch.split(t.to(self.device), CHUNK) for t in given), strict=True)
         return torch.cat([self.generator(*part).float().cpu() for part in parts])
 
     def write(self, prototypes: Tensor, references: Tensor) -> Tensor:
@@ -141,16 +142,18 @@ class Run:
     def style(self, references: Tensor) -> Any:
         """What a W-Net takes from references [K, C, H, W] of one style, for `dressed`."""
         self._require(WNet, "characters are written")
-        return self.generator.encode_style(references.to(self.device)[None])
+        writer: Any = self.generator
+        return writer.encode_style(references.to(self.device)[None])
 
     @torch.no_grad()
     def dressed(self, prototypes: Tensor, style: Any) -> Tensor:
         """The prototypes' characters [N, C, H, W] in a style, on the CPU."""
+        writer: Any = self.generator
         made = []
-        for part in prototypes.to(self.device).split(CHUNK):
-            content = self.generator.encode_content(part)
-            spread = mapped(lambda tensor, n=len(part): tensor.expand(n, *tensor.shape[1:]), style)
-            made.append(self.generator.decode(content, spread).float().cpu())
+        for part in torch.split(prototypes.to(self.device), CHUNK):
+            content = writer.encode_content(part)
+            each = mapped(partial(_repeated, count=len(part)), style)
+            made.append(writer.decode(content, each).float().cpu())
         return torch.cat(made)
 
     def _require(self, recipe: type, what: str) -> None:
@@ -168,6 +171,10 @@ def mapped(change: Callable[..., Tensor], *codes: Any) -> Any:
         return change(*codes)
     parts = [mapped(change, *same) for same in zip(*codes, strict=True)]
     return type(first)(*parts) if hasattr(first, "_fields") else tuple(parts)
+
+
+def _repeated(tensor: Tensor, count: int) -> Tensor:
+    return tensor.expand(count, *tensor.shape[1:])
 
 
 def mixed(one: Any, other: Any, share: float) -> Any:
@@ -264,10 +271,8 @@ def _entry(config: Mapping[str, Any], section: str) -> Entry:
 def _weights(stored: Checkpoint, weights: str) -> tuple[str, dict[str, Tensor]]:
     """The chosen weights' name, and their tensors by the generator's own names."""
     averages = [*stored.state.get("averages", {})]
-    chosen = ([*averages, "raw"] if not averages else averages)[-1]
-    if weights != "average":
-        chosen = weights
-    if chosen not in (*averages, "raw"):
+    chosen = ["raw", *averages][-1] if weights == "average" else weights
+    if chosen not in ("raw", *averages):
         hint = nearest(chosen, ["average", "raw", *averages])
         raise ValueError(f"{stored.path} keeps no weights {weights!r}; {hint}")
     prefix = "recipe/generator." if chosen == "raw" else f"average/{chosen}/"
@@ -275,9 +280,7 @@ def _weights(stored: Checkpoint, weights: str) -> tuple[str, dict[str, Tensor]]:
     return chosen, {k.removeprefix(prefix): tensor for k, tensor in named if k.startswith(prefix)}
 
 
-def _facts(
-    entry: Entry, values: Mapping[str, Any], stored: Mapping[str, Tensor]
-) -> dict[str, int]:
+def _facts(entry: Entry, values: Mapping[str, Any], stored: Mapping[str, Tensor]) -> dict[str, int]:
     """The numbers of classes that came from the data, read off the stored shapes.
 
     A size that grows with such a number tells it; where the parts for classes are missing, it is 0.

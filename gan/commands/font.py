@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch import Tensor
 from tqdm import tqdm
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 LEAST = 0.95  # SSIM of the rendered font and the drawn characters, on average
 BATCH = 64  # characters drawn at once
 _WORST = 10  # characters listed
-
 
 
 def add_parser(commands: Any) -> None:
@@ -173,7 +173,7 @@ def drawings(
         for pixels in (references, np.stack([*wanted.values()]))
     )
     names, style = iter(wanted), loaded.style(seen)
-    for batch in prototypes.split(BATCH):
+    for batch in torch.split(prototypes, BATCH):
         made = loaded.dressed(batch, style)
         ink = (0.5 - 0.5 * made.mean(1, keepdim=True)).clamp(0, 1)  # [B, 1, H, W]
         for one, field in zip(ink, outlines.shapes(ink)[:, 0].numpy(), strict=True):
@@ -188,5 +188,3 @@ def _require_libraries() -> None:
         raise ValueError(
             "gan font needs contourpy to trace outlines: pip install 'gan[font]'"
         ) from error
-
-

@@ -153,7 +153,8 @@ def characters(args: argparse.Namespace, loaded: "Run", out: Path) -> Iterator[P
                 key: images.to_floats(prototypes.read(data, plan.images[key].ravel()))
                 for key in ("prototype", "reference", "target")
             }
-            references = shown["reference"].unflatten(0, plan.images["reference"].shape)
+            kept = plan.images["reference"].shape  # [B, K]
+            references = shown["reference"].reshape(*kept, *shown["reference"].shape[1:])
             pairs = zip(shown["prototype"], references, strict=True)
             made = torch.cat([loaded.write(one[None], style) for one, style in pairs])
             columns = {

@@ -7,6 +7,7 @@ Graphics Gems). Points are complex numbers, x to the right, y up.
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import contourpy
@@ -51,7 +52,9 @@ def outline(field: NDArray[np.float32], size: int) -> list[list[Curve]]:
     unit = EM / size  # per pixel
     contours = []
     for line in contourpy.contour_generator(z=np.pad(field, 1)).lines(0.5):
-        x, y = (line[:-1].T - 0.5) / FINER  # pixels; the padding is one sample, centres are halves
+        x, y = (
+            np.asarray(line)[:-1].T - 0.5
+        ) / FINER  # pixels; the padding is one sample, centres are halves
         points = (unit * x + 1j * (ASCENT - unit * y))[::-1]
         if abs(_area(points)) >= SPECK * unit**2:
             contours.append(list(fitted(points, TOLERANCE * unit)))
@@ -65,22 +68,22 @@ def _area(points: Points) -> float:
 
 def fitted(points: Points, tolerance: float) -> Iterator[Curve]:
     """Curves around a closed polygon [N], each within the tolerance of the points it stands for."""
-    ends = _corners(points)
-    smooth = len(ends) == 0
-    if smooth:
-        ends = np.array([0])
-    points = np.roll(points, -ends[0])
-    ends = [*(ends - ends[0]), len(points)]
+    corners = _corners(points).tolist()
+    smooth = not corners
+    first = 0 if smooth else corners[0]
+    ends = [corner - first for corner in corners or [0]] + [len(points)]
+    points = np.roll(points, -first)
     points = np.append(points, points[0])
-    for start, end in zip(ends[:-1], ends[1:], strict=True):
+    for start, end in pairwise(ends):
         part = points[start : end + 1]
         if smooth:
             along = _direction(points[1] - points[-2])
             yield from _curves(part, along, -along, tolerance)
         else:
             reach = min(_REACH // 2, len(part) - 1)
-            first, last = part[reach] - part[0], part[-1 - reach] - part[-1]
-            yield from _curves(part, _direction(first), _direction(last), tolerance)
+            leaving = _direction(part[reach] - part[0])
+            arriving = _direction(part[-1 - reach] - part[-1])
+            yield from _curves(part, leaving, arriving, tolerance)
 
 
 def _corners(points: Points) -> NDArray[np.int64]:
@@ -134,9 +137,9 @@ def _least_squares(
     start, end = complex(part[0]), complex(part[-1])
     rest = 1 - place
     one, two = 3 * place * rest**2, 3 * place**2 * rest
-    rest = part - (start * (rest**3 + one) + end * (place**3 + two))
+    bend = part - (start * (rest**3 + one) + end * (place**3 + two))
     aa, bb, ab = one @ one, two @ two, (one @ two) * (first * last.conjugate()).real
-    a, b = (np.conj(first) * rest).real @ one, (np.conj(last) * rest).real @ two
+    a, b = (np.conj(first) * bend).real @ one, (np.conj(last) * bend).real @ two
     determinant = aa * bb - ab * ab
     third = abs(end - start) / 3
     near, far = third, third

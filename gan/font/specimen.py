@@ -33,4 +33,3 @@ def specimen(font: Path, name: str, characters: Sequence[str]) -> Image.Image:
         at = EDGE + place % across * _CELL, head + place // across * _CELL
         draw.text(at, character, 0, cell)
     return page
-
