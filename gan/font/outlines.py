@@ -55,7 +55,7 @@ def outline(field: NDArray[np.float32], size: int) -> list[list[Curve]]:
         x, y = (
             np.asarray(line)[:-1].T - 0.5
         ) / FINER  # pixels; the padding is one sample, centres are halves
-        points = (unit * x + 1j * (ASCENT - unit * y))[::-1]
+        points = unit * x + 1j * (ASCENT - unit * y)
         if abs(_area(points)) >= SPECK * unit**2:
             contours.append(list(fitted(points, TOLERANCE * unit)))
     return contours

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, interpolate, max_pool2d
+from torch.nn.functional import interpolate, max_pool2d
 
 from gan.data.glyphs import FACTOR, Pixels, area_reduce
 from gan.data.images import read_image, whole
@@ -22,7 +22,9 @@ from gan.images import GAP, PAPER
 _COARSE = 160  # pixels of the longer side when the paper is estimated
 _WIDEST = 0.2  # share of the picture's side that half a stroke may take
 _CONTRAST = 0.15  # least difference of ink and paper, as a share of the paper's light
-_SPECK = 0.25  # least share of ink in a cell of the picture, of 256 along its side
+_NEAR = 0.04  # difference of light within the paper
+_FILLED = 0.5  # least share of ink in a cell of the picture, of 256 along its side
+_DUST = 0.01  # share of all inked cells
 _SHOWN = 160  # pixels of each picture of what was seen
 
 Grey = NDArray[np.float32]
@@ -76,16 +78,31 @@ def reference(path: Path, size: int, fill: float) -> Reference:
 def levelled(grey: Pixels) -> Grey:
     """The picture [H, W] divided by the light of its paper, which is 1 then, whatever lit it.
 
-    The paper's light is what is left when dark parts narrower than twice a fifth of the picture are
-    filled up from around them (a grey closing), smoothed.
+    Paper is what a grey closing, which fills dark parts narrower than two fifths of the picture,
+    leaves as it is; its light is a polynomial of the third degree in both directions, fitted twice:
+    the second time to all that the first found near.
     """
     image = torch.from_numpy(grey.astype(np.float32))[None, None] / 255
     coarse = _smaller(image, _COARSE)
     reach = max(1, round(_WIDEST * max(coarse.shape[-2:])))
-    paper = -_largest(-_largest(coarse, reach), reach)
-    paper = avg_pool2d(paper, 2 * reach + 1, 1, reach, count_include_pad=False)
-    paper = interpolate(paper, image.shape[-2:], mode="bilinear", align_corners=False)
-    return (image / paper.clamp_min(1 / 255)).clamp(0, 1)[0, 0].numpy()
+    closed = -_largest(-_largest(coarse, reach), reach)
+    light = coarse[0, 0].double().flatten()
+    basis = _polynomials(*coarse.shape[-2:])
+    paper = (closed - coarse).flatten() <= _NEAR
+    for _ in range(2):
+        fitted = basis @ torch.linalg.lstsq(basis[paper], light[paper, None], driver="gelsd")[0]
+        near = (light - fitted[:, 0]).abs() <= 2 * _NEAR
+        paper = near if near.any() else paper
+    surface = fitted.float().reshape(coarse.shape).clamp_min(1 / 255)
+    surface = interpolate(surface, image.shape[-2:], mode="bilinear", align_corners=False)
+    return (image / surface).clamp(0, 1)[0, 0].numpy()
+
+
+def _polynomials(height: int, width: int, degree: int = 3) -> Tensor:
+    """Products of powers of both coordinates, [height * width, 10] for the third degree."""
+    y, x = (torch.linspace(-1, 1, side, dtype=torch.float64) for side in (height, width))
+    powers = [(i, j) for i in range(degree + 1) for j in range(degree + 1 - i)]
+    return torch.stack([(y[:, None] ** i * x**j).flatten() for i, j in powers], 1)
 
 
 def _smaller(image: Tensor, longest: int) -> Tensor:
@@ -123,13 +140,24 @@ def _border(image: Grey) -> Grey:
 
 
 def ink_box(ink: NDArray[np.bool_]) -> tuple[int, int, int, int]:
-    """Left, top, right and bottom of the ink [H, W]; dust that fills no cell does not count."""
+    """Left, top, right and bottom of the ink [H, W], without dust."""
     cell = max(1, max(ink.shape) // 256)
     height, width = (side // cell * cell for side in ink.shape)
     cells = ink[:height, :width].reshape(height // cell, cell, width // cell, cell).mean((1, 3))
-    filled = cells >= _SPECK if (cells >= _SPECK).any() else cells > 0
+    filled = _without_dust(cells >= _FILLED if (cells >= _FILLED).any() else cells > 0)
     rows, columns = (np.flatnonzero(filled.any(axis)) * cell for axis in (1, 0))
     return int(columns[0]), int(rows[0]), int(columns[-1] + cell), int(rows[-1] + cell)
+
+
+def _without_dust(filled: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Cells [H, W] in connected parts of at least `_DUST` of all of them."""
+    inside = torch.from_numpy(filled)[None, None].double()
+    part = torch.arange(1, filled.size + 1, dtype=torch.float64).reshape(inside.shape) * inside
+    while not torch.equal(grown := max_pool2d(part, 3, 1, 1) * inside, part):
+        part = grown  # the largest number spreads over its part
+    _, place, count = part.flatten().unique(return_inverse=True, return_counts=True)
+    large = count[place].reshape(filled.shape).numpy() >= _DUST * filled.sum()
+    return filled & large
 
 
 def _centred(ink: Pixels, side: int) -> Pixels:
