@@ -155,7 +155,7 @@ def _without_dust(filled: NDArray[np.bool_]) -> NDArray[np.bool_]:
     part = torch.arange(1, filled.size + 1, dtype=torch.float64).reshape(inside.shape) * inside
     while not torch.equal(grown := max_pool2d(part, 3, 1, 1) * inside, part):
         part = grown  # the largest number spreads over its part
-    _, place, count = part.flatten().unique(return_inverse=True, return_counts=True)
+    _, place, count = torch.unique(part.flatten(), return_inverse=True, return_counts=True)
     large = count[place].reshape(filled.shape).numpy() >= _DUST * filled.sum()
     return filled & large
 
