@@ -1,6 +1,6 @@
 """Train generative adversarial networks. Importing this package fills the registries."""
 
-from gan import averages, losses, networks, optimizers, recipes
+from gan import averages, losses, networks, optimizers, recipes, robust
 from gan.data import entries
 from gan.images import to_bytes, to_floats
 from gan.runs import Run, load
@@ -14,6 +14,7 @@ __all__ = [
     "networks",
     "optimizers",
     "recipes",
+    "robust",
     "to_bytes",
     "to_floats",
 ]

@@ -7,20 +7,22 @@ from typing import Any
 import torch
 import yaml
 
-from gan import checkpoint, distributed, features, finetune, parts, rundir
+from gan import distributed, features, finetune, parts, rundir
 from gan.check import SIDES, Checked, check, require_keys
 from gan.data.stream import Stream
 from gan.metrics.evaluation import evaluation_for
 from gan.monitor import Monitor
 from gan.player import Player
 from gan.recipe import Recipe
+from gan.signals import Stop
 from gan.trainer import Trainer
 
 Say = Callable[[str], None]
 
 
-def build(config: Mapping[str, Any], say: Say = print) -> Trainer:
+def build(config: Mapping[str, Any], say: Say = print, stop: Stop | None = None) -> Trainer:
     """A trainer ready to train, resumed from its newest checkpoint where there is one."""
+    stop = stop or Stop()
     checked = check(config)
     for note in checked.notes:
         say(note)
@@ -32,7 +34,8 @@ def build(config: Mapping[str, Any], say: Say = print) -> Trainer:
     require_keys(checked, dataset.gives)
     reads = checked.entries["recipe"][0].build.reads
     ranks = {"rank": distributed.rank(), "size": distributed.size()}
-    stream = Stream(dataset, checked.settings.batch_size, checked.seed, device, reads, **ranks)
+    batch_size, seed, asked = checked.settings.batch_size, checked.seed, stop.__bool__
+    stream = Stream(dataset, batch_size, seed, device, reads, asked=asked, **ranks)
     recipe = _recipe(checked, dataset, stream, device, say)
     if checked.init and resumed is None:
         say(finetune.adopt(recipe, checked.init))
@@ -49,32 +52,30 @@ def build(config: Mapping[str, Any], say: Say = print) -> Trainer:
             checked.settings.steps,
             {name: stream.read(plan) for name, plan in dataset.shown(reads).items()},
             evaluation_for(recipe, dataset, stream, device, say),
+            checked.settings.discriminator_warmup,
+            checked.settings.watch,
         ),
         seed=checked.seed,
         config=yaml.safe_dump(checked.values, sort_keys=False, allow_unicode=True),
         run_id=rundir.run_id(checked.values),
+        stop=stop,
     )
-    if resumed is not None:
-        trainer.resume(resumed)
-        say(f"{checked.run_dir} goes on at step {trainer.step}")
-    if distributed.rank() == 0:
-        checked.run_dir.mkdir(parents=True, exist_ok=True)
-        checkpoint.sweep(checked.run_dir / "checkpoints", trainer.run_id)
-        rundir.keep(checked.run_dir, trainer.config)
+    rundir.begin(trainer, resumed, say)
     return trainer
 
 
 def _recipe(
     checked: Checked, dataset: Any, stream: Stream, device: torch.device, say: Say
 ) -> Recipe:
-    facts = {**dataset.facts, **({} if "label" in stream.keys else {"classes": 0})}
+    facts = {**dataset.facts, **checked.facts}
     distributed.seed(checked.seed, "start", 0, device)
     networks = {side: checked.create(side, **facts) for side in SIDES}
+    adversarial = checked.create("adversarial")
     recipe: Recipe = checked.create(
         "recipe",
         **networks,
-        adversarial=checked.create("adversarial"),
-        penalties=checked.named("penalties"),
+        adversarial=adversarial,
+        penalties=checked.named("penalties", adversarial=adversarial),
         classification=checked.create("classification"),
         reconstruction=checked.named("reconstruction"),
         classifier=features.classifier_for(checked, dataset, stream, device, say),

@@ -73,14 +73,25 @@ class Checked:
             **arguments, **{key: given[key] for key in chosen.given if key in given}
         )
 
-    def named(self, section: str) -> dict[str, Any]:
+    @property
+    def facts(self) -> dict[str, int]:
+        """What the recipe's networks are built with, whatever the data say."""
+        recipe = self.entries["recipe"][0].build
+        return {**({} if "label" in recipe.reads else {"classes": 0}), **recipe.facts}
+
+    def named(self, section: str, **given: Any) -> dict[str, Any]:
         """What a section of several names builds, without those whose weight is 0."""
-        return {on.partition(".")[2]: self.create(on) for on in self.switched_on(section)}
+        return {on.partition(".")[2]: self.create(on, **given) for on in self.switched_on(section)}
 
     def switched_on(self, section: str) -> list[str]:
         """The entries of a section of several names whose weight is not 0."""
         inside = [path for path in self.entries if path.startswith(f"{section}.")]
         return [path for path in inside if self.entries[path][1].get("weight") != 0]
+
+    def slope_penalties(self) -> list[str]:
+        """The penalties in use that look at the discriminator's input gradient."""
+        on = self.switched_on("penalties")
+        return [path for path in on if getattr(self.entries[path][0].build, "of_gradient", True)]
 
 
 def check(config: Mapping[str, Any]) -> Checked:
@@ -208,24 +219,50 @@ def _contradictions(checked: Checked) -> None:
 
 def _rehearse(checked: Checked) -> None:
     """Build both networks without memory, to refuse what they cannot serve before touching data."""
-    facts = {
-        "styles": 2,
-        "characters": 2,
-        "classes": 2 * ("label" in checked.entries["recipe"][0].build.reads),
-    }
+    facts = {"styles": 2, "characters": 2, "classes": 2, **checked.facts}
+    _require_facts_taken(checked)
     with torch.device("meta"):
-        checked.create("generator", **facts)
-        discriminator = checked.create("discriminator", **facts)
+        networks = {side: checked.create(side, **facts) for side in SIDES}
+    _require_parts(checked, networks)
+    discriminator = networks["discriminator"]
     require_logits(discriminator, "discriminator")
     _mind_the_norm(checked, discriminator)
     _mind_the_slope(checked, discriminator)
 
 
+def _require_facts_taken(checked: Checked) -> None:
+    """Refuse a discriminator that does not take what the recipe builds its networks with."""
+    recipe, chosen = (checked.entries[section][0] for section in ("recipe", "discriminator"))
+    for fact, value in recipe.build.facts.items():
+        if fact not in chosen.given:
+            kinds = registry.names(chosen.kind)
+            takers = [n for n in kinds if fact in registry.entry(chosen.kind, n).given]
+            raise ConfigError(
+                f"recipe={recipe.name} needs a discriminator of {fact}={value}, which "
+                f"discriminator={chosen.name} cannot be; choose {' or '.join(takers)}"
+            )
+
+
+def _require_parts(checked: Checked, networks: Mapping[str, nn.Module]) -> None:
+    """Refuse networks without what the recipe calls on them, as its annotations say."""
+    recipe = checked.entries["recipe"][0]
+    for side, network in networks.items():
+        hints = [inspect.get_annotations(kind) for kind in recipe.build.__mro__]
+        wanted = next(hint[side] for hint in hints if side in hint)
+        parts = inspect.get_annotations(wanted) if isinstance(wanted, type) else {}
+        missing = [part for part in parts if not hasattr(network, part)]
+        if missing:
+            raise ConfigError(
+                f"recipe={recipe.name} calls {', '.join(missing)} of its {side}, which "
+                f"{side}={checked.entries[side][0].name} does not have; choose another {side}, or "
+                "the model of that recipe"
+            )
+
+
 def _mind_the_norm(checked: Checked, discriminator: nn.Module) -> None:
-    if checked.switched_on("penalties") and any(
-        isinstance(m, BATCH_NORMS) for m in discriminator.modules()
-    ):
-        penalty = checked.switched_on("penalties")[0]
+    penalties = checked.slope_penalties()
+    if penalties and any(isinstance(m, BATCH_NORMS) for m in discriminator.modules()):
+        penalty = penalties[0]
         raise ConfigError(
             f"{penalty} needs each logit to depend on its own sample alone, but batch norm in the "
             "discriminator mixes the batch: set discriminator.norm to layer, instance, group, "
@@ -237,9 +274,7 @@ def _mind_the_slope(checked: Checked, discriminator: nn.Module) -> None:
     normed = any(is_parametrized(module) for module in discriminator.modules())
     loss = checked.entries["adversarial"][0]
     limited = (
-        checked.switched_on("penalties")
-        or checked.clip["discriminator"].weights is not None
-        or normed
+        checked.slope_penalties() or checked.clip["discriminator"].weights is not None or normed
     )
     if getattr(loss.build, "constrained", False) and not limited:
         checked.notes.append(

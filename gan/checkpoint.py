@@ -12,7 +12,6 @@ has matched, since torch and safetensors load flipped bits without a word. Hashe
 not origin: a hostile checkpoint is refused or is mere numbers, as nothing in it can be code.
 """
 
-import copy
 import errno
 import hashlib
 import importlib.metadata
@@ -25,8 +24,7 @@ import reprlib
 import shutil
 import stat
 import warnings
-from collections import defaultdict
-from collections.abc import Callable, Collection, Container, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -34,7 +32,6 @@ from typing import Any, NamedTuple
 import safetensors.torch
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 FORMAT = 1  # rises with every change; the manifest's closing hash is the same in all formats
 JSON_LIMIT = 16 << 20  # bytes of a JSON file, and of the header of a safetensors file
@@ -43,7 +40,6 @@ STATE, CONFIG, MANIFEST = "state.json", "config.yaml", "manifest.json"
 FILES = (NETWORKS, OPTIMIZERS, STATE, CONFIG)
 
 _NAME = re.compile(r"step-([0-9]+)(?:\.([0-9]+))?")  # step-00000007.1 made way for a later save
-_KERNELS = {"foreach", "fused", "capturable", "differentiable"}  # how an optimizer computes
 
 
 class CheckpointError(ValueError):
@@ -165,49 +161,6 @@ def restore(live: Mapping[str, Tensor], stored: Mapping[str, Tensor], what: str)
             tensor.copy_(stored[name])
 
 
-def flatten(optimizer: Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
-    """An optimizer's live tensors by "<parameter's number>/<name>", and its groups as JSON."""
-    packed = optimizer.state_dict()
-    tensors = {
-        f"{index}/{name}": tensor
-        for index, state in packed["state"].items()
-        for name, tensor in state.items()
-    }
-    groups = [
-        {key: value.item() if isinstance(value, Tensor) else value for key, value in group.items()}
-        for group in packed["param_groups"]
-    ]
-    return tensors, _plain(groups, "param_groups")
-
-
-def unflatten(
-    optimizer: Optimizer, tensors: Mapping[str, Tensor], groups: Sequence[Mapping[str, Any]]
-) -> None:
-    """Give an optimizer the state that `flatten` took from its like, to the bit or not at all.
-
-    Options come from the checkpoint, but how a step is computed (`fused`, ...) is the optimizer's.
-
-    Raises:
-        CheckpointError: groups, names, shapes or dtypes that this optimizer would not have.
-    """
-    what = f"the state of {type(optimizer).__name__}"
-    merged = _merged(optimizer.state_dict()["param_groups"], groups, what)
-    members = [
-        (options, parameter)
-        for options, group in zip(merged, optimizer.param_groups, strict=True)
-        for parameter in group["params"]
-    ]
-    stepped = {name.partition("/")[0] for name in tensors}
-    state = {
-        index: _blank(optimizer, options, parameter)
-        for index, (options, parameter) in enumerate(members)
-        if str(index) in stepped
-    }
-    blank = {f"{index}/{name}": t for index, named in state.items() for name, t in named.items()}
-    restore(blank, tensors, what)
-    optimizer.load_state_dict({"state": state, "param_groups": merged})
-
-
 def rotate(folder: Path, run_id: str, keep: int = 2, pinned: Collection[int] = ()) -> None:
     """Remove this run's checkpoints but the `keep` newest and the `pinned` steps.
 
@@ -222,12 +175,27 @@ def rotate(folder: Path, run_id: str, keep: int = 2, pinned: Collection[int] = (
             _discard(path, run_id)
 
 
+def set_aside(folder: Path, step: int) -> list[Path]:
+    """Rename the checkpoints beyond a step, so that `newest` passes them over; their new paths."""
+    moved = []
+    for ahead, path in _scan(folder):
+        if ahead > step:
+            moved.append(path.rename(_free(path.with_name(f"ahead-of-{step}-{path.name}"))))
+    return moved
+
+
 def sweep(folder: Path, run_id: str) -> None:
     """Remove what a killed process of this run left half written or half removed."""
     leftover = rf"\.(tmp|trash)-{re.escape(run_id)}-(step-[0-9]+(\.[0-9]+)*|index\.json)"
     for name in os.listdir(folder) if folder.is_dir() else []:
         if re.fullmatch(leftover, name):
             _remove(folder / name)
+
+
+def versions() -> dict[str, str | None]:
+    """Of the packages that a result depends on."""
+    installed = importlib.metadata.distributions(name="gan")
+    return {"torch": torch.__version__, "gan": next((d.version for d in installed), None)}
 
 
 # -- writing --------------------------------------------------------------------------------------
@@ -253,13 +221,13 @@ def _copied(name: str, tensor: Tensor) -> Tensor:
 
 
 def _dumped(value: Mapping[str, Any], what: str) -> bytes:
-    data = json.dumps(_plain(value, what), indent=2).encode()
+    data = json.dumps(plain(value, what), indent=2).encode()
     if len(data) > JSON_LIMIT:
         raise CheckpointError(f"{what} takes {len(data)} bytes of JSON, more than {JSON_LIMIT}")
     return data
 
 
-def _plain(value: Any, where: str) -> Any:
+def plain(value: Any, where: str) -> Any:
     """The value as JSON gives it back; what JSON would change, as integer keys, is an error."""
     match value:
         case None | bool() | int() | str():
@@ -267,9 +235,9 @@ def _plain(value: Any, where: str) -> Any:
         case float() if math.isfinite(value):
             return value
         case list() | tuple():
-            return [_plain(item, f"{where}[{index}]") for index, item in enumerate(value)]
+            return [plain(item, f"{where}[{index}]") for index, item in enumerate(value)]
         case Mapping() if all(isinstance(key, str) for key in value):
-            return {key: _plain(item, f"{where}.{key}") for key, item in value.items()}
+            return {key: plain(item, f"{where}.{key}") for key, item in value.items()}
     raise CheckpointError(
         f"{where} is {reprlib.repr(value)}, but a checkpoint keeps null, booleans, finite numbers, "
         "strings, lists and mappings with string keys"
@@ -280,13 +248,12 @@ def _manifest_of(
     files: Mapping[str, bytes], step: int, run_id: str, facts: Mapping[str, Any]
 ) -> bytes:
     """JSON whose last entry is the SHA-256 of all bytes before it."""
-    installed = importlib.metadata.distributions(name="gan")
     manifest = {
         "format": FORMAT,
         "run_id": run_id,
         "step": step,
         "config_sha256": _sha256(files[CONFIG]),
-        "versions": {"torch": torch.__version__, "gan": next((d.version for d in installed), None)},
+        "versions": versions(),
         "facts": facts,
         "files": [
             {"name": name, "bytes": len(data), "sha256": _sha256(data)}
@@ -486,7 +453,7 @@ def _json(data: bytes) -> dict[str, Any]:
     value = json.loads(data.decode(), object_pairs_hook=_unique)
     if not isinstance(value, dict):
         raise ValueError(f"no object but {reprlib.repr(value)}")
-    return _plain(value, "value")
+    return plain(value, "value")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -496,45 +463,5 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-# -- optimizers -----------------------------------------------------------------------------------
-
-
 def _form(tensor: Tensor) -> str:
     return f"{list(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
-
-
-def _merged(
-    live: Sequence[dict[str, Any]], stored: Sequence[Mapping[str, Any]], what: str
-) -> list[dict[str, Any]]:
-    """The live groups with the stored options; one that a newer torch has added stays as it is."""
-    here, there = ([len(group["params"]) for group in groups] for groups in (live, stored))
-    if here != there:
-        raise CheckpointError(f"{what} does not fit: parameters by group {there}, here {here}")
-    merged = []
-    for own, group in zip(live, stored, strict=True):
-        if unknown := sorted(group.keys() - own.keys()):
-            raise CheckpointError(f"{what} does not fit: the options {unknown} are unknown here")
-        taken = group.keys() - _KERNELS - {"params"}
-        merged.append(own | {key: _like(own[key], group[key]) for key in taken})
-    return merged
-
-
-def _like(own: Any, value: Any) -> Any:
-    """The value in the other's type, where JSON knows neither tuples nor tensors."""
-    if isinstance(own, Tensor):
-        return torch.full_like(own, value)
-    return tuple(value) if isinstance(own, tuple) else value
-
-
-def _blank(optimizer: Optimizer, options: dict[str, Any], parameter: Tensor) -> dict[str, Tensor]:
-    """Tensors formed like the state of this parameter, found by one step of a stand-in for it."""
-    state = optimizer.state.get(parameter)
-    if not state:
-        stand_in = torch.zeros_like(parameter).requires_grad_()
-        stand_in.grad = torch.zeros_like(parameter)
-        probe = copy.copy(optimizer)  # with neither hooks nor a schedule's wrapping of `step`
-        probe.state = defaultdict(dict)
-        probe.param_groups = [options | {"params": [stand_in]}]
-        probe.step()
-        state = probe.state[stand_in]
-    return {name: torch.empty_like(value) for name, value in state.items()}

@@ -6,7 +6,7 @@ One process is the special case in which nothing is sent.
 import os
 import random
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy
 import torch
@@ -65,23 +65,80 @@ def seed(root: int, side: str, count: int, device: torch.device) -> None:
         torch.cuda.default_generators[device.index or 0].manual_seed(value)
 
 
-def average_gradients(parameters: Sequence[Tensor]) -> None:
+def average_gradients(parameters: Sequence[Tensor], said: Tensor) -> Tensor:
     """Replace every gradient by its mean over the processes, in one flat all-reduce.
 
     The buffer always has the full length: a rank without some gradient contributes zeros and a
     mark, and a gradient that is absent everywhere stays None (Adam would move a weight whose
-    gradient is zero).
+    gradient is zero). `said` is a number of this process that travels along; returns the sum.
     """
     if size() == 1:
-        return
+        return said
     present = torch.tensor(
         [float(p.grad is not None) for p in parameters], device=parameters[0].device
     )
     parts = [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters]
-    flat = torch.cat([present, *parts])
+    flat = torch.cat([said.detach().float().reshape(1), present, *parts])
     torch.distributed.all_reduce(flat)
-    marks, flat = flat[: len(present)].tolist(), flat[len(present) :] / size()
+    marks, gradients = flat[1 : len(present) + 1].tolist(), flat[len(present) + 1 :] / size()
     for parameter, mark, part in zip(
-        parameters, marks, torch.split(flat, [p.numel() for p in parts]), strict=True
+        parameters, marks, torch.split(gradients, [p.numel() for p in parts]), strict=True
     ):
         parameter.grad = part.view_as(parameter).clone() if mark else None
+    return flat[0]
+
+
+@torch.no_grad()
+def replicate(tensors: Iterable[Tensor]) -> None:
+    """Give every process the first one's values."""
+    if size() > 1:
+        for tensor in tensors:
+            torch.distributed.broadcast(tensor.detach(), 0)
+
+
+@torch.no_grad()
+def elsewhere(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What the other processes have under these names, as `ranks/<rank>/<name>`, where it differs
+    from what the first has."""
+    found = {}
+    for name, tensor in tensors.items() if size() > 1 else ():
+        everywhere = [torch.empty_like(tensor) for _ in range(size())]
+        torch.distributed.all_gather(everywhere, tensor.contiguous())
+        for number, other in enumerate(everywhere[1:], 1):
+            if not torch.equal(other, everywhere[0]):
+                found[f"ranks/{number}/{name}"] = other
+    return found
+
+
+def anywhere(flag: bool, device: torch.device) -> bool:
+    """Whether the flag is up in any process: a decision that all of them take alike."""
+    if size() == 1:
+        return flag
+    up = torch.tensor([float(flag)], device=device)
+    torch.distributed.all_reduce(up)
+    return bool(up.item())
+
+
+def wait(device: torch.device) -> None:
+    """Go on when every process has come this far."""
+    anywhere(False, device)
+
+
+def require_same(facts: Mapping[str, object], device: torch.device, what: str) -> None:
+    """Refuse to go on where the processes differ in a fact, naming it.
+
+    Raises: RuntimeError in every process alike.
+    """
+    if size() == 1 or not facts:
+        return
+    digests = [zlib.crc32(repr(fact).encode()) for fact in facts.values()]
+    mine = torch.tensor(digests, dtype=torch.int64, device=device)
+    least, most = mine.clone(), mine.clone()
+    torch.distributed.all_reduce(least, torch.distributed.ReduceOp.MIN)
+    torch.distributed.all_reduce(most, torch.distributed.ReduceOp.MAX)
+    differing = [
+        name for name, same in zip(facts, (least == most).tolist(), strict=True) if not same
+    ]
+    if differing:
+        here = ", ".join(f"{name}={facts[name]!r}" for name in differing[:5])
+        raise RuntimeError(f"{what}: the processes differ in {here} (as rank {rank()} has it)")

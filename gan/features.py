@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from gan.checkpoint import Checkpoint
 from gan.data.stream import Stream
 from gan.networks.pretrained import rebuilt, stored
 from gan.registry import create
+from gan.robust.perturb import Pgd
 
 FOLDER = Path("data/classifiers")
 EPOCHS = 14
@@ -44,6 +46,7 @@ class Training(NamedTuple):
     epochs: int = EPOCHS
     held_out: float = 0.0  # share of the rows that are only looked at in the end
     loss: str = "cross_entropy"  # a registered classification loss
+    against: Mapping[str, Any] = {}  # the name and settings of a registered perturbation, or none
 
 
 class Fitted(NamedTuple):
@@ -98,7 +101,7 @@ def fitted(
     folder = folder or FOLDER / key
     kept = _kept(folder, key, lambda _: None)
     if kept is None:
-        with _alone(folder, say):
+        with alone(folder, say):
             kept = _kept(folder, key, say)  # another process may have been here first
             if kept is None:
                 path = _train_and_keep(description, lesson, training, device, folder, key, say)
@@ -128,7 +131,7 @@ def _kept(folder: Path, key: str, say: Say) -> Checkpoint | None:
 
 
 @contextmanager
-def _alone(folder: Path, say: Say) -> Iterator[None]:
+def alone(folder: Path, say: Say) -> Iterator[None]:
     """One process at a time trains for a folder; what a dead one held is free again."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "w") as lock:
@@ -152,8 +155,7 @@ def _train_and_keep(
     """The path of the new checkpoint."""
     seen, unseen = _split(len(lesson.rows), training.held_out)
     say(f"training a classifier of {', '.join(lesson.labels)} on {len(seen)} images, once")
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(0)
+    with _seeded(device):
         classifier = create("classifier", **description).to(device)
         _fit(classifier, lesson, seen, training, device, say)
     accuracy = {"training": _accuracy(classifier, lesson, seen)}
@@ -168,6 +170,14 @@ def _train_and_keep(
         state={"accuracy": accuracy},
         config=yaml.safe_dump(dict(description), allow_unicode=True),
     )
+
+
+@contextmanager
+def _seeded(device: torch.device) -> Iterator[None]:
+    """The same random numbers every time; those of everybody else go on as if nothing were."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(0)
+        yield
 
 
 def in_words(accuracy: Mapping[str, Mapping[str, float]]) -> str:
@@ -205,6 +215,7 @@ def _fit(
     """Train on shifted images of these places of the lesson, in one cycle of the learning rate."""
     wanted = {name: torch.tensor(label, device=device) for name, label in lesson.labels.items()}
     losses = {name: create("classification", training.loss) for name in wanted}
+    harder = create("perturbation", **training.against) if training.against else None
     rounds = max(1, len(places) // batch_size)
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=rate, weight_decay=1e-2, fused=True)
     cycle = torch.optim.lr_scheduler.OneCycleLR(
@@ -215,8 +226,12 @@ def _fit(
     for epoch in bar:
         order = torch.as_tensor(places)[torch.randperm(len(places))]
         for chosen in torch.split(order[: rounds * batch_size], batch_size):
-            logits = classifier(shifted(lesson.images(lesson.rows[chosen.numpy()])))
-            terms = {name: losses[name](logits[name], wanted[name][chosen]) for name in wanted}
+            images = shifted(lesson.images(lesson.rows[chosen.numpy()]))
+            labels = {name: label[chosen] for name, label in wanted.items()}
+            if harder is not None:
+                images = attacked(classifier, harder, losses, images, labels)
+            logits = classifier(images)
+            terms = {name: losses[name](logits[name], labels[name]) for name in labels}
             optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(torch.stack([*terms.values()]).sum())
             optimizer.step()
@@ -236,13 +251,65 @@ def shifted(images: Tensor, most: int = 2) -> Tensor:
     return windows[torch.arange(len(images), device=images.device), :, top, left]
 
 
+def attacked(
+    classifier: nn.Module,
+    perturbation: Pgd,
+    losses: Mapping[str, Callable[[Tensor, Tensor], Tensor]],
+    images: Tensor,
+    labels: Mapping[str, Tensor],
+) -> Tensor:
+    """Images that raise the sum of all fields' losses; the classifier looks on in eval mode.
+
+    So its running statistics stay, and each image's direction depends on itself alone.
+    """
+
+    def loss_of(images: Tensor) -> Tensor:
+        logits = classifier(images)
+        return torch.stack([losses[name](logits[name], labels[name]) for name in losses]).sum()
+
+    mode = classifier.training
+    classifier.eval()
+    try:
+        return perturbation(loss_of, images)
+    finally:
+        classifier.train(mode)
+
+
+def accuracy_under(
+    against: Mapping[str, Any],
+    classifier: nn.Module,
+    lesson: Lesson,
+    held_out: float,
+    through: nn.Module | None = None,
+) -> dict[str, float]:
+    """The share of held-out images that are named rightly after a perturbation, by field.
+
+    It is made to hurt the classifier, or another one that it comes `through`.
+    """
+    _, unseen = _split(len(lesson.rows), held_out)
+    losses = dict.fromkeys(lesson.labels, nn.functional.cross_entropy)
+    change = partial(attacked, through or classifier, create("perturbation", **against), losses)
+    with _seeded(next(classifier.parameters()).device):
+        return _accuracy(classifier, lesson, unseen, change)
+
+
 @torch.no_grad()
-def _accuracy(classifier: nn.Module, lesson: Lesson, places: np.ndarray) -> dict[str, float]:
-    """The share of these places that the classifier names rightly, by field."""
+def _accuracy(
+    classifier: nn.Module,
+    lesson: Lesson,
+    places: np.ndarray,
+    change: Callable[[Tensor, Mapping[str, Tensor]], Tensor] = lambda images, labels: images,
+) -> dict[str, float]:
+    """The share of these places that the classifier names rightly, by field, after a change."""
     classifier.eval()
     right = dict.fromkeys(lesson.labels, 0)
     for part in np.split(places, range(512, len(places), 512)):
-        logits = classifier(lesson.images(lesson.rows[part]))
-        for name, label in lesson.labels.items():
-            right[name] += int((logits[name].argmax(1).cpu().numpy() == label[part]).sum())
+        images = lesson.images(lesson.rows[part])
+        labels = {
+            name: torch.tensor(label[part], device=images.device)
+            for name, label in lesson.labels.items()
+        }
+        logits = classifier(change(images, labels))
+        for name, label in labels.items():
+            right[name] += int((logits[name].argmax(1) == label).sum())
     return {name: count / len(places) for name, count in right.items()}

@@ -1,6 +1,8 @@
 """What a run tells: TensorBoard, `metrics.jsonl`, sample pictures and a progress bar, on rank 0."""
 
 import json
+import math
+import os
 import sys
 import warnings
 from collections.abc import Callable, Mapping
@@ -17,21 +19,23 @@ from gan import distributed
 class Log:
     """Writes to a run directory. A write that fails is reported once and never stops training."""
 
-    def __init__(self, run_dir: Path, step: int, steps: int) -> None:
-        """Continue at a step: TensorBoard drops what an interrupted run wrote beyond it."""
-        self.run_dir, self.active, self._failed = run_dir, distributed.rank() == 0, False
+    def __init__(
+        self, run_dir: Path, counts: Mapping[str, int], steps: int, warmup: int = 0
+    ) -> None:
+        """Continue at a step: what a killed run wrote beyond it is dropped, to be written again.
+
+        `warmup` is the length of the discriminator's; its updates are steps below 0 in TensorBoard.
+        """
+        self.run_dir, self.active, self._warmup = run_dir, distributed.rank() == 0, warmup
+        self._failed = False
         if not self.active:
             return
-        from torch.utils.tensorboard import SummaryWriter  # slow to import
-
         (run_dir / "samples").mkdir(parents=True, exist_ok=True)
-        self._board = SummaryWriter(
-            str(run_dir / "tensorboard"), purge_step=step + 1 if step else None, flush_secs=10
-        )
-        self._lines = (run_dir / "metrics.jsonl").open("a", encoding="utf-8")
+        go_back(self._path, counts["discriminator_updates"])
+        self._open(self._axis(counts) + 1 if counts["discriminator_updates"] else None)
         self._bar = tqdm(
             total=steps,
-            initial=step,
+            initial=counts["step"],
             unit="step",
             dynamic_ncols=True,
             disable=not sys.stderr.isatty(),
@@ -41,12 +45,22 @@ class Log:
     def scalars(self, counts: Mapping[str, int], values: Mapping[str, float]) -> None:
         """Numbers by tag, with the clocks `step`, `images` and `discriminator_updates`."""
         if self.active:
-            self._try(lambda: self._scalars(counts, values))
+            self._return()
+            finite = {tag: v if np.isfinite(v) else str(v) for tag, v in values.items()}
+            self._try(lambda: self._line({**counts, **finite}))
+            self._try(lambda: self._scalars(self._axis(counts), values))
 
     def picture(self, step: int, name: str, pixels: np.ndarray) -> None:
         """A picture uint8 [H, W, 3], in TensorBoard and as a PNG file."""
         if self.active:
             self._try(lambda: self._picture(step, name, pixels))
+
+    def event(self, counts: Mapping[str, int], kind: str, text: str) -> None:
+        """Something that happened, on the terminal, as a line and as TensorBoard text."""
+        if self.active:
+            self.say(f"{kind}: {text}")
+            self.text(counts["step"], f"event/{kind}", text)
+            self._try(lambda: self._line({**counts, "event": kind, "text": text}))
 
     def text(self, step: int, name: str, text: str) -> None:
         """A text, shown literally."""
@@ -93,12 +107,39 @@ class Log:
         for summary in parts:  # their values are scalars already
             writer.add_summary(summary)
 
-    def _scalars(self, counts: Mapping[str, int], values: Mapping[str, float]) -> None:
-        for tag, value in values.items():
-            self._board.add_scalar(tag, value, counts["step"])
-        finite = {tag: value if np.isfinite(value) else str(value) for tag, value in values.items()}
-        self._lines.write(json.dumps({**counts, **finite}) + "\n")
+    @property
+    def _path(self) -> Path:
+        return self.run_dir / "metrics.jsonl"
+
+    def _open(self, purge: int | None = None) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # slow to import
+
+        self._board = SummaryWriter(
+            str(self.run_dir / "tensorboard"), purge_step=purge, flush_secs=10
+        )
+        self._lines = self._path.open("a", encoding="utf-8")
+
+    def _return(self) -> None:
+        """Make the files again where somebody has removed the folder under the run."""
+        if self._path.exists():
+            return
+        warnings.warn(f"{self.run_dir} was removed while training; it is made again", stacklevel=4)
+        for close in (self._lines.close, self._board.close):
+            self._try(close)
+        self._try(lambda: (self.run_dir / "samples").mkdir(parents=True, exist_ok=True))
+        self._try(self._open)
+
+    def _axis(self, counts: Mapping[str, int]) -> int:
+        """The step in TensorBoard: a discriminator's warm-up counts up to 0."""
+        return counts["step"] or min(0, counts["discriminator_updates"] - self._warmup)
+
+    def _line(self, values: Mapping[str, Any]) -> None:
+        self._lines.write(json.dumps(values) + "\n")
         self._lines.flush()
+
+    def _scalars(self, step: int, values: Mapping[str, float]) -> None:
+        for tag, value in values.items():
+            self._board.add_scalar(tag, value, step)
 
     def _picture(self, step: int, name: str, pixels: np.ndarray) -> None:
         self._board.add_image(f"samples/{name}", pixels, step, dataformats="HWC")
@@ -114,3 +155,22 @@ class Log:
                     f"logging to {self.run_dir} failed, training goes on: {error}", stacklevel=3
                 )
             self._failed = True
+
+
+def go_back(path: Path, updates: int) -> None:
+    """Drop the lines beyond so many discriminator updates, and a half one at the end."""
+    if not path.exists():
+        return
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    kept = [line for line in lines if _updates(line) <= updates]
+    if len(kept) < len(lines):
+        temporary = path.with_name(f".{path.name}")
+        temporary.write_text("".join(kept), encoding="utf-8")
+        os.replace(temporary, path)
+
+
+def _updates(line: str) -> float:
+    try:
+        return json.loads(line)["discriminator_updates"]
+    except (ValueError, LookupError, TypeError):
+        return math.inf

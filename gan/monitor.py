@@ -1,7 +1,10 @@
 """What a run shows: numbers (terms, norms, rates), pictures of samples, measures, a last word."""
 
+import math
 import time
-from collections.abc import Iterable, Iterator, Mapping
+import warnings
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -15,9 +18,14 @@ from gan.log import Log
 from gan.player import Losses, Player
 from gan.recipe import Batch, Recipe
 from gan.signature import flat
+from gan.watch import Watch
 
+MADE = ("generated", "cycled")  # how samples begin that differ from generator to generator
 Counts = Mapping[str, int]
 Generators = Mapping[str, nn.Module]
+
+
+RECENT = 200  # values of each term that are kept for a diagnosis
 
 
 class Evaluation(Protocol):
@@ -43,8 +51,10 @@ class Monitor:
         steps: int,
         shown: Mapping[str, Batch] | None = None,
         evaluation: Evaluation | None = None,
+        warmup: int = 0,
+        watch: Collection[str] = (),
     ) -> None:
-        """`shown` are the named batches of which samples are drawn."""
+        """`shown` are the named batches of which samples are drawn, `watch` names watchdogs."""
         self.run_dir, self.steps, self.shown, self.evaluation = (
             run_dir,
             steps,
@@ -52,13 +62,18 @@ class Monitor:
             evaluation,
         )
         self._terms: dict[str, list[Tensor]] = {}
+        self._recent: dict[str, deque[Tensor]] = {}
         self._last: dict[str, float] = {}
+        self._warmup, self._watch = warmup, Watch(watch)
+        self._waited = 0.0
 
-    def start(self, counts: Counts, config: str) -> None:
+    def start(self, clocks: Callable[[], Counts], config: str) -> None:
         """Open the log at this step; show the configuration and, at the start, the real images."""
-        self.log = Log(self.run_dir, counts["step"], self.steps)
+        self._clocks, counts = clocks, clocks()
+        self.log = Log(self.run_dir, counts, self.steps, self._warmup)
         self.log.text(counts["step"], "config", config)
         self._clock, self._seen = time.perf_counter(), counts["images"]
+        self._updates = counts["discriminator_updates"]
         if counts["step"] == 0:
             for name, batch in self.shown.items():
                 if "real" in batch:
@@ -72,30 +87,56 @@ class Monitor:
         """Keep an update's terms, as tensors: reading them here would stall the device."""
         for name, term in terms.items():
             self._terms.setdefault(f"{player}/{name}", []).append(term)
+            self._recent.setdefault(f"{player}/{name}", deque(maxlen=RECENT)).append(term)
 
-    def pending(self) -> dict[str, list[float]]:
-        """Terms noted since the last scalars: a checkpoint between two of them keeps these."""
-        return {tag: torch.stack(terms).tolist() for tag, terms in self._terms.items()}
+    def pending(self) -> dict[str, list[float | str]]:
+        """Terms noted since the last scalars: a checkpoint between two of them keeps these.
 
-    def restore(self, pending: Mapping[str, list[float]], device: torch.device) -> None:
-        """Go on from the terms of a checkpoint."""
-        self._terms = {
-            tag: list(torch.tensor(terms, device=device)) for tag, terms in pending.items()
+        A statistic may be NaN, which JSON does not know: it is kept as a word.
+        """
+        read = {tag: torch.stack(terms).tolist() for tag, terms in self._terms.items()}
+        return {
+            tag: [v if math.isfinite(v) else str(v) for v in values] for tag, values in read.items()
         }
 
-    def scalars(self, counts: Counts, players: Iterable[Player]) -> None:
-        """Means of the terms since the last time, gradient norms, rates and speed: one read-back.
+    def restore(self, pending: Mapping[str, list[float | str]], device: torch.device) -> None:
+        """Go on from the terms of a checkpoint."""
+        self._terms = {
+            tag: list(torch.tensor([float(term) for term in terms], device=device))
+            for tag, terms in pending.items()
+        }
 
-        Raises: FloatingPointError naming the terms that are not finite.
+    def history(self) -> dict[str, list[float]]:
+        """The last values of each term, oldest first."""
+        return {tag: torch.stack(list(terms)).tolist() for tag, terms in self._recent.items()}
+
+    def tell(self, kind: str, text: str) -> None:
+        """Report something that happened, wherever a run reports."""
+        if hasattr(self, "log"):
+            self.log.event(self._clocks(), kind, text)
+        else:
+            warnings.warn(f"{kind}: {text}", stacklevel=2)
+
+    def saved(self, folder: Path, size: int) -> None:
+        """Look at the room that a checkpoint of so many bytes has left."""
+        self._warn(self._watch.disk(folder, size))
+
+    def close(self) -> None:
+        """Close the log, if it was opened."""
+        if hasattr(self, "log"):
+            self.log.close()
+
+    def scalars(self, counts: Counts, players: Iterable[Player], waited: float = 0.0) -> None:
+        """Means of the terms since the last time, rates and speed: one read-back.
+
+        `waited` are the seconds that the run has waited for data until now.
         """
         players = list(players)
         means = {tag: torch.stack(terms).float().mean() for tag, terms in self._terms.items()}
-        for (
-            player
-        ) in players:  # where gradients are clipped, the norms from before are among the terms
-            means.setdefault(f"{player.name}/gradient_norm", player.gradient_norm().float())
-        values = dict(zip(means, torch.stack(list(means.values())).tolist(), strict=True))
-        _require_finite(values, counts["step"])
+        values: dict[str, float] = {}
+        if means:  # none where every update since was skipped
+            values = dict(zip(means, torch.stack(list(means.values())).tolist(), strict=True))
+        self._warn(self._watch.game(counts["step"], values))
         self._terms = {}
         for player in players:
             for place, group in enumerate(player.optimizer.param_groups):
@@ -104,10 +145,14 @@ class Monitor:
                 values[tag] = group["lr"]
         now = time.perf_counter()
         values["speed/images_per_second"] = (counts["images"] - self._seen) / (now - self._clock)
+        updates = counts["discriminator_updates"] - self._updates
+        self._warn(self._watch.data(waited - self._waited, now - self._clock, updates))
+        self._waited, self._updates = waited, counts["discriminator_updates"]
         self._clock, self._seen = now, counts["images"]
         self._last |= values
         self.log.scalars(counts, values)
-        norms = " ".join(f"{p.name} {values[f'{p.name}/gradient_norm']:.2g}" for p in players)
+        known = [(p.name, values.get(f"{p.name}/gradient_norm")) for p in players]
+        norms = " ".join(f"{name} {norm:.2g}" for name, norm in known if norm is not None)
         speed = values["speed/images_per_second"]
         self.log.progress(counts["step"], f"{speed:.0f} images/s  gradient norms: {norms}")
 
@@ -119,9 +164,12 @@ class Monitor:
                 for source, generator in generators.items():
                     with evaluated(generator):
                         made = recipe.samples(generator, batch)
+                    if source == "raw" and "generated" in made:
+                        real = batch.get("real", batch.get("target"))
+                        self._warn(self._watch.samples(counts["step"], made["generated"], real))
                     suffix = "" if source == "raw" else f" ({source})"
                     columns |= {
-                        f"{key}{suffix}" if key == "generated" else key: made[key] for key in made
+                        f"{key}{suffix}" if key.startswith(MADE) else key: made[key] for key in made
                     }
                 self._show(counts["step"], name, columns)
 
@@ -152,6 +200,10 @@ class Monitor:
         self.log.text(counts["step"], "report", report)
         if self.log.active:
             (self.run_dir / "report.txt").write_text(report + "\n", encoding="utf-8")
+
+    def _warn(self, warned: Mapping[str, str]) -> None:
+        for name, text in warned.items():
+            self.tell(f"watch {name}", text)
 
     @contextmanager
     def _pause(self) -> Iterator[None]:
@@ -190,15 +242,6 @@ def evaluated(generator: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
-
-
-def _require_finite(values: Mapping[str, float], step: int) -> None:
-    broken = [tag for tag, value in values.items() if not abs(value) < float("inf")]
-    if broken:
-        raise FloatingPointError(
-            f"{', '.join(broken)} became non-finite before step {step}; the checkpoints are older "
-            "and sound: try a lower learning rate, a gradient penalty or clipping"
-        )
 
 
 def _enlarge(made: Tensor) -> int:

@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import clip_grad_norm_, clip_grad_value_, get_total_norm
+from torch.nn.utils import get_total_norm
 
 from gan import distributed
 from gan.explain import explained
+from gan.guard import NonFiniteError
 from gan.settings import UNCLIPPED, Clip
 
 Losses = dict[str, Tensor]
@@ -39,19 +40,26 @@ class Player:
         self.module = module
 
     def update(self, losses_of: Callable[[], Losses], count: int) -> Losses:
-        """One optimizer step on the sum of losses; returns them and the statistics, detached."""
+        """One optimizer step on the sum of losses; returns terms, statistics and gradient norm.
+
+        Raises: NonFiniteError before the step, in all processes alike, if the sum or norm is none.
+        """
         self.prepare(count)
         self.optimizer.zero_grad(set_to_none=True)
         with explained(self.name, count, losses_of), frozen(self.opponent):
             with self.autocast():
                 terms = losses_of()
-            trained = [term for name, term in terms.items() if self._trains(name, term)]
-            torch.autograd.backward(torch.stack(trained).sum())
-        distributed.average_gradients(self.parameters)
-        norm = self._clip_gradients()
+            loss = torch.stack([t for name, t in terms.items() if self._trains(name, t)]).sum()
+            torch.autograd.backward(loss)
+        loss = distributed.average_gradients(self.parameters, loss.detach())
+        norm = get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        terms = {name: term.detach() for name, term in {**terms, "gradient_norm": norm}.items()}
+        if not (loss + norm).isfinite():  # the one host read of an update
+            raise NonFiniteError(self.name, count, terms)
+        self.clip.bound_gradients(self.parameters, norm)
         self.optimizer.step()
-        self._clip_weights()
-        return {name: term.detach() for name, term in {**terms, **norm}.items()}
+        self.clip.bound_weights(self.parameters)
+        return terms
 
     def prepare(self, count: int) -> None:
         """Rates and frozen parts at an update: functions of its number, hence never stored."""
@@ -61,10 +69,6 @@ class Player:
         for until, parameters in self.asleep:
             for parameter in parameters:
                 parameter.requires_grad = count >= until
-
-    def gradient_norm(self) -> Tensor:
-        """L2 norm of all gradients of the last update, as they are now."""
-        return get_total_norm([p.grad for p in self.parameters if p.grad is not None])
 
     def _trains(self, name: str, term: Tensor) -> bool:
         if name in self.statistics:
@@ -79,24 +83,6 @@ class Player:
                 "or float() on its way, or list its name in the recipe's statistics"
             )
         return term.requires_grad  # False for a term of frozen parts alone
-
-    def _clip_gradients(self) -> Losses:
-        """Clip where asked; returns the norm from before, which is the one to log."""
-        if self.clip.value is None and self.clip.norm is None:
-            return {}
-        norm = self.gradient_norm()
-        if self.clip.value is not None:
-            clip_grad_value_(self.parameters, self.clip.value)
-        if self.clip.norm is not None:
-            clip_grad_norm_(self.parameters, self.clip.norm)
-        return {"gradient_norm": norm}
-
-    @torch.no_grad()
-    def _clip_weights(self) -> None:
-        if self.clip.weights is not None:
-            moved = [p for p in self.parameters if p.grad is not None]
-            torch._foreach_clamp_min_(moved, -self.clip.weights)
-            torch._foreach_clamp_max_(moved, self.clip.weights)
 
 
 @contextmanager

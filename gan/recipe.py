@@ -24,6 +24,7 @@ class Recipe(nn.Module, ABC):
     generator: nn.Module
     discriminator: nn.Module
     reads: tuple[str, ...] = ("real",)
+    facts: Mapping[str, int] = {}  # what its networks are built with, beside facts of the data
     statistics: tuple[str, ...] = ("logits_real", "logits_fake")
 
     @abstractmethod
@@ -52,9 +53,8 @@ def penalise(
     penalties: Mapping[str, Penalty], judge: Judge, real: Tensor, fake: Tensor, update: int
 ) -> dict[str, Tensor]:
     """The penalties that are due at this update, by name."""
-    due = {
-        name: penalty
+    return {
+        name: penalty(judge, real, fake, update)
         for name, penalty in penalties.items()
         if update % getattr(penalty, "every", 1) == 0 and getattr(penalty, "weight", 1) != 0
     }
-    return {name: penalty(judge, real, fake, update) for name, penalty in due.items()}

@@ -1,17 +1,24 @@
 """A run directory and the configuration it holds."""
 
+import atexit
+import fcntl
 import hashlib
 import os
+import platform
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from gan import checkpoint
+from gan import checkpoint, distributed
 from gan.check import Checked
 from gan.registry import ConfigError
 from gan.signature import flat
+
+LOCK = ".lock"
+_held: dict[tuple[int, Path], int] = {}  # by process, since a fork inherits it
 
 # what may change between runs in one run directory
 FREE = (
@@ -21,6 +28,8 @@ FREE = (
     "trainer.measure_every",
     "trainer.save_every",
     "trainer.keep",
+    "trainer.failed_saves",
+    "trainer.watch",
     "trainer.device",
     "data.resident",
     "resume",
@@ -44,6 +53,8 @@ def previous(
                 f"resume=never, but run_dir={run_dir} is not empty; choose another run_dir"
             )
         return None
+    if run_dir.exists():
+        hold(run_dir)
     if stored.exists():
         before = _stored(stored, stored.read_text(encoding="utf-8"))
         _keep_lengths(values, before)
@@ -58,6 +69,87 @@ def previous(
     _keep_lengths(values, before)
     _require_same(Path(resume), before, values)
     return Path(resume)
+
+
+def begin(run: Any, resumed: Path | None, say: Callable[[str], None]) -> None:
+    """Put a trainer into its run directory, and the checkpoint that was found into the trainer."""
+    folder = run.monitor.run_dir
+    if resumed is not None:
+        run.resume(resumed)
+        say(f"{folder} goes on at step {run.step}")
+    stated = {"config": run.run_id, "data": run.stream.content, **run.counts()}
+    distributed.require_same(stated, run.device, "start")
+    if distributed.rank():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    hold(folder, fresh=resumed is None)
+    checkpoint.sweep(folder / "checkpoints", run.run_id)
+    if resumed is not None and resumed.resolve().parent == (folder / "checkpoints").resolve():
+        for left in checkpoint.set_aside(folder / "checkpoints", run.step):
+            say(f"{left} lies ahead of it and is kept under that name, out of the way of resume")
+    keep(folder, run.config)
+
+
+def hold(run_dir: Path, fresh: bool = False) -> None:
+    """Take a run directory for this process until `release`, or until the process ends.
+
+    The lock is the system's own (flock): that of a dead process is nobody's. `fresh` says that no
+    checkpoint was found there. Raises: ConfigError naming the process that has it.
+    """
+    if distributed.rank() or (os.getpid(), run_dir.resolve()) in _held:
+        return
+    if (
+        fresh
+        and (run_dir / "config.yaml").exists()
+        and checkpoint.newest(run_dir / "checkpoints", notice=lambda skipped: None)
+    ):
+        raise ConfigError(f"run_dir={run_dir} was used by another run meanwhile: start again")
+    path = run_dir / LOCK
+    try:
+        descriptor = _locked(path)
+    except BlockingIOError:
+        holder = path.read_text(encoding="utf-8").strip() or "another process"
+        raise ConfigError(
+            f"run_dir={run_dir} is in use by {holder}: stop it, or choose another run_dir"
+        ) from None
+    except OSError as error:
+        raise ConfigError(
+            f"run_dir={run_dir} cannot be written ({error.strerror}): choose another run_dir"
+        ) from error
+    os.ftruncate(descriptor, 0)
+    holder = f"process {os.getpid()} on {platform.node()} since {time.strftime('%F %T')}\n"
+    os.pwrite(descriptor, holder.encode(), 0)
+    _held[os.getpid(), run_dir.resolve()] = descriptor
+
+
+def _locked(path: Path) -> int:
+    """The lock file, locked; one that its last holder has just removed is opened again."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
+@atexit.register
+def _release_all() -> None:
+    """Leave no lock file behind where a start has failed."""
+    for process, run_dir in list(_held):
+        if process == os.getpid():
+            release(run_dir)
+
+
+def release(run_dir: Path) -> None:
+    """Give a run directory back."""
+    descriptor = _held.pop((os.getpid(), run_dir.resolve()), None)
+    if descriptor is not None:
+        (run_dir / LOCK).unlink(missing_ok=True)
+        os.close(descriptor)
 
 
 def keep(run_dir: Path, config: str) -> None:

@@ -1,13 +1,18 @@
 """Sections of the configuration that are plain values: their signatures are their schema."""
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 import torch
+from torch import Tensor
+from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_, get_total_norm
 
 from gan.signature import Bounds, Count, Positive, Whole
+
+Watched = Literal["data", "discriminator", "collapse", "disk"]
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,22 @@ class Clip:
     norm: Positive | None = None
     weights: Positive | None = None
 
+    def bound_gradients(self, parameters: Sequence[Tensor], norm: Tensor) -> None:
+        """Bound the gradients, whose total norm is given, by value and then by norm."""
+        if self.value is not None:
+            clip_grad_value_(parameters, self.value)
+            norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if self.norm is not None:
+            clip_grads_with_norm_(parameters, self.norm, norm)
+
+    @torch.no_grad()
+    def bound_weights(self, parameters: Sequence[Tensor]) -> None:
+        """Bound the weights that have just moved."""
+        if self.weights is not None:
+            moved = [p for p in parameters if p.grad is not None]
+            torch._foreach_clamp_min_(moved, -self.weights)
+            torch._foreach_clamp_max_(moved, self.weights)
+
 
 UNCLIPPED = Clip()
 
@@ -36,6 +57,7 @@ class Settings:
 
     steps: Count = 10_000
     batch_size: Count = 64
+    order: Literal["discriminator", "generator"] = "discriminator"  # who plays first in a step
     n_critic: Count | dict[Whole, Count] = 1
     discriminator_warmup: Whole = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -45,6 +67,8 @@ class Settings:
     measure_every: Count = 500
     save_every: Count = 500
     keep: Annotated[int, Bounds(2)] = 2
+    failed_saves: Count = 3
+    watch: tuple[Watched, ...] = ("data", "discriminator", "collapse", "disk")
 
     def critic(self, step: int) -> int:
         """Discriminator updates before this generator update, by the newest entry of `n_critic`."""

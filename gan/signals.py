@@ -1,13 +1,15 @@
 """Being asked to stop."""
 
 import signal
-from types import FrameType
+from types import FrameType, TracebackType
 
 
 class Stop:
-    """True once SIGINT, SIGTERM or SIGUSR1 arrived; a second SIGINT ends the process at once.
+    """True once SIGINT, SIGTERM or SIGUSR1 arrived; the same one again ends the process at once.
 
-    The handlers set a flag and do nothing else; the earlier ones come back on exit.
+    The first one is noted and no more, and leaves the second to the system: it needs no Python to
+    run, and a checkpoint that it interrupts has not got its name yet. Other handlers come back on
+    exit. May be entered again inside.
     """
 
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
@@ -15,6 +17,7 @@ class Stop:
     def __init__(self) -> None:
         """Not asked yet."""
         self.name = ""
+        self._before: list[dict[signal.Signals, object]] = []
 
     def __bool__(self) -> bool:
         """Whether the run was asked to stop."""
@@ -22,15 +25,19 @@ class Stop:
 
     def __enter__(self) -> "Stop":
         """Listen."""
-        self._before = {number: signal.signal(number, self._handle) for number in self.signals}
+        self._before.append({n: signal.signal(n, self._note) for n in self.signals})
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         """Put the earlier handlers back."""
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        for number, handler in self._before.pop().items():
+            signal.signal(number, handler)  # type: ignore[arg-type]  # what `signal` returned
 
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.name == "SIGINT" and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.name = signal.Signals(number).name
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.name = self.name or signal.Signals(number).name
+        signal.signal(number, signal.SIG_DFL)

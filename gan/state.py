@@ -1,14 +1,17 @@
 """All that a run consists of, as names and tensors, and back again."""
 
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from gan import checkpoint
+from gan import checkpoint, distributed, optimizer_state
 from gan.average import Average
+from gan.guard import Guard
 from gan.monitor import Monitor
 from gan.player import Player
 from gan.recipe import Batch, Recipe
@@ -19,6 +22,8 @@ class Stream(Protocol):
     """Endless batches with a position that can be stored."""
 
     position: int
+    content: str  # a hash of what the batches are made of
+    waited: float  # seconds, so far
 
     def __next__(self) -> Batch:
         """The next batch."""
@@ -39,34 +44,84 @@ class Run(Protocol):
     run_id: str
     stream: Stream
     monitor: Monitor
+    guard: Guard
 
     def counts(self) -> dict[str, int]:
         """The clocks."""
 
 
-def save(run: Run, folder: Path) -> None:
-    """Write a verified checkpoint and drop the oldest ones."""
+def save(run: Run, folder: Path, elsewhere: Mapping[str, Tensor] = MappingProxyType({})) -> None:
+    """Write a verified checkpoint and drop the oldest ones.
+
+    `elsewhere` are buffers that other processes have values of their own for.
+    """
     networks, optimizers, rest = gather(run.recipe, run.averages, run.players)
     counts = run.counts()
-    checkpoint.save(
+    path = checkpoint.save(
         folder,
         counts["step"],
         run_id=run.run_id,
-        networks=networks,
+        networks={**networks, **elsewhere},
         optimizers=optimizers,
-        state={**rest, **counts, "position": run.stream.position, "terms": run.monitor.pending()},
+        state={
+            **rest,
+            **counts,
+            "position": run.stream.position,
+            "content": run.stream.content,
+            "terms": run.monitor.pending(),
+            "skipped": run.guard.skipped,
+        },
         config=run.config,
-        facts={"device": str(run.device), "threads": torch.get_num_threads()},
+        facts=_facts(run),
     )
     checkpoint.rotate(folder, run.run_id, run.settings.keep)
+    run.monitor.saved(folder, sum(file.stat().st_size for file in path.iterdir()))
 
 
 def resume(run: Run, path: Path) -> dict[str, Any]:
-    """Put a checkpoint back in place; returns its plain values."""
+    """Put a checkpoint back in place; returns its plain values.
+
+    Raises: CheckpointError where the data or the networks are others. Warns where versions,
+    threads, device or processes are others: the order of samples stays, the last bits may not.
+    """
     stored = checkpoint.load(path)
+    content = stored.state.get("content", run.stream.content)
+    if content != run.stream.content:
+        raise checkpoint.CheckpointError(
+            f"checkpoint {path} was trained on data with the content hash {content}, which is now "
+            f"{run.stream.content}: bring the data back (data.path), or choose another run_dir"
+        )
+    before = {**stored.manifest["facts"], **stored.manifest["versions"]}
+    now = {**_facts(run), **checkpoint.versions()}
+    changed = [f"{k} was {before[k]}, is {now.get(k)}" for k in before if before[k] != now.get(k)]
+    if changed:
+        warnings.warn(
+            f"{path} goes on elsewhere, not to the last bit: {'; '.join(changed)}", stacklevel=3
+        )
+    run.guard.skipped |= stored.state.get("skipped", {})
     spread(stored, run.recipe, run.averages, run.players)
     run.monitor.restore(stored.state["terms"], run.device)
     return stored.state
+
+
+def fingerprints(run: Run) -> dict[str, int]:
+    """A sum over the bits of every parameter by name: equal where the processes are in step."""
+    return {
+        name: int(p.detach().contiguous().view(torch.uint8).sum(dtype=torch.int64).item())
+        for name, p in run.recipe.named_parameters()
+    }
+
+
+def _facts(run: Run) -> dict[str, Any]:
+    """What the last bits of a result depend on, beside versions."""
+    return {
+        "device": str(run.device),
+        "threads": torch.get_num_threads(),
+        "processes": distributed.size(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "tf32": torch.backends.cuda.matmul.allow_tf32,
+        "benchmark": torch.backends.cudnn.benchmark,
+    }
 
 
 def gather(
@@ -77,7 +132,7 @@ def gather(
     optimizers: dict[str, Tensor] = {}
     groups: dict[str, Any] = {}
     for player in players:
-        tensors, groups[player.name] = checkpoint.flatten(player.optimizer)
+        tensors, groups[player.name] = optimizer_state.flatten(player.optimizer)
         optimizers |= {f"{player.name}/{name}": tensor for name, tensor in tensors.items()}
     counts = {n: {"updates": a.updates, "images": a.images} for n, a in averages.items()}
     return networks, optimizers, {"optimizers": groups, "averages": counts}
@@ -93,7 +148,9 @@ def spread(
 
     Raises: CheckpointError, before anything is copied, where names or shapes do not fit.
     """
-    checkpoint.restore(_networks(recipe, averages), stored.networks, f"checkpoint {stored.path}")
+    checkpoint.restore(
+        _networks(recipe, averages), _own(stored.networks), f"checkpoint {stored.path}"
+    )
     for player in players:
         prefix = f"{player.name}/"
         tensors = {
@@ -101,10 +158,20 @@ def spread(
             for name, tensor in stored.optimizers.items()
             if name.startswith(prefix)
         }
-        checkpoint.unflatten(player.optimizer, tensors, stored.state["optimizers"][player.name])
+        optimizer_state.unflatten(
+            player.optimizer, tensors, stored.state["optimizers"][player.name]
+        )
     for name, average in averages.items():
         counts = stored.state["averages"][name]
         average.updates, average.images = counts["updates"], counts["images"]
+
+
+def _own(networks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of this process: its own buffers in place of the first one's."""
+    prefix = f"ranks/{distributed.rank()}/"
+    shared = {name: t for name, t in networks.items() if not name.startswith("ranks/")}
+    own = {name.removeprefix(prefix): t for name, t in networks.items() if name.startswith(prefix)}
+    return shared | {f"recipe/{name}": t for name, t in own.items() if f"recipe/{name}" in shared}
 
 
 def _networks(recipe: Recipe, averages: Mapping[str, Average]) -> dict[str, Tensor]:

@@ -5,17 +5,20 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from gan import distributed, state
+from gan import distributed, ending, state
 from gan.average import Average
 from gan.explain import explained, strict_gradients
+from gan.guard import Guard
 from gan.monitor import Monitor
-from gan.player import Losses, Player
+from gan.player import Player
 from gan.recipe import Batch, Recipe, detached
+from gan.saves import Saves
 from gan.settings import Settings
 from gan.signals import Stop
 from gan.state import Stream
+from gan.turns import ORDERS, Dealt
 
 
 class Trainer:
@@ -36,81 +39,90 @@ class Trainer:
         seed: int,
         config: str = "",
         run_id: str = "run",
+        stop: Stop | None = None,
     ) -> None:
         """`config` is the resolved configuration as text, kept in every checkpoint."""
         self.recipe, self.stream, self.averages = recipe, stream, averages
-        self.generator, self.discriminator = generator, discriminator
-        self.players = generator, discriminator
+        self.players = self.generator, self.discriminator = generator, discriminator
         self.settings, self.monitor, self.seed = settings, monitor, seed
-        self.config, self.run_id = config, run_id
+        self.config, self.run_id, self.stop = config, run_id, stop or Stop()
+        self.guard = Guard(recipe, monitor.tell)
+        self.saves = Saves(monitor.run_dir / "checkpoints", settings.failed_saves, monitor.tell)
         self.device = generator.parameters[0].device
         self.step = self.discriminator_updates = 0
 
     def play(self) -> None:
-        """One generator update after `n_critic` discriminator updates, each on a fresh batch."""
+        """One generator update and `n_critic` discriminator updates, each on a fresh batch."""
         self.generator.prepare(self.step)  # before fakes are made: they serve both turns
-        turns = self.settings.critic(self.step)
-        for turn in range(turns):
-            batch, fakes = self.discriminate(shared=turn == turns - 1)
-        distributed.seed(self.seed, "generator", self.step, self.device)
-        losses = partial(self.recipe.generator_losses, batch, fakes, self.step)
-        self.monitor.note("generator", self.generator.update(losses, self.step))
-        for average in self.averages.values():
-            average.update(self.recipe.generator, images=self.settings.batch_size)
+        ORDERS[self.settings.order](self, self.settings.critic(self.step))
         self.step += 1
 
-    def discriminate(self, shared: bool) -> tuple[Batch, Losses]:
+    def generate(self, dealt: Dealt | None = None) -> Dealt:
+        """One generator update, on what the discriminator was dealt or on a fresh batch."""
+        distributed.seed(self.seed, "generator", self.step, self.device)
+        batch = dealt[0] if dealt else next(self.stream)
+        with self.guard.turn(batch):
+            fakes = dealt[1] if dealt else self._fakes(batch, shared=True)
+            losses = partial(self.recipe.generator_losses, batch, fakes, self.step)
+            self.monitor.note("generator", self.generator.update(losses, self.step))
+            for average in self.averages.values():
+                average.update(self.recipe.generator, images=self.settings.batch_size)
+        return batch, fakes
+
+    def discriminate(self, shared: bool, dealt: Dealt | None = None) -> Dealt:
         """One discriminator update; shared fakes keep their graph for the generator's turn."""
         update = self.discriminator_updates
         distributed.seed(self.seed, "discriminator", update, self.device)
-        batch = next(self.stream)
-        precision = self.settings.autocast(self.device)
-        with explained("generator", self.step), torch.set_grad_enabled(shared), precision:
-            fakes = self.recipe.generate(batch)
-        losses = partial(self.recipe.discriminator_losses, batch, detached(fakes), update)
-        self.monitor.note("discriminator", self.discriminator.update(losses, update))
+        batch = dealt[0] if dealt else next(self.stream)
+        with self.guard.turn(batch):
+            fakes = dealt[1] if dealt else self._fakes(batch, shared)
+            losses = partial(self.recipe.discriminator_losses, batch, detached(fakes), update)
+            self.monitor.note("discriminator", self.discriminator.update(losses, update))
         self.discriminator_updates += 1
         return batch, fakes
 
+    def _fakes(self, batch: Batch, shared: bool) -> dict[str, Tensor]:
+        precision = self.settings.autocast(self.device)
+        with explained("generator", self.step), torch.set_grad_enabled(shared), precision:
+            return self.recipe.generate(batch)
+
     def train(self) -> bool:
         """Train to the last step; False if a signal asked to stop, after a checkpoint."""
-        self.monitor.start(self.counts(), self.config)
-        try:
-            with Stop() as stop, strict_gradients():
-                self._run(stop)
-            if stop and self.step < self.settings.steps:
-                self.monitor.log.say(
-                    f"stopped by {stop.name}; the same command goes on at step {self.step}"
-                )
-            else:
+        with self.stop, strict_gradients(), ending.told(self):
+            self.monitor.start(self.counts, self.config)
+            self._run()
+            if self.step >= self.settings.steps:
                 self.monitor.finish(self.counts(), self.generators(), self.config)
-        finally:
-            self.stream.close()
-            self.monitor.log.close()
-        return not stop or self.step == self.settings.steps
+        return self.step >= self.settings.steps
 
-    def _run(self, stop: Stop) -> None:
+    def _run(self) -> None:
+        saved = self.step, self.discriminator_updates
         if self.discriminator_updates == 0:
+            distributed.replicate(self.recipe.state_dict().values())
             self.monitor.sample(self.counts(), self.recipe, self.generators())
-        saved = self.counts()
-        while self.step < self.settings.steps and not stop:
+            saved = 0, -1  # nothing is
+        while self.step < self.settings.steps and not self._asked():
             if self.discriminator_updates < self.settings.discriminator_warmup:
                 self.discriminate(shared=False)
-                continue
-            self.play()
+            else:
+                self.play()
             if self._due(self.settings.log_every):
-                self.monitor.scalars(self.counts(), self.players)
-            if self._due(self.settings.sample_every):
+                self.monitor.scalars(self.counts(), self.players, self.stream.waited)
+            if self.step and self._due(self.settings.sample_every):
                 self.monitor.sample(self.counts(), self.recipe, self.generators())
-            if self._due(self.settings.measure_every):
+            if self.step and self._due(self.settings.measure_every) and not self.stop:
                 self.monitor.measure(self.counts(), self.generators())
-            if self._due(self.settings.save_every):
-                saved = self.save()
-        if saved != self.counts():
-            self.save()
+            if self._due(self.settings.save_every) and self.save():
+                saved = self.step, self.discriminator_updates
+        if saved != (self.step, self.discriminator_updates):
+            self.save(last=True)
+
+    def _asked(self) -> bool:
+        return distributed.anywhere(bool(self.stop), self.device)
 
     def _due(self, every: int) -> bool:
-        return self.step % every == 0 or self.step == self.settings.steps
+        clock = self.step or self.discriminator_updates  # the second during the warm-up
+        return clock % every == 0 or self.step == self.settings.steps
 
     def counts(self) -> dict[str, int]:
         """Both clocks and the images seen."""
@@ -123,10 +135,9 @@ class Trainer:
         averaged = {name: average.refreshed() for name, average in self.averages.items()}
         return {"raw": self.recipe.generator, **averaged}
 
-    def save(self) -> dict[str, int]:
-        """Write a checkpoint of all that cannot be recomputed; returns what it stands for."""
-        state.save(self, self.monitor.run_dir / "checkpoints")
-        return self.counts()
+    def save(self, last: bool = False) -> bool:
+        """Write a checkpoint of all that cannot be recomputed; whether it is there."""
+        return self.saves.write(self, last)
 
     def resume(self, path: Path) -> None:
         """Continue exactly where a checkpoint was written."""

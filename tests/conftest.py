@@ -1,5 +1,6 @@
 """A tiny set of glyphs, and configurations composed as on the command line."""
 
+import os
 from pathlib import Path
 
 import hydra
@@ -11,6 +12,7 @@ from tiny_glyphs import SIZE, TinyGlyphs
 from gan.build import build as build_trainer
 from gan.commands.train import conf_dir, switched_on
 from gan.data.store import build
+from gan.metrics import judges
 
 
 @pytest.fixture(scope="session")
@@ -41,6 +43,8 @@ def tiny(composed, glyph_store):
     def compose(model, *overrides):
         sizes = {
             "wnet": ["generator.width=2", "discriminator.width=2", "recipe.feature=0"],
+            "pix2pix": ["generator.width=2", "discriminator.width=2"],
+            "cyclegan": ["generator.width=2", "generator.blocks=1", "discriminator.width=2"],
             "dcgan": ["generator.width=4", "discriminator.width=4", "generator.latent=8"],
         }
         common = [
@@ -57,9 +61,27 @@ def tiny(composed, glyph_store):
     return compose
 
 
+@pytest.fixture
+def quick_disk(monkeypatch):
+    """Nothing cuts the power in a test, so that it need not wait for the disk."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+@pytest.fixture
+def tried(request):
+    """Say how many cases a test of the reliability table has tried."""
+    return lambda count: request.node.user_properties.append(("tried", count))
+
+
 @pytest.fixture(autouse=True)
 def _one_thread():
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _short_lessons(monkeypatch):
+    """Judges learn for one epoch: what they measure is not tested here, only that they do."""
+    monkeypatch.setattr(judges, "TRAINING", judges.TRAINING._replace(epochs=1))
 
 
 @pytest.fixture

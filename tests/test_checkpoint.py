@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adagrad, Adam, AdamW, NAdam, Optimizer, RMSprop
 
-from gan import checkpoint
+from gan import checkpoint, optimizer_state
 from gan.checkpoint import CheckpointError
 
 Listener = Callable[[str, tuple[Any, ...]], None]
@@ -186,12 +186,14 @@ def test_networks_alone_need_no_optimizers(tmp_path: Path) -> None:
     refused(path, "optimizers.safetensors")
 
 
-def test_first_released_format_still_loads(tmp_path: Path) -> None:
+@pytest.mark.row("C16", "stored examples of old formats load")
+def test_first_released_format_still_loads(tmp_path: Path, tried: Any) -> None:
     path = write_example(tmp_path)
     stored = checkpoint.load(path)
     assert (stored.step, stored.state, stored.config) == (5, {"position": 640}, "seed: 0\n")
     assert torch.equal(stored.networks["recipe/weight"], torch.tensor([1.0, -2.0]))
     assert stored.optimizers == {}
+    tried(1)
 
 
 def write_example(folder: Path) -> Path:
@@ -246,9 +248,10 @@ def loads(path: Path) -> bool:
     return True
 
 
-@pytest.mark.parametrize("flips", [300, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.row("C5", "1,000 of 1,000 flips refused before parsing, both hashes named")
+@pytest.mark.parametrize("flips", [1000])
 def test_flipped_bit_is_refused_before_parsing(
-    tmp_path: Path, flips: int, monkeypatch: Any
+    tmp_path: Path, flips: int, monkeypatch: Any, tried: Any
 ) -> None:
     path, chance = save(tmp_path, 2), random.Random(SEED)
 
@@ -262,6 +265,7 @@ def test_flipped_bit_is_refused_before_parsing(
             refused(path, "SHA-256 [0-9a-f]{64}, but .*says")
         undo()
     assert value_of(path) == 2
+    tried(flips)
 
 
 def test_flipped_bits_load_silently_without_the_hashes(tmp_path: Path, monkeypatch: Any) -> None:
@@ -277,7 +281,8 @@ def test_flipped_bits_load_silently_without_the_hashes(tmp_path: Path, monkeypat
     assert silent > 5
 
 
-def test_newest_falls_back_and_says_why(tmp_path: Path, capsys: Any) -> None:
+@pytest.mark.row("C5", "the fallback is printed")
+def test_newest_falls_back_and_says_why(tmp_path: Path, capsys: Any, tried: Any) -> None:
     good, bad = save(tmp_path, 9900), save(tmp_path, 10000)
     flip(bad, random.Random(SEED))
     (tmp_path / "step-20000").mkdir()
@@ -286,6 +291,7 @@ def test_newest_falls_back_and_says_why(tmp_path: Path, capsys: Any) -> None:
     assert re.search("skipped.*step-20000.*manifest.json", first)
     assert re.search("skipped.*step-00010000.*SHA-256", second)
     assert bad.exists()
+    tried(2)
 
 
 def test_newest_compares_steps_as_numbers(tmp_path: Path) -> None:
@@ -314,7 +320,8 @@ def test_index_is_only_a_hint(tmp_path: Path) -> None:
     assert checkpoint.newest(tmp_path) == path
 
 
-def test_cut_file_is_refused(tmp_path: Path) -> None:
+@pytest.mark.row("C6", "every cut refused and kept")
+def test_cut_file_is_refused(tmp_path: Path, tried: Any) -> None:
     path, chance = save(tmp_path, 2), random.Random(SEED)
     for name in [*FILES, "manifest.json"]:
         data = (path / name).read_bytes()
@@ -325,13 +332,16 @@ def test_cut_file_is_refused(tmp_path: Path) -> None:
         refused(path, name)
         (path / name).write_bytes(data)
     assert value_of(path) == 2
+    tried(105)
 
 
+@pytest.mark.row("C6", "every missing file refused and kept")
 @pytest.mark.parametrize("name", [*FILES, "manifest.json"])
-def test_missing_file_is_refused_by_name(tmp_path: Path, name: str) -> None:
+def test_missing_file_is_refused_by_name(tmp_path: Path, name: str, tried: Any) -> None:
     path = save(tmp_path, 2)
     (path / name).unlink()
     refused(path, name)
+    tried(1)
 
 
 def test_newer_format_is_refused_in_words(tmp_path: Path) -> None:
@@ -343,8 +353,9 @@ def test_newer_format_is_refused_in_words(tmp_path: Path) -> None:
 # -- C1, C2, C4: a save that is killed or fails ---------------------------------------------------
 
 
-@pytest.mark.parametrize("kills", [10, pytest.param(50, marks=pytest.mark.slow)])
-def test_killed_save_loses_nothing_acknowledged(tmp_path: Path, kills: int) -> None:
+@pytest.mark.row("C1", "0 corrupt, 0 acknowledged lost")
+@pytest.mark.parametrize("kills", [10, pytest.param(500, marks=pytest.mark.slow)])
+def test_killed_save_loses_nothing_acknowledged(tmp_path: Path, kills: int, tried: Any) -> None:
     chance = random.Random(SEED)
     for number in range(kills):
         folder = tmp_path / str(number)
@@ -356,6 +367,7 @@ def test_killed_save_loses_nothing_acknowledged(tmp_path: Path, kills: int) -> N
         checkpoint.sweep(folder, "run")
         assert names(folder, ".") == []
         assert checkpoint.newest(folder) == path
+    tried(kills)
 
 
 def kill_while_saving(folder: Path, rising: int, seconds: float) -> int:
@@ -453,14 +465,16 @@ ACTS: dict[str, Callable[[Path], object]] = {
 }
 
 
+@pytest.mark.row("C2", "the previous checkpoint loads at every point")
 @pytest.mark.parametrize(
     "error", [OSError(errno.EIO, "injected"), Fault()], ids=["OSError", "Fault"]
 )
 @pytest.mark.parametrize("act", ACTS)
 def test_error_at_any_file_operation_loses_nothing(
-    twice: Path, act: str, error: BaseException, monkeypatch: Any
+    twice: Path, act: str, error: BaseException, monkeypatch: Any, tried: Any
 ) -> None:
     assert survives_every_fault(twice, ACTS[act], error, monkeypatch) > 20
+    tried(1)
 
 
 def test_replacing_in_place_would_lose_a_checkpoint(twice: Path, monkeypatch: Any) -> None:
@@ -473,7 +487,8 @@ def test_replacing_in_place_would_lose_a_checkpoint(twice: Path, monkeypatch: An
         survives_every_fault(twice, ACTS["again"], Fault(), monkeypatch)
 
 
-def test_order_of_syncs_and_renames(tmp_path: Path, monkeypatch: Any) -> None:
+@pytest.mark.row("C4", "the order of fsync and rename, exact")
+def test_order_of_syncs_and_renames(tmp_path: Path, monkeypatch: Any, tried: Any) -> None:
     save(tmp_path, 1)
     events = []
 
@@ -499,6 +514,7 @@ def test_order_of_syncs_and_renames(tmp_path: Path, monkeypatch: Any) -> None:
         "fsync .tmp-run-index.json",
         "rename .tmp-run-index.json index.json",
     ]
+    tried(1)
 
 
 def test_written_bytes_are_read_back(tmp_path: Path, monkeypatch: Any) -> None:
@@ -565,19 +581,22 @@ UNSTORABLE: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
+@pytest.mark.row("C3", "0 partial folders")
 @pytest.mark.parametrize("case", UNSTORABLE)
-def test_unstorable_value_is_refused_by_name(tmp_path: Path, case: str) -> None:
+def test_unstorable_value_is_refused_by_name(tmp_path: Path, case: str, tried: Any) -> None:
     parts, message = UNSTORABLE[case]
     save(tmp_path, 1)
     with pytest.raises(CheckpointError, match=message):
         save(tmp_path, 2, **parts)
     assert names(tmp_path) == ["index.json", "step-00000001"]
+    tried(1)
 
 
 # -- K1 to K4: the disk ---------------------------------------------------------------------------
 
 
-def test_full_disk_is_reported_and_loses_nothing(tmp_path: Path) -> None:
+@pytest.mark.row("K1", "20 of 20 right messages, 0 lost")
+def test_full_disk_is_reported_and_loses_nothing(tmp_path: Path, tried: Any) -> None:
     save(tmp_path, 1)
     networks = {"weight": torch.zeros(5000)}
     allowed, most = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -593,10 +612,12 @@ def test_full_disk_is_reported_and_loses_nothing(tmp_path: Path) -> None:
         assert names(tmp_path) == ["index.json", "step-00000001"]
     assert value_of(tmp_path / "step-00000001") == 1
     assert checkpoint.load(save(tmp_path, 2, networks=networks)).networks["weight"].shape == (5000,)
+    tried(20)
 
 
+@pytest.mark.row("K2", "seen before anything is written")
 def test_too_little_free_space_is_seen_before_anything_is_written(
-    tmp_path: Path, monkeypatch: Any
+    tmp_path: Path, monkeypatch: Any, tried: Any
 ) -> None:
     save(tmp_path, 1)
     before = names(tmp_path)
@@ -613,10 +634,14 @@ def test_too_little_free_space_is_seen_before_anything_is_written(
     assert caught.value.errno == errno.ENOSPC
     assert done == []
     assert names(tmp_path) == before
+    tried(1)
 
 
+@pytest.mark.row("K3", "a text of its own for each errno")
 @pytest.mark.parametrize("code", [errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES])
-def test_trouble_with_the_disk_is_named(tmp_path: Path, code: int, monkeypatch: Any) -> None:
+def test_trouble_with_the_disk_is_named(
+    tmp_path: Path, code: int, monkeypatch: Any, tried: Any
+) -> None:
     def fails(*_: Any) -> None:
         raise OSError(code, os.strerror(code))
 
@@ -626,12 +651,15 @@ def test_trouble_with_the_disk_is_named(tmp_path: Path, code: int, monkeypatch: 
     assert caught.value.errno == code
     assert str(tmp_path / "step-00000002") in str(caught.value)
     assert names(tmp_path) == []
+    tried(1)
 
 
-def test_folder_is_made_again_after_someone_removed_it(tmp_path: Path) -> None:
+@pytest.mark.row("K4", "made again")
+def test_folder_is_made_again_after_someone_removed_it(tmp_path: Path, tried: Any) -> None:
     save(tmp_path / "run" / "checkpoints", 1)
     shutil.rmtree(tmp_path / "run")
     assert value_of(save(tmp_path / "run" / "checkpoints", 2)) == 2
+    tried(1)
 
 
 def test_failing_index_is_a_warning(tmp_path: Path, monkeypatch: Any) -> None:
@@ -689,11 +717,13 @@ def rotates_right(folder: Path, pool: Mapping[tuple[str, int], Path], histories:
         assert set(names(here)) == expected, (SEED, number, owners, keep, pinned)
 
 
+@pytest.mark.row("C12", "0 wrong deletions")
 @pytest.mark.parametrize("histories", [100, pytest.param(1000, marks=pytest.mark.slow)])
 def test_rotation_removes_only_old_steps_of_its_own_run(
-    tmp_path: Path, pool: Any, histories: int
+    tmp_path: Path, pool: Any, histories: int, tried: Any
 ) -> None:
     rotates_right(tmp_path, pool, histories)
+    tried(histories)
 
 
 @pytest.mark.parametrize("mistake", ["text", "owner"])
@@ -756,7 +786,8 @@ def test_rotation_keeps_at_least_two(tmp_path: Path) -> None:
         checkpoint.rotate(tmp_path, "run", keep=1)
 
 
-def test_sweep_removes_own_leftovers_and_nothing_else(tmp_path: Path) -> None:
+@pytest.mark.row("C13", "0 own left, 0 foreign touched")
+def test_sweep_removes_own_leftovers_and_nothing_else(tmp_path: Path, tried: Any) -> None:
     own = [".tmp-a-step-00000003", ".trash-a-step-00000001", ".trash-a-step-00000001.1.2"]
     foreign = [
         ".tmp-a-b-step-00000003",
@@ -776,6 +807,7 @@ def test_sweep_removes_own_leftovers_and_nothing_else(tmp_path: Path) -> None:
     assert names(tmp_path) == sorted([*foreign, "index.json", "step-00000001"])
     assert outside.exists(), "a link is removed, not followed"
     checkpoint.sweep(tmp_path / "absent", "a")
+    tried(9)
 
 
 # -- X1: hostile checkpoints ----------------------------------------------------------------------
@@ -1009,8 +1041,11 @@ def harmless() -> Iterator[list[str]]:
         yield seen
 
 
+@pytest.mark.row("X1", "refused; no exec, socket, process, write")
 @pytest.mark.parametrize("form", HOSTILE)
-def test_hostile_checkpoint_is_refused_and_runs_nothing(tmp_path: Path, form: str) -> None:
+def test_hostile_checkpoint_is_refused_and_runs_nothing(
+    tmp_path: Path, form: str, tried: Any
+) -> None:
     path = save(tmp_path, 2)
     assert value_of(path) == 2  # and every import that reading needs is done
     make, reason = HOSTILE[form]
@@ -1019,6 +1054,7 @@ def test_hostile_checkpoint_is_refused_and_runs_nothing(tmp_path: Path, form: st
         assert not loads(path)
     assert seen == []
     refused(path, reason)
+    tried(1)
 
 
 def test_hostile_forms_are_many() -> None:
@@ -1071,8 +1107,9 @@ MISFITS: dict[str, tuple[Callable[[dict[str, Tensor]], object], str]] = {
 }
 
 
+@pytest.mark.row("C14", "one message, live weights unchanged")
 @pytest.mark.parametrize("case", MISFITS)
-def test_misfit_is_told_and_nothing_is_copied(case: str) -> None:
+def test_misfit_is_told_and_nothing_is_copied(case: str, tried: Any) -> None:
     alter, message = MISFITS[case]
     live = {f"layer{number}": torch.zeros(2, 3) for number in range(12)}
     stored = {name: torch.ones(2, 3) for name in live}
@@ -1080,6 +1117,7 @@ def test_misfit_is_told_and_nothing_is_copied(case: str) -> None:
     with pytest.raises(CheckpointError, match=f"the network does not fit.*{message}.*config.yaml"):
         checkpoint.restore(live, stored, "the network")
     assert not any(tensor.any() for tensor in live.values())
+    tried(1)
 
 
 def test_another_architecture_is_told_in_ten_differences() -> None:
@@ -1138,7 +1176,7 @@ class Player:
 
     def tensors(self) -> dict[str, Tensor]:
         """All that training has changed."""
-        state, _ = checkpoint.flatten(self.optimizer)
+        state, _ = optimizer_state.flatten(self.optimizer)
         return {**self.module.state_dict(), **state}
 
 
@@ -1146,12 +1184,12 @@ def resumed(name: str, stored: checkpoint.Checkpoint, **options: Any) -> Player:
     player = Player(name, seed=1)
     player.optimizer.param_groups[0].update(options)
     checkpoint.restore(player.module.state_dict(), stored.networks, "the module")
-    checkpoint.unflatten(player.optimizer, stored.optimizers, stored.state["groups"])
+    optimizer_state.unflatten(player.optimizer, stored.optimizers, stored.state["groups"])
     return player
 
 
 def stored_player(folder: Path, player: Player) -> checkpoint.Checkpoint:
-    optimizers, groups = checkpoint.flatten(player.optimizer)
+    optimizers, groups = optimizer_state.flatten(player.optimizer)
     networks = player.module.state_dict()
     return checkpoint.load(
         save(folder, 1, networks=networks, optimizers=optimizers, state={"groups": groups})
@@ -1211,7 +1249,7 @@ def test_parameters_and_random_state_are_left_alone(tmp_path: Path) -> None:
     before, drawn = copy.deepcopy(other.module.state_dict()), torch.get_rng_state()
     calls: list[int] = []
     other.optimizer.register_step_post_hook(lambda *_: calls.append(1))
-    checkpoint.unflatten(other.optimizer, stored.optimizers, stored.state["groups"])
+    optimizer_state.unflatten(other.optimizer, stored.optimizers, stored.state["groups"])
     assert same(before, other.module.state_dict())
     assert torch.equal(drawn, torch.get_rng_state())
     assert calls == []
@@ -1287,18 +1325,18 @@ def test_state_of_another_optimizer_is_refused_whole(case: str) -> None:
     source, player = Player("adam"), Player("adam")
     source.step(2)
     player.step(1)
-    tensors, groups = checkpoint.flatten(source.optimizer)
+    tensors, groups = optimizer_state.flatten(source.optimizer)
     alter(tensors, groups)
     before = copy.deepcopy(player.optimizer.state_dict())
     with pytest.raises(CheckpointError, match=f"the state of Adam does not fit.*{message}"):
-        checkpoint.unflatten(player.optimizer, tensors, groups)
+        optimizer_state.unflatten(player.optimizer, tensors, groups)
     assert repr(player.optimizer.state_dict()) == repr(before)
 
 
 def test_fresh_optimizer_knows_what_state_it_would_have() -> None:
     source = Player("adam")
     source.step(1)
-    tensors, groups = checkpoint.flatten(source.optimizer)
+    tensors, groups = optimizer_state.flatten(source.optimizer)
     del tensors["0/exp_avg"]
     with pytest.raises(CheckpointError, match="0/exp_avg is not stored"):
-        checkpoint.unflatten(Player("adam").optimizer, tensors, groups)
+        optimizer_state.unflatten(Player("adam").optimizer, tensors, groups)

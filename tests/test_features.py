@@ -80,8 +80,9 @@ def test_the_same_lesson_is_learnt_once(trainings, said):
         {"training": QUICK._replace(epochs=1)},
         {"training": QUICK._replace(loss="focal")},
         {"training": QUICK._replace(held_out=0.1)},
+        {"training": QUICK._replace(against={"name": "fgsm", "radius": 0.1})},
     ],
-    ids=["labels", "field", "rows", "images", "network", "epochs", "loss", "split"],
+    ids=["labels", "field", "rows", "images", "network", "epochs", "loss", "split", "against"],
 )
 def test_any_change_is_another_classifier(trainings, changed):
     common = {"settings": SMALL, "lesson": lesson(), "device": CPU, "training": QUICK}
@@ -118,7 +119,7 @@ def test_one_trains_while_the_others_wait(trainings, said):
         waits.set()
 
     results = []
-    with features._alone(path, print):
+    with features.alone(path, print):
         other = threading.Thread(
             target=lambda: results.append(fitted(SMALL, lesson(), CPU, QUICK, say=say))
         )

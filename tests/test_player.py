@@ -29,7 +29,7 @@ def test_update_descends_the_sum_of_the_losses_and_leaves_statistics_out():
     before = mine.weight.detach().clone()
     returned = player.update(losses(mine, other), 0)
     torch.testing.assert_close(mine.weight.detach(), before - 0.1 * expected)
-    assert set(returned) == {"adversarial", "mean"}
+    assert set(returned) == {"adversarial", "mean", "gradient_norm"}
     assert not returned["adversarial"].requires_grad
 
 

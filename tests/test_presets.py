@@ -109,6 +109,85 @@ SOURCES = {  # what the papers and the authors' code say; None is off
         "trainer.batch_size": 128,
         "trainer.n_critic": 1,
     },
+    "pix2pix": {  # arXiv:1611.07004; junyanz/pytorch-CycleGAN-and-pix2pix
+        "adversarial.name": "nonsaturating",
+        **both(2e-4, [0.5, 0.999]),
+        **decay("linear"),
+        "schedule.generator.start": 0.5,
+        "schedule.discriminator.start": 0.5,
+        "schedule.generator.end": 0.0,
+        "schedule.discriminator.end": 0.0,
+        "average.name": "none",
+        "penalties": {},
+        "reconstruction": {},
+        "recipe.weight": 1.0,
+        "recipe.discriminator_weight": 0.5,
+        "recipe.l1": 100.0,
+        "recipe.pool": 0,
+        "generator.name": "unet",
+        "generator.dropout": 0.5,
+        "generator.noise": True,
+        "discriminator.name": "patch",
+        "trainer.order": "discriminator",
+        "trainer.n_critic": 1,
+    },
+    "cyclegan": {  # arXiv:1703.10593; junyanz/pytorch-CycleGAN-and-pix2pix
+        "adversarial.name": "lsgan",
+        "adversarial.real": 1.0,
+        "adversarial.fake": 0.0,
+        "adversarial.aim": 1.0,
+        **both(2e-4, [0.5, 0.999]),
+        **decay("linear"),
+        "schedule.generator.start": 0.5,
+        "schedule.discriminator.start": 0.5,
+        "schedule.generator.end": 0.0,
+        "schedule.discriminator.end": 0.0,
+        "average.name": "none",
+        "penalties": {},
+        "recipe.weight": 2.0,
+        "recipe.discriminator_weight": 0.5,
+        "recipe.cycle": 10.0,
+        "recipe.identity": 5.0,
+        "recipe.pool": 50,
+        "generator.name": "translators",
+        "generator.norm": "instance",
+        "generator.padding": "reflect",
+        "discriminator.name": "patches",
+        "discriminator.norm": "instance",
+        "trainer.order": "generator",
+        "trainer.n_critic": 1,
+    },
+    "cgan": {  # kwotsin/mimicry's cGAN-PD; arXiv:1802.05637
+        "adversarial.name": "hinge",
+        **both(2e-4, [0.0, 0.9]),
+        **decay("linear"),
+        "penalties": {},
+        "recipe.name": "conditional",
+        "generator.name": "resnet",
+        "generator.width": 256,
+        "generator.latent": 128,
+        "generator.norm": "conditional",
+        "discriminator.width": 128,
+        "discriminator.norm": "spectral",
+        "discriminator.condition": "projection",
+        "trainer.batch_size": 64,
+        "trainer.n_critic": 5,
+        "trainer.steps": 100_000,
+    },
+    "acgan": {  # arXiv:1610.09585, appendix, CIFAR-10
+        "adversarial.name": "nonsaturating",
+        **both(2e-4, [0.5, 0.999]),
+        **decay("constant"),
+        "recipe.name": "conditional",
+        "recipe.class_real": 1.0,
+        "recipe.class_fake": 1.0,
+        "recipe.class_generator": 1.0,
+        "generator.latent": 110,
+        "discriminator.condition": "auxiliary",
+        "trainer.batch_size": 100,
+        "trainer.n_critic": 1,
+        "trainer.steps": 50_000,
+    },
     "wnet": {  # arXiv:2406.06122
         "adversarial.name": "wasserstein",
         "penalties.wgan_gp.weight": 10.0,
@@ -116,6 +195,29 @@ SOURCES = {  # what the papers and the authors' code say; None is off
         "optimizer.discriminator.lr": 5e-4,
         "optimizer.generator.betas": [0.5, 0.999],
         "trainer.batch_size": 32,
+    },
+}
+
+
+PUBLISHED = {  # experiments at the size of the papers
+    "pix2pix_256": {
+        "image.size": 256,
+        "generator.width": 64,
+        "generator.norm": "batch",
+        "discriminator.width": 64,
+        "discriminator.layers": 3,
+        "discriminator.norm": "batch",
+        "trainer.batch_size": 1,
+        "trainer.steps": 200 * 400,
+    },
+    "cyclegan_256": {
+        "image.size": 256,
+        "generator.width": 64,
+        "generator.blocks": 9,
+        "discriminator.width": 64,
+        "discriminator.layers": 3,
+        "trainer.batch_size": 1,
+        "trainer.steps": 200 * 1067,
     },
 }
 
@@ -130,6 +232,13 @@ def at(values, path):
 def test_resolved_numbers_are_those_of_the_sources(composed, preset):
     values = check(composed(f"model={preset}")).values
     assert {path: at(values, path) for path in SOURCES[preset]} == SOURCES[preset]
+
+
+@pytest.mark.parametrize("experiment", PUBLISHED)
+def test_experiments_at_published_size_have_the_published_numbers(composed, experiment):
+    values = check(composed(f"experiment={experiment}", "data.path=x")).values
+    expected = SOURCES[experiment.removesuffix("_256")] | PUBLISHED[experiment]
+    assert {path: at(values, path) for path in expected} == expected
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -14,6 +14,12 @@ from gan.registry import ConfigError, names
 
 LOSSES = names("adversarial")
 PENALTIES = names("penalty")
+PAIRS = [  # penalties that move images climb the loss itself; two kinds of loss stand for all
+    (loss, penalty)
+    for loss in LOSSES
+    for penalty in (None, *PENALTIES)
+    if penalty not in names("perturbation") or loss in ("hinge", "rpgan")
+]
 
 
 def everything(trainer):
@@ -53,6 +59,16 @@ def trace(trainer):
         (["trainer.discriminator_warmup=3"], "ddd" + "dg" * 4),
         (["trainer.n_critic={0: 3, 2: 1}"], "dddgdddgdgdg"),
         (["trainer.n_critic=2", "trainer.discriminator_warmup=1"], "d" + "ddg" * 4),
+        (["trainer.order=generator"], "gdgdgdgd"),
+        (["trainer.order=generator", "trainer.n_critic=3"], "gddd" * 4),
+        (
+            [
+                "trainer.order=generator",
+                "trainer.n_critic={0: 3, 2: 1}",
+                "trainer.discriminator_warmup=2",
+            ],
+            "dd" + "gddd" * 2 + "gd" * 2,
+        ),
     ],
 )
 def test_turns_follow_n_critic_and_warmup(tiny, overrides, turns):
@@ -66,6 +82,34 @@ def test_turns_follow_n_critic_and_warmup(tiny, overrides, turns):
         == trainer.settings.discriminator_updates()
     )
     assert trainer.stream.position == turns.count("d")  # a fresh batch each
+
+
+@pytest.mark.parametrize("order", ["discriminator", "generator"])
+def test_neighbouring_turns_share_a_batch_and_its_fakes(tiny, order, monkeypatch):
+    """Fakes are the first player's, and reach the discriminator detached."""
+    trainer = build(tiny("dcgan", f"trainer.order={order}", "trainer.n_critic=3"))
+    seen, recipe = [], trainer.recipe
+    for side in ("generator", "discriminator"):
+        losses = getattr(recipe, f"{side}_losses")
+
+        def watched(batch, fakes, count, side=side, losses=losses):
+            seen.append((side, batch["real"], fakes["image"]))
+            return losses(batch, fakes, count)
+
+        monkeypatch.setattr(recipe, f"{side}_losses", watched)
+    trainer.play()
+    trainer.play()
+    trainer.stream.close()
+    sides = [side for side, _, _ in seen]
+    step = ["generator", *["discriminator"] * 3]
+    assert sides == (step if order == "generator" else step[::-1]) * 2
+    for place, (side, real, image) in enumerate(seen):
+        assert image.requires_grad == (side == "generator")
+        for other, (_, real_then, image_then) in enumerate(seen[:place]):
+            together = {place % 4, other % 4} == ({0, 1} if order == "generator" else {2, 3})
+            together = together and place // 4 == other // 4
+            assert (real is real_then) == together
+            assert torch.equal(image, image_then) == together
 
 
 def test_generator_stands_still_during_the_warmup(tiny):
@@ -111,8 +155,7 @@ def assert_untouched(before, after):
 
 
 @pytest.mark.parametrize("model", ["dcgan", "wnet"])
-@pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("penalty", [None, *PENALTIES])
+@pytest.mark.parametrize(("loss", "penalty"), PAIRS)
 def test_a_turn_leaves_the_other_player_alone(tiny, model, loss, penalty):
     norm = ["discriminator.norm=layer"] if model == "dcgan" else []
     values = tiny(model, f"adversarial={loss}", *norm, "trainer.batch_size=3")
@@ -185,6 +228,10 @@ GAMES = {
             "average=uniform",
             "schedule@schedule.generator=cosine",
         ],
+    ),
+    "dcgan, generator first, n_critic 2": (
+        "dcgan",
+        ["trainer.order=generator", "trainer.n_critic=2", "trainer.discriminator_warmup=3"],
     ),
     "wnet": ("wnet", []),
     "wnet, n_critic 3, lazy wgan_gp, warm-up": (
@@ -325,6 +372,7 @@ class Ring:
 
     def __init__(self):
         self.position, self.generator = 0, torch.Generator().manual_seed(0)
+        self.content, self.waited = "ring", 0.0
 
     def __next__(self):
         self.position += 1

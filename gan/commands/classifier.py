@@ -1,18 +1,22 @@
 """`gan classifier`: train a classifier of a store's fields, for feature losses and as a judge."""
 
 import argparse
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from gan import distributed
 from gan.data.datasets import Images
 from gan.data.store import Store
 from gan.data.stream import Stream
-from gan.features import EPOCHS, FOLDER, Lesson, Training, fitted, in_words
-from gan.registry import Count, Fraction, names
-from gan.signature import coerce, nearest
+from gan.features import EPOCHS, FOLDER, Lesson, Training, accuracy_under, fitted, in_words
+from gan.networks.pretrained import stored
+from gan.registry import Count, Fraction, entry, names
+from gan.signature import coerce, conform, nearest
 
 
 def add_parser(commands: Any) -> None:
@@ -26,6 +30,25 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--width", type=int, default=32, help="channels of the first maps (32)")
     parser.add_argument("--loss", choices=names("classification"), default="cross_entropy")
+    known = "|".join(names("perturbation"))
+    parser.add_argument(
+        "--train-against",
+        metavar="NAME[,key=value...]",
+        help=f"a perturbation of every image while it learns, as pgd,radius=0.2,steps=5 ({known})",
+    )
+    parser.add_argument(
+        "--attack",
+        action="append",
+        default=[],
+        metavar="NAME[,key=value...]",
+        help="a perturbation under which the held-out images are named; may be given often",
+    )
+    parser.add_argument(
+        "--through",
+        type=Path,
+        metavar="FOLDER",
+        help="another classifier, of the same fields, that the attacks are made on",
+    )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument(
         "--out", type=Path, metavar="FOLDER", help=f"where to keep it (a folder in {FOLDER})"
@@ -39,7 +62,11 @@ def run(args: argparse.Namespace) -> int:
         coerce(Count, args.epochs, "--epochs"),
         coerce(Fraction, args.held_out, "--held-out"),
         args.loss,
+        perturbation(args.train_against, "--train-against") if args.train_against else {},
     )
+    attacks = {text: perturbation(text, "--attack") for text in args.attack}
+    if attacks and not training.held_out:
+        raise ValueError("--attack is measured on held-out images: --held-out must be above 0")
     store, device = Store(args.store), distributed.device(args.device)
     labels = chosen(store, args.fields)
     lesson = Lesson(
@@ -49,9 +76,53 @@ def run(args: argparse.Namespace) -> int:
         store.content_hash,
     )
     settings = {"name": "small", "channels": store.shape[2], "width": args.width}
+    through = other(args.through, labels, store.shape[2]).to(device) if args.through else None
     result = fitted(settings, lesson, device, training, args.out)
     print(f"{result.path}: {', '.join(labels)} of {store.path}; {in_words(result.accuracy)}")
+    for text, against in attacks.items():
+        share = accuracy_under(against, result.network, lesson, training.held_out, through)
+        origin = f" through {args.through}" if through else ""
+        print(f"under {text}{origin}: {in_words({'held_out': share})}")
     return 0
+
+
+def perturbation(text: str, option: str) -> dict[str, Any]:
+    """The name and all settings of a registered perturbation, as `pgd,radius=0.2`.
+
+    Raises: ValueError for an unknown name or key, or a value that does not fit.
+    """
+    name, *given = text.split(",")
+    found = entry("perturbation", name, option)
+    values = {}
+    for part in given:
+        key, equals, value = part.partition("=")
+        if not equals:
+            raise ValueError(f"{option} {text}: {part!r} must be written key=value")
+        values[key] = _plain(value)
+    return {"name": name, **conform(found.parameters, values, f"{option} {name}")}
+
+
+def _plain(value: str) -> Any:
+    try:
+        return json.loads(value)  # numbers, true, false and null
+    except json.JSONDecodeError:
+        return value
+
+
+def other(folder: Path, labels: Mapping[str, np.ndarray], channels: int) -> nn.Module:
+    """The classifier in a folder, which must know the classes of these fields.
+
+    Raises: ValueError where it does not.
+    """
+    network: Any = stored(folder, channels)
+    known = {name: len(head.bias) for name, head in zip(network.fields, network.heads, strict=True)}
+    for name, label in labels.items():
+        if known.get(name) != int(label.max()) + 1:
+            raise ValueError(
+                f"--through {folder} does not know the {int(label.max()) + 1} classes of {name}: "
+                f"it tells {', '.join(f'{count} of {field}' for field, count in known.items())}"
+            )
+    return network
 
 
 def chosen(store: Store, fields: str | None) -> dict[str, np.ndarray]:

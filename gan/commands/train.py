@@ -20,6 +20,8 @@ from omegaconf.errors import OmegaConfBaseException
 import gan  # noqa: F401 - fills the registries before anything is composed
 from gan import distributed
 from gan.registry import ConfigError, entry, names
+from gan.saves import StorageError
+from gan.signals import Stop
 from gan.signature import nearest
 
 INVISIBLE = ("resume", "run_dir", "sweep", "trainer.device")  # no part of a job folder's name
@@ -52,13 +54,18 @@ OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
 @hydra.main(version_base="1.3", config_path=str(conf_dir().resolve()), config_name="config")
 def job(config: DictConfig) -> None:
     """One training run, alone or as a job of a multirun."""
+    with Stop() as stop:
+        _train(config, stop)
+
+
+def _train(config: DictConfig, stop: Stop) -> None:
     try:
         values = plain(config)
         import_plugins(values.get("plugins") or [])
         distributed.spare_a_core()
         from gan.build import build  # imports torch's and TensorBoard's slower parts
 
-        trainer = build(values)
+        trainer = build(values, stop=stop)
     except (ValueError, OSError) as error:
         run = HydraConfig.get()
         if run.mode == RunMode.MULTIRUN:  # the other jobs go on, and Hydra tells of the first alone
@@ -101,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if _verbose():
             raise
         return _fail(explained(error, given))
-    except FloatingPointError as error:
+    except (FloatingPointError, StorageError, TimeoutError) as error:
         print(f"gan: {error}", file=sys.stderr)
         return 1
     return 0

@@ -20,8 +20,10 @@ import numpy as np
 
 from gan.data.images import (
     RULES,
+    Fit,
     class_names,
     digest,
+    fitted,
     is_image,
     listing,
     printable,
@@ -69,14 +71,15 @@ class Archive:
     they were extracted, that are encrypted, sparse or there twice.
     """
 
-    def __init__(self, path: Path, size: int, channels: int = 3) -> None:
-        """Lists the archive; `size` is in pixels, `channels` 1 or 3.
+    def __init__(self, path: Path, size: int, channels: int = 3, fit: Fit = fitted) -> None:
+        """Lists the archive; `size` is in pixels, `channels` 1 or 3, `fit` as for `ImageFolder`.
 
         Raises:
             ArchiveError: it holds no image, is damaged, or is larger than its limits.
         """
         require_channels(channels)
         self.file, self.inside = located(path)
+        self.fit = fit
         self.shape = (size, size, channels)
         self.name = f"archive {self.file.name}{'/' * bool(self.inside)}{self.inside}"
         self.keys = [
@@ -124,7 +127,7 @@ class Archive:
         return record(member.name, partial(self._image, member), fields)
 
     def _image(self, member: "Member") -> np.ndarray:
-        return strictly_decoded(io.BytesIO(member.read()), *self.shape[1:])
+        return strictly_decoded(io.BytesIO(member.read()), *self.shape[1:], self.fit)
 
 
 def archive_of(path: Path) -> Path | None:

@@ -208,12 +208,13 @@ def _publish(building: Path, path: Path, content_hash: str) -> None:
             check()
         if file.meta.content_hash != content_hash:
             raise StoreError(f"{building} changed while it was written")
-    _sync(building)
+    sync(building)
     os.replace(building, path)
-    _sync(path.parent)
+    sync(path.parent)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Let a file, or the names in a folder, survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

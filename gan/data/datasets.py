@@ -6,10 +6,12 @@ belong to each key of the batch; the stream copies them.
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 
+from gan.data.labels import read_labels
 from gan.data.store import Store, StoreError
 
 Resident = Literal["auto", "on", "off"]
@@ -68,12 +70,17 @@ class Images:
         label: str | None = None,
         flip: bool = False,
         resident: Resident = "auto",
+        labels: str | None = None,
     ) -> None:
         """`label` names the integer field that serves as class; `flip` mirrors half of the samples.
 
         Without a name it is the field `label`, where a folder's sub-folders have made one.
+        `labels` is a file of corrected ones (see `gan.data.labels`), of that field or its own.
         """
-        if label is None and "label" in store.fields:
+        corrected = None if labels is None else read_labels(Path(labels), store, label)
+        if corrected:
+            label = corrected.field
+        elif label is None and "label" in store.fields:
             label = "label"
         if label is not None and label not in store.fields:
             raise StoreError(
@@ -84,6 +91,9 @@ class Images:
             raise StoreError(f"data.label={label} has negative values, which are no classes")
         self.store, self.label, self.flip, self.resident = store, label, flip, resident
         self.gives = ("real",) if label is None else ("real", "label")
+        self._fields: dict[str, np.ndarray] = {}
+        if label is not None:
+            self._fields["label"] = corrected.label if corrected else store.fields[label]
 
     def __len__(self) -> int:
         """Images in the store."""
@@ -99,18 +109,17 @@ class Images:
 
     def labelled(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Every row, with its label; without labels, none."""
-        fields = {} if self.label is None else {"label": self.store.fields[self.label]}
-        return np.arange(len(self)), fields
+        return np.arange(len(self)), dict(self._fields)
 
     def plan(self, seed: int, epoch: int, indices: np.ndarray) -> Plan:
         """The image at each index."""
         flip = draw(seed, epoch, indices, "flip") % np.uint64(2) == 1 if self.flip else None
-        fields = {} if self.label is None else {"label": self.store.fields[self.label][indices]}
+        fields = {name: values[indices] for name, values in self._fields.items()}
         return Plan({"real": indices}, fields, flip)
 
     def shown(self, keys: Collection[str]) -> dict[str, Plan]:
         """Up to 64 images, evenly spaced."""
-        rows = _evenly(np.arange(len(self)), 64)
+        rows = evenly(np.arange(len(self)), 64)
         return {"images": self.plan(0, 0, rows)._replace(flip=None)}
 
 
@@ -178,7 +187,7 @@ class Glyphs:
         )  # the prototype must have the character
         self.split = split_groups(np.arange(len(self.characters)), drawn, split)
         if shots is not None:
-            self.split = replace(self.split, train=_evenly(self.split.train, shots))
+            self.split = replace(self.split, train=evenly(self.split.train, shots))
         self.pairs = self._pairs(self.styles.train, self.split.train)
         self._candidates, self._counts = self._reference_table()
 
@@ -237,7 +246,7 @@ class Glyphs:
         Where no triples are read, 64 glyphs.
         """
         if not {"target", "real_b"} & {*keys}:
-            return {"glyphs": self.plan(0, 0, _evenly(np.arange(len(self)), 64))}
+            return {"glyphs": self.plan(0, 0, evenly(np.arange(len(self)), 64))}
         styles = {"seen style": self.styles.train, "new style": self.styles.test}
         characters = {"seen character": self.split.train, "new character": self.split.test}
         return {
@@ -273,7 +282,7 @@ class Glyphs:
         return Split(np.array([chosen]), none, none)
 
     def _spread(self, styles: np.ndarray, characters: np.ndarray, many: int = 8) -> Plan:
-        style, character = _evenly(self._pairs(styles, characters), many).T
+        style, character = evenly(self._pairs(styles, characters), many).T
         table, counts = self._candidates[style], self._counts[style]
         places = np.arange(self.references) + (len(style) + np.arange(len(style)))[:, None]
         chosen = np.take_along_axis(table, places % counts[:, None], 1)
@@ -345,7 +354,7 @@ def split_groups(groups: np.ndarray, members: np.ndarray, seed: int) -> Split:
     return Split(*(np.array(sorted(parts[name])) for name in ("train", "validation", "test")))
 
 
-def _evenly(members: np.ndarray, many: int) -> np.ndarray:
+def evenly(members: np.ndarray, many: int) -> np.ndarray:
     """At most so many of the members, evenly spaced."""
     return members[np.linspace(0, len(members) - 1, min(many, len(members))).astype(np.int64)]
 

@@ -5,7 +5,8 @@ from typing import Literal
 from gan.data.datasets import Glyphs, Images, Resident
 from gan.data.sources import embedded, open_store
 from gan.data.torchvision_sets import Dataset, open_set
-from gan.registry import Count, Whole, register
+from gan.data.translation import Direction, Pairs, Unpaired, open_pairs, open_unpaired
+from gan.registry import Count, Fraction, Whole, register
 
 SHAPE = {"size": "${image.size}", "channels": "${image.channels}"}
 
@@ -55,12 +56,17 @@ def folder(
     size: Count,
     channels: Count,
     label: str | None = None,
+    labels: str | None = None,
     flip: bool = True,
     on_error: Literal["raise", "skip"] = "raise",
     resident: Resident = "auto",
 ) -> Images:
-    """A folder or an archive of images, or a store of one; sub-folders are classes (`label`)."""
-    return Images(open_store(path, size, channels, on_error=on_error), label, flip, resident)
+    """A folder or an archive of images, or a store of one; sub-folders are classes (`label`).
+
+    `labels` is a file that `gan relabel` made for the store.
+    """
+    store = open_store(path, size, channels, on_error=on_error)
+    return Images(store, label, flip, resident, labels)
 
 
 @register("source", "lmdb", **SHAPE)
@@ -69,11 +75,12 @@ def lmdb(
     size: Count,
     channels: Count,
     label: str | None = None,
+    labels: str | None = None,
     flip: bool = False,
     resident: Resident = "auto",
 ) -> Images:
     """A store built before, or an LMDB of LSUN or BasicSR, which is read as it is."""
-    return Images(open_store(path, size, channels), label, flip, resident)
+    return Images(open_store(path, size, channels), label, flip, resident, labels)
 
 
 @register("source", "torchvision", **SHAPE)
@@ -85,10 +92,45 @@ def torchvision(
     part: str = "train",
     download: bool = False,
     label: str | None = None,
+    labels: str | None = None,
     flip: bool = False,
     on_error: Literal["raise", "skip"] = "raise",
     resident: Resident = "auto",
 ) -> Images:
     """A data set that torchvision reads, from the folder that holds it; fetched only on request."""
     store = open_set(dataset, path, size, channels, part, download, on_error=on_error)
-    return Images(store, label, flip, resident)
+    return Images(store, label, flip, resident, labels)
+
+
+@register("source", "pairs", **SHAPE)
+def pairs(
+    path: str,
+    size: Count,
+    channels: Count,
+    direction: Direction = "ab",
+    held_out: Fraction = 0.1,
+    split: Whole = 0,
+    flip: bool = True,
+    on_error: Literal["raise", "skip"] = "raise",
+    resident: Resident = "auto",
+) -> Pairs:
+    """Aligned pairs: images with both sides in one, or two sub-folders with the same file names."""
+    store = open_pairs(path, size, channels, on_error)
+    return Pairs(store, direction, held_out, split, flip, on_error, resident)
+
+
+@register("source", "unpaired", **SHAPE)
+def unpaired(
+    path: str,
+    size: Count,
+    channels: Count,
+    direction: Direction = "ab",
+    held_out: Fraction = 0.1,
+    split: Whole = 0,
+    flip: bool = True,
+    on_error: Literal["raise", "skip"] = "raise",
+    resident: Resident = "auto",
+) -> Unpaired:
+    """Images of two kinds: two sub-folders, or trainA, trainB and, held out, testA and testB."""
+    store = open_unpaired(path, size, channels, on_error)
+    return Unpaired(store, direction, held_out, split, flip, resident)

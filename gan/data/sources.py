@@ -17,8 +17,10 @@ from gan.data.foreign import ForeignImages, ForeignStore, is_foreign
 from gan.data.images import (
     READ,
     RULES,
+    Fit,
     class_names,
     digest,
+    fitted,
     is_image,
     listing,
     printable,
@@ -49,14 +51,16 @@ class ImageFolder:
     Refused are animations, damaged files, and by their header files above 64 MiB or 2^26 pixels.
     """
 
-    def __init__(self, path: str | os.PathLike[str], size: int, channels: int = 3) -> None:
-        """Lists the folder; `size` is in pixels, `channels` 1 or 3.
+    def __init__(
+        self, path: str | os.PathLike[str], size: int, channels: int = 3, fit: Fit = fitted
+    ) -> None:
+        """Lists the folder; `size` is in pixels, `channels` 1 or 3, `fit` the last rule above.
 
         Raises:
             ValueError: there is no such folder, or no image in it.
         """
         require_channels(channels)
-        self.path = Path(path)
+        self.path, self.fit = Path(path), fit
         if not self.path.is_dir():
             raise ValueError(f"there is no folder {self.path}")
         self.shape = (size, size, channels)
@@ -91,7 +95,7 @@ class ImageFolder:
         key = file.relative_to(self.path).as_posix()
         labels = self.names.get("label")
         fields = {"label": labels.index(printable(key.split("/")[0]))} if labels else {}
-        return record(key, partial(read_image, file, *self.shape[1:]), fields)
+        return record(key, partial(read_image, file, *self.shape[1:], self.fit), fields)
 
 
 def _files(folder: Path) -> list[Path]:

@@ -6,8 +6,12 @@ integer: the order is a permutation by (seed, epoch), and a batch may run over a
 batches are always full.
 """
 
+import itertools
 import queue
+import sys
 import threading
+import time
+import traceback
 from collections.abc import Callable, Collection
 from typing import NamedTuple
 
@@ -19,6 +23,8 @@ from gan.data.datasets import Dataset, Plan
 from gan.images import to_floats
 
 TIMEOUT = 120.0  # seconds without a batch after which the stream is called stalled
+SHORT = 5.0  # the same once the program was asked to stop
+TICK = 0.5
 
 
 class _Ready(NamedTuple):
@@ -43,8 +49,12 @@ class Stream:
         rank: int = 0,
         size: int = 1,
         ahead: int = 3,
+        asked: Callable[[], bool] = lambda: False,
     ) -> None:
-        """`batch_size` counts all processes, `position` delivered batches; only `keys` are read."""
+        """`batch_size` counts all processes, `position` delivered batches; only `keys` are read.
+
+        `asked` says whether the program was asked to stop: then no batch is awaited for long.
+        """
         if len(dataset) < batch_size:
             raise ValueError(
                 f"trainer.batch_size={batch_size} needs as many samples, but {dataset.store.path} "
@@ -58,6 +68,8 @@ class Stream:
             rank,
             ahead,
         )
+        self.waited, self._asked = 0.0, asked
+        self.content = dataset.store.content_hash
         self._orders: dict[int, np.ndarray] = {}
         self._resident = self._load() if self._stays() else None
         self._buffers: list[dict[str, Tensor]] = [{} for _ in range(ahead)]
@@ -77,11 +89,22 @@ class Stream:
         """The next batch."""
         if self._thread is None:
             self._start()
+        started = time.perf_counter()
         ready = self._wait()
+        self.waited += time.perf_counter() - started
         self.position += 1
         batch = self.finish(ready)
         self._free.put(ready.slot)
         return batch
+
+    def keys_at(self, position: int) -> dict[str, list[str]]:
+        """The store's names of the images in the batch at a position, by key of the batch."""
+        plan = self.plan(position)
+        return {
+            key: [self.dataset.store.keys[row] for row in rows.reshape(-1)]
+            for key, rows in plan.images.items()
+            if key in self.keys
+        }
 
     def close(self) -> None:
         """Stop the thread; the stream is not used afterwards."""
@@ -142,19 +165,31 @@ class Stream:
                 self._ready.put(self._send(self.plan(position), self._buffers[slot], slot))
                 position += 1
         except BaseException as error:  # raised again where the batch is awaited
+            error.add_note(f"while batch {position} was read from {self.dataset.store.path}")
             self._ready.put(error)
 
     def _wait(self) -> _Ready:
-        try:
-            ready = self._ready.get(timeout=TIMEOUT)
-        except queue.Empty:
-            raise TimeoutError(
-                f"no batch came from {self.dataset.store.path} for {TIMEOUT:g} s: "
-                "is its disk reachable?"
-            ) from None
-        if isinstance(ready, BaseException):
-            raise ready
-        return ready
+        for passed in itertools.count(1):
+            try:
+                ready = self._ready.get(timeout=TICK)
+            except queue.Empty:
+                limit = SHORT if self._asked() else TIMEOUT
+                if passed * TICK >= limit:
+                    raise TimeoutError(self._stalled(limit)) from None
+            else:
+                if isinstance(ready, BaseException):
+                    raise ready
+                return ready
+        raise AssertionError
+
+    def _stalled(self, seconds: float) -> str:
+        """What the reading thread is doing instead of giving a batch."""
+        frame = sys._current_frames().get(self._thread.ident or 0) if self._thread else None
+        stack = "".join(traceback.format_stack(frame)) if frame else "it has ended"
+        return (
+            f"no batch came from {self.dataset.store.path} for {seconds:g} s: is its disk "
+            f"reachable? The reading thread stands at\n{stack}"
+        )
 
     def _send(
         self, plan: Plan, buffers: dict[str, Tensor], slot: int, keys: Collection[str] | None = None

@@ -61,10 +61,8 @@ class LeastSquares(Adversarial):
 
     def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
         """E (r - b)^2 / 2 + E (f - a)^2 / 2."""
-        return (
-            0.5 * (real_logits - self.real).square().mean()
-            + 0.5 * (fake_logits - self.fake).square().mean()
-        )
+        both = (real_logits - self.real).square().mean() + (fake_logits - self.fake).square().mean()
+        return 0.5 * both
 
     def generator(self, fake_logits: Tensor, real_logits_of: RealLogits) -> Tensor:
         """E (f - c)^2 / 2."""
@@ -88,10 +86,7 @@ class Wasserstein(Adversarial):
 
 @register("adversarial", "hinge")
 class Hinge(Wasserstein):
-    """Margins for the discriminator only.
-
-    Lim and Ye 2017, arXiv:1705.02894; Miyato et al. 2018, arXiv:1802.05957.
-    """
+    """Margins for the discriminator only. Lim and Ye 2017, arXiv:1705.02894; arXiv:1802.05957."""
 
     constrained = False
 

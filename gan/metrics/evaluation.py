@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gan.data.datasets import Glyphs
 from gan.data.stream import Stream
 from gan.metrics import images
 from gan.metrics.baselines import baselines
@@ -22,6 +23,7 @@ from gan.metrics.glyphs import (
     table,
 )
 from gan.metrics.judges import Judge, judge_of
+from gan.metrics.translation import GlyphTranslation
 from gan.recipe import Batch, Recipe
 
 MOST = 256  # characters of each part of the split that take part in a measure
@@ -39,6 +41,8 @@ def evaluation_for(
             return GlyphEvaluation(recipe, dataset, device)
         parts = ("validation", "test")
         return PairEvaluation(recipe, {p: stream.read(dataset.held_out(p)) for p in parts})
+    if "real_a" in recipe.reads and isinstance(dataset, Glyphs):
+        return GlyphTranslation(recipe, dataset, stream, device, say)
     if "label" in recipe.reads:
         rows, fields = dataset.labelled()
         label = {"label": fields.get("label", fields.get(dataset.label))}

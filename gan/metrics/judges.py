@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from gan.data.store import Store
 from gan.features import Lesson, Training, fitted
 
-HELD_OUT = 0.1  # share of the real images that a judge is tested on
+TRAINING = Training(held_out=0.1)  # a tenth of the real images says how good the judge is
 
 
 @dataclass(frozen=True)
@@ -49,5 +49,5 @@ def judge_of(
     """
     lesson = Lesson(images, rows, labels, store.content_hash)
     settings = {"name": "small", "channels": store.shape[2], "width": 32}
-    result = fitted(settings, lesson, device, Training(held_out=HELD_OUT), say=say)
+    result = fitted(settings, lesson, device, TRAINING, say=say)
     return Judge(result.network, result.accuracy["held_out"])

@@ -1,5 +1,5 @@
 """The games: what each player minimises."""
 
-from gan.recipes import conditional, synthesis, wnet
+from gan.recipes import conditional, cyclegan, pix2pix, synthesis, wnet
 
-__all__ = ["conditional", "synthesis", "wnet"]
+__all__ = ["conditional", "cyclegan", "pix2pix", "synthesis", "wnet"]

@@ -61,3 +61,23 @@ class Observer(Protocol):
 
     def features(self, image: Tensor) -> Sequence[Tensor]:
         """Maps of images [B, C, H, W], finest first."""
+
+
+class ImageCritic(nn.Module):
+    """A discriminator of images [B, C, H, W] that shows its maps."""
+
+    features: Callable[[Tensor], Sequence[Tensor]]
+
+
+class TwoTranslators(nn.Module):
+    """A generator of images of one kind from images of another, both ways."""
+
+    to_a: nn.Module
+    to_b: nn.Module
+
+
+class TwoCritics(nn.Module):
+    """A discriminator for each of two kinds of images."""
+
+    of_a: nn.Module
+    of_b: nn.Module

@@ -110,6 +110,22 @@ MISTAKES = {
         ["data=folder", "data.path=photos"],
         r"recipe=wnet reads prototype.*data=folder",
     ),
+    "pairs of unrelated folders": (
+        ["model=pix2pix", "data=pairs", "data.path=photos", "image.size=16"],
+        r"data=pairs needs two sub-folders of images, one of each kind.*has 3: a, b, c",
+    ),
+    "a discriminator of one image for pairs": (
+        ["model=dcgan", "recipe=pix2pix"],
+        r"recipe=pix2pix needs a discriminator of images=2.*discriminator=dcgan.*choose patch",
+    ),
+    "one translator for two": (
+        ["model=dcgan", "recipe=cyclegan"],
+        r"recipe=cyclegan calls to_a, to_b of its generator, which generator=dcgan does not have",
+    ),
+    "patches larger than the image": (
+        ["model=pix2pix", "image.size=8"],
+        r"image\.size=8 is too small for discriminator\.layers=2.*use discriminator\.layers=1",
+    ),
     "a batch of one": (["trainer.batch_size=1"], r"trainer\.batch_size=1 is too small"),
     "a seed of 64 bits": (["seed=18446744073709551616"], r"seed must be at least 0 and at most"),
     "reconstruction without a target": (

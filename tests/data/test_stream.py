@@ -1,10 +1,16 @@
 """Batches: which samples, in which order, and how bytes become floats."""
 
+import subprocess
+import sys
+import threading
+import time
+
 import numpy as np
 import pytest
 import torch
 from tiny_glyphs import TinyGlyphs
 
+from gan.data import stream as stream_module
 from gan.data.datasets import Glyphs, Images, draw, split_groups
 from gan.data.store import Store, StoreError
 from gan.data.stream import Stream
@@ -303,3 +309,78 @@ def test_labels_are_a_folders_classes_or_any_integer_field(glyph_store):
     rows, fields = styles.labelled()
     assert np.array_equal(fields["label"], store.fields["style"][rows])
     assert Images(store, label="style").plan(0, 0, np.array([3])).fields.keys() == {"label"}
+
+
+# -- when the reading thread is in trouble ---------------------------------------------------------
+
+
+@pytest.mark.row("L1", "the error reaches the reader with the batch and the store, <= 5 s")
+def test_an_error_in_the_thread_says_which_batch_and_store(images, tried):
+    stream = Stream(images, 8, seed=0, device=CPU, keys=["real"], position=5)
+    read = stream.dataset.store.read
+    try:
+        stream.dataset.store.read = lambda rows, out: (_ for _ in ()).throw(OSError("gone"))
+        with pytest.raises(OSError, match="gone") as caught:
+            next(stream)
+    finally:
+        stream.dataset.store.read = read
+    assert caught.value.__notes__ == [f"while batch 5 was read from {images.store.path}"]
+    stream.close()
+    tried(1)
+
+
+@pytest.mark.row(
+    "L2", "a time-out that shows where the reading thread stands; the default is not 0"
+)
+@pytest.mark.parametrize("asked", [False, True])
+def test_a_stalled_thread_ends_the_wait_with_its_stack(images, asked, monkeypatch, tried):
+    assert stream_module.TIMEOUT > 0
+    monkeypatch.setattr(stream_module, "TICK", 0.01)
+    monkeypatch.setattr(stream_module, "SHORT" if asked else "TIMEOUT", 0.1)
+    stalled = threading.Event()
+    stream = Stream(images, 8, seed=0, device=CPU, keys=["real"], asked=lambda: asked)
+    stream._send = lambda *given: stalled.wait()
+    begun = time.monotonic()
+    with pytest.raises(TimeoutError, match=r"no batch came from .* for 0\.1 s(.|\n)*stalled\.wait"):
+        next(stream)
+    assert time.monotonic() - begun < 2
+    stalled.set()
+    stream.close()
+    tried(1)
+
+
+CHILD = """
+import torch
+from gan.data.datasets import Images
+from gan.data.store import Store
+from gan.data.stream import Stream
+images = Images(Store({path!r}))
+for batch in Stream(images, 8, seed=0, device=torch.device("cpu"), keys=["real"]):
+    print(len(batch["real"]))
+    break
+"""
+
+
+@pytest.mark.row("L9", "leaving the loop in mid-epoch ends the process: status 0, <= 5 s")
+def test_a_process_that_leaves_the_loop_ends(glyph_store, tried):
+    command = [sys.executable, "-c", CHILD.format(path=str(glyph_store))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert (done.stdout.strip(), done.stderr) == ("8", "")
+    tried(1)
+
+
+@pytest.mark.row("L5", "1,000 updates of 5 a step over epochs of 8 samples, batch 4")
+def test_tiny_epochs_never_run_dry(images, monkeypatch, tried):
+    monkeypatch.setattr(type(images), "__len__", lambda self: 8)
+    stream = Stream(images, 4, seed=0, device=CPU, keys=["real"])
+    for position in range(0, 1000, 2):
+        pair = np.concatenate([stream.plan(p).images["real"] for p in (position, position + 1)])
+        assert sorted(pair) == list(range(8))
+    tried(1000)
+
+
+def test_names_of_the_images_in_a_batch(images):
+    stream = Stream(images, 4, seed=0, device=CPU, keys=["real"])
+    names = stream.keys_at(7)
+    rows = stream.plan(7).images["real"]
+    assert names == {"real": [images.store.keys[row] for row in rows]}

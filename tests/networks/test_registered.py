@@ -65,10 +65,10 @@ def test_forward_and_backward_are_finite(kind, name, channels):
 @pytest.mark.parametrize("name", GENERATORS)
 def test_images_lie_between_minus_one_and_one_with_both_signs(name, channels):
     network = build("generator", name, channels)
-    (image,) = tensors(network(*[1e3 * x for x in inputs(network, channels)]))
-    assert image.shape == (BATCH, channels, SIZE, SIZE)
-    assert image.abs().max() <= 1
-    assert image.min() < 0 < image.max()
+    for image in tensors(network(*[1e3 * x for x in inputs(network, channels)])):
+        assert image.shape == (BATCH, channels, SIZE, SIZE)
+        assert image.abs().max() <= 1
+        assert image.min() < 0 < image.max()
 
 
 @pytest.mark.parametrize(("kind", "name"), ALL)
@@ -100,8 +100,9 @@ def test_second_derivative_reaches_the_weights(name):
     network = build("discriminator", name)
     given = inputs(network)
     logits = tensors(network(*given))[0]
-    gradient = torch.autograd.grad(logits.sum(), given, create_graph=True)
-    sum(g.flatten(1).norm(dim=1).square().mean() for g in gradient).backward()
+    gradient = torch.autograd.grad(logits.sum(), given, create_graph=True, allow_unused=True)
+    judged = [g for g in gradient if g is not None]  # of two discriminators, the first's image
+    sum(g.flatten(1).norm(dim=1).square().mean() for g in judged).backward()
     gradients = [p.grad for p in network.parameters() if p.grad is not None]
     assert all(g.isfinite().all() for g in gradients)
     assert any(g.abs().sum() > 0 for g in gradients)
@@ -127,5 +128,8 @@ def test_state_survives_a_round_trip(kind, name):
         parameter.data = parameter.data + 0.01
     twin.load_state_dict(network.state_dict(), strict=True)
     given = [x.detach() for x in inputs(network)]
-    pairs = zip(tensors(network(*given)), tensors(twin(*given)), strict=True)
-    assert all(torch.equal(a, b) for a, b in pairs)
+    outputs = []
+    for one in (network, twin):
+        torch.manual_seed(0)  # some draw noise
+        outputs.append(tensors(one(*given)))
+    assert all(torch.equal(a, b) for a, b in zip(*outputs, strict=True))

@@ -3,8 +3,10 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 from torch.nn.functional import cross_entropy, softplus
 
@@ -192,6 +194,36 @@ def test_a_run_measures_how_many_labels_are_right(composed, glyph_store, preset)
     lines = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
     assert 0 <= lines[-1]["metric/label_accuracy"] <= 1
     assert "have the label they were asked for" in Path("run/report.txt").read_text()
+
+
+@pytest.mark.parametrize("norm", ["conditional", "adain", "batch"])
+@pytest.mark.parametrize("condition", CONDITIONS)
+@pytest.mark.parametrize("network", ["dcgan", "resnet"])
+def test_every_way_to_see_the_label_trains_from_the_command_line(tiny, norm, condition, network):
+    chosen = [f"generator={network}", f"discriminator={network}", f"generator.norm={norm}"]
+    values = tiny("dcgan", "recipe=conditional", *chosen, f"discriminator.condition={condition}")
+    trainer = build(values)
+    assert trainer.recipe.discriminator.critic.classes == trainer.stream.dataset.facts["classes"]
+    before = [p.detach().clone() for p in trainer.recipe.parameters()]
+    trainer.play()
+    moved = zip(before, trainer.recipe.parameters(), strict=True)
+    assert all(not torch.equal(a, b) for a, b in moved if b.requires_grad and b.grad.any())
+    trainer.stream.close()
+
+
+def test_sub_folders_are_labels(composed, tmp_path):
+    rng = np.random.default_rng(0)
+    for name in ("cats", "dogs"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(4):
+            pixels = rng.integers(0, 255, (16, 16, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{number}.png")
+    sizes = ["generator.width=2", "discriminator.width=2", "image.size=16"]
+    data = ["data=folder", "data.path=photos", "trainer.batch_size=4"]
+    trainer = build(composed("model=acgan", *data, *sizes))
+    assert trainer.stream.dataset.facts == {"classes": 2}
+    assert set(next(trainer.stream)) == {"real", "label"}
+    trainer.stream.close()
 
 
 def test_without_labels_a_conditional_game_is_refused(composed, glyph_store):

@@ -1,0 +1,293 @@
+"""Images of two kinds: aligned pairs, side by side or in two folders, and unpaired folders."""
+
+import os
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+import numpy as np
+
+from gan.data.archives import Archive
+from gan.data.building import listed
+from gan.data.datasets import Plan, Resident, draw, evenly
+from gan.data.images import digest, fitted_halves
+from gan.data.layout import Record, Rejected, StoreError
+from gan.data.sources import ImageFolder, guess, kept_store, kind, open_store, store_path
+from gan.data.store import Store
+
+Direction = Literal["ab", "ba"]
+OnError = Literal["raise", "skip"]
+
+
+class Halves:
+    """The images of a folder or an archive, each cut in two: left halves `a/KEY`, right `b/KEY`.
+
+    The field `label` is 0 and 1. Halves are fitted each alone, by the rules of `ImageFolder`;
+    images of odd width are refused.
+    """
+
+    def __init__(self, path: Path, size: int, channels: int) -> None:
+        """`size` is in pixels, of a half; `channels` 1 or 3."""
+        make = Archive if kind(path) == "archive" else ImageFolder
+        self.source = make(path, size, channels, fitted_halves)
+        self.shape = self.source.shape
+        self.name = f"{self.source.name}, side by side"
+        self.names: Mapping[str, Sequence[str]] = {"label": ["a", "b"]}
+        self.facts: Mapping[str, Any] = {}
+
+    def fingerprint(self) -> str:
+        """Changes with the name, size or time of any image."""
+        return digest(["halves", self.source.fingerprint()])
+
+    def __len__(self) -> int:
+        """Two for each image."""
+        return 2 * len(self.source)
+
+    def __iter__(self) -> Iterator[Record | Rejected]:
+        """Both halves of each image in order."""
+        for item in self.source:
+            if isinstance(item, Rejected):
+                yield item
+                continue
+            for label, half in enumerate(np.split(item.image, 2, axis=1)):
+                yield Record(f"{'ab'[label]}/{item.key}", half, {"label": label})
+
+
+def open_pairs(
+    path: str | os.PathLike[str],
+    size: int,
+    channels: int,
+    on_error: OnError = "raise",
+    folder: Path = Path("data"),
+) -> Store:
+    """The store of a folder or an archive: two sub-folders, or else images to be cut in two.
+
+    Raises:
+        ValueError: naming the path, where it holds nothing of the kind.
+    """
+    path = Path(path)
+    if path.suffix == ".lmdb":
+        return open_store(path, size, channels)
+    if _folders(path, size, channels, "data=pairs"):
+        return open_store(path, size, channels, folder=folder, on_error=on_error)
+    halves = Halves(path, size, channels)
+    target = store_path(path, size, channels, folder, ["halves"])
+    return kept_store(lambda: halves, target, halves.fingerprint(), on_error, progress=True)
+
+
+def open_unpaired(
+    path: str | os.PathLike[str],
+    size: int,
+    channels: int,
+    on_error: OnError = "raise",
+    folder: Path = Path("data"),
+) -> Store:
+    """The store of a folder or an archive with a sub-folder for each kind.
+
+    Raises:
+        ValueError: naming the path, where it holds nothing of the kind.
+    """
+    path = Path(path)
+    if path.suffix != ".lmdb" and not _folders(path, size, channels, "data=unpaired"):
+        raise ValueError(f"data=unpaired needs two sub-folders of images, but {path} has none")
+    return open_store(path, size, channels, folder=folder, on_error=on_error)
+
+
+def _folders(path: Path, size: int, channels: int, wanted: str) -> Sequence[str]:
+    """The sub-folders of images at a path, after a check that they are two kinds."""
+    found = kind(path)
+    if found not in ("images", "archive"):
+        raise ValueError(f"{wanted} needs a folder or an archive of images; {path} holds {found}")
+    source = guess(path, size, channels)
+    names = source.names.get("label", ())
+    if names:
+        _require_kinds(names, source.name, wanted)
+    return names
+
+
+def _require_kinds(names: Sequence[str], source: str, wanted: str) -> None:
+    if len(names) != 2 and not (wanted == "data=unpaired" and {"trainA", "trainB"} <= {*names}):
+        found = f"{len(names)}: {', '.join(names[:8])}" if names else "none"
+        raise StoreError(
+            f"{wanted} needs two sub-folders of images, one of each kind, but {source} has {found}"
+        )
+
+
+class Pairs:
+    """Aligned pairs of images, `input` and `target`, of which a part is held out."""
+
+    gives = ("input", "target")
+
+    def __init__(
+        self,
+        store: Store,
+        direction: Direction = "ab",
+        held_out: float = 0.1,
+        split: int = 0,
+        flip: bool = False,
+        on_error: OnError = "raise",
+        resident: Resident = "auto",
+    ) -> None:
+        """`direction` ba makes the second kind the input; `split` seeds what is held out.
+
+        Held out are at least two pairs: half of them are measured during training, half at its end.
+        `flip` mirrors half of the pairs, both images alike. Images without a partner are refused,
+        or left out with `on_error` skip.
+        """
+        self.store, self.flip, self.resident = store, flip, resident
+        _require_kinds(store.names.get("label", ()), store.source, "data=pairs")
+        pairs = _matched(store, *_two(store), on_error)  # [N, 2]
+        if direction == "ba":
+            pairs = pairs[:, ::-1]
+        self.train, held = _split(pairs, held_out, split)
+        self._held = {"validation": held[::2], "test": held[1::2]}
+
+    def __len__(self) -> int:
+        """Pairs to train on."""
+        return len(self.train)
+
+    @property
+    def facts(self) -> dict[str, int]:
+        """Numbers that networks are built with: none."""
+        return {}
+
+    def plan(self, seed: int, epoch: int, indices: np.ndarray) -> Plan:
+        """The pair at each index."""
+        return _aligned(self.train[indices])._replace(flip=_coins(self.flip, seed, epoch, indices))
+
+    def shown(self, keys: Collection[str]) -> dict[str, Plan]:
+        """Eight pairs each that are trained on and held out."""
+        return {
+            "training": _aligned(evenly(self.train, 8)),
+            "held-out": _aligned(evenly(self._held["test"], 8)),
+        }
+
+    def held_out(self, part: Literal["validation", "test"]) -> Plan:
+        """The pairs of a held-out part, at most 256."""
+        return _aligned(evenly(self._held[part], 256))
+
+
+class Unpaired:
+    """Images of two kinds, `real_a` and `real_b`, of which a part is held out.
+
+    One epoch visits every training image of the first kind once, each beside one of the second that
+    is drawn anew. Sub-folders `trainA`, `trainB`, `testA` and `testB`, as CycleGAN's data sets have
+    them, are the kinds and what is held out of them.
+    """
+
+    gives = ("real_a", "real_b")
+
+    def __init__(
+        self,
+        store: Store,
+        direction: Direction = "ab",
+        held_out: float = 0.1,
+        split: int = 0,
+        flip: bool = False,
+        resident: Resident = "auto",
+    ) -> None:
+        """`direction` ba swaps the kinds; `split` seeds what is held out of each, one at least.
+
+        `flip` mirrors half of the samples.
+        """
+        self.store, self.flip, self.resident = store, flip, resident
+        step = 1 if direction == "ab" else -1
+        self.train, self._held = zip(*_kinds(store, held_out, split)[::step], strict=True)
+
+    def __len__(self) -> int:
+        """Images of the first kind to train on."""
+        return len(self.train[0])
+
+    @property
+    def facts(self) -> dict[str, int]:
+        """Numbers that networks are built with: none."""
+        return {}
+
+    def plan(self, seed: int, epoch: int, indices: np.ndarray) -> Plan:
+        """The image a at each index, and an image b drawn for it."""
+        a, b = self.train
+        drawn = draw(seed, epoch, indices, "real_b") % np.uint64(len(b))
+        images = {"real_a": a[indices], "real_b": b[drawn]}
+        return Plan(images, {}, _coins(self.flip, seed, epoch, indices))
+
+    def shown(self, keys: Collection[str]) -> dict[str, Plan]:
+        """Eight images of each kind that are trained on, and as many that are held out."""
+        return {"training": _beside(*self.train), "held-out": _beside(*self._held)}
+
+
+def _two(store: Store) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of both kinds, in the order of their names."""
+    first, second = (np.flatnonzero(store.fields["label"] == label) for label in range(2))
+    return first, second
+
+
+def _matched(store: Store, first: np.ndarray, second: np.ndarray, on_error: OnError) -> np.ndarray:
+    """Rows of images with one name [N, 2], sorted by it; suffixes do not count."""
+    kinds = [_named(store, rows) for rows in (first, second)]
+    shared = sorted(kinds[0].keys() & kinds[1].keys())
+    alone = [
+        Rejected(store.keys[kinds[here][name]], f"no {name} in {store.names['label'][1 - here]}")
+        for here in range(2)
+        for name in sorted(kinds[here].keys() - kinds[1 - here].keys())
+    ]
+    if not shared or (alone and on_error == "raise"):
+        raise StoreError(
+            f"data=pairs: {len(alone)} images of {store.source} have no partner of the same name "
+            "(for images that hold both sides, data.path must name the folder they are in; "
+            f"data.on_error=skip leaves single ones out):\n{listed(alone[:20], len(alone))}"
+        )
+    return np.array([[kind[name] for kind in kinds] for name in shared])
+
+
+def _named(store: Store, rows: np.ndarray) -> dict[str, int]:
+    """The row of each name below its kind's folder, without suffix."""
+    named: dict[str, int] = {}
+    for row in rows.tolist():
+        name = str(PurePosixPath(*PurePosixPath(store.keys[row]).parts[1:]).with_suffix(""))
+        if name in named:
+            twins = f"{store.keys[named[name]]} and {store.keys[row]}"
+            raise StoreError(f"data=pairs: {twins} have one name; rename or remove one of them")
+        named[name] = row
+    return named
+
+
+def _kinds(store: Store, held_out: float, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Training and held-out rows of each kind."""
+    names = store.names.get("label", ())
+    _require_kinds(names, store.source, "data=unpaired")
+    if {"trainA", "trainB"} <= {*names}:
+        part = {name: np.flatnonzero(store.fields["label"] == n) for n, name in enumerate(names)}
+        return [
+            (part[f"train{kind}"], part[f"test{kind}"])
+            if f"test{kind}" in part
+            else _split(part[f"train{kind}"], held_out, seed, least=1)
+            for kind in "AB"
+        ]
+    return [_split(rows, held_out, seed, least=1) for rows in _two(store)]
+
+
+def _split(
+    members: np.ndarray, share: float, seed: int, least: int = 2
+) -> tuple[np.ndarray, np.ndarray]:
+    """What is trained on and what is held out, each in the order of the members."""
+    held_out = max(least, round(share * len(members)))
+    if held_out >= len(members):
+        raise StoreError(
+            f"data.held_out={share:g} of {len(members)} leaves nothing to train on: lower it, or "
+            "add images"
+        )
+    order = np.random.Generator(np.random.Philox(key=[seed, 0x2A18])).permutation(len(members))
+    return members[np.sort(order[held_out:])], members[np.sort(order[:held_out])]
+
+
+def _aligned(pairs: np.ndarray) -> Plan:
+    return Plan({"input": pairs[:, 0], "target": pairs[:, 1]}, {})
+
+
+def _beside(a: np.ndarray, b: np.ndarray, many: int = 8) -> Plan:
+    many = min(many, len(a), len(b))
+    return Plan({"real_a": evenly(a, many), "real_b": evenly(b, many)}, {})
+
+
+def _coins(flip: bool, seed: int, epoch: int, indices: np.ndarray) -> np.ndarray | None:
+    return draw(seed, epoch, indices, "flip") % np.uint64(2) == 1 if flip else None

@@ -1,0 +1,134 @@
+"""What a run leaves behind when it stops because its numbers are no longer finite.
+
+`diagnosis.json` in the run directory: the terms and their history, gradient norms by parameter, the
+batch, and the first module whose output was not finite when the turn was played once more.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gan import checkpoint, distributed
+from gan.guard import ADVICE, DivergedError
+from gan.recipe import detached
+
+NAME = "diagnosis.json"
+
+
+def write(run: Any, error: DivergedError) -> str:
+    """Write it for a trainer; the path, or why there is none."""
+    last, path = error.last, run.monitor.run_dir / NAME
+    if distributed.rank():
+        return f"{path} of the first process"
+    newest = checkpoint.newest(run.monitor.run_dir / "checkpoints", notice=lambda skipped: None)
+    bundle = {
+        "what": str(last),
+        "player": last.player,
+        "update": last.count,
+        "rank": distributed.rank(),
+        **run.counts(),
+        "terms": last.values,
+        "skipped": run.guard.skipped,
+        "gradient_norms": _gradient_norms(run.recipe.get_submodule(last.player)),
+        "weights_not_finite": [n for n, p in run.recipe.named_parameters() if not _finite(p)],
+        "first_module_not_finite": first_module(run, last.player, last.count, error.batch),
+        "batch": {key: _in_words(value) for key, value in error.batch.items()},
+        "images": _images(run.stream),
+        "history": run.monitor.history(),
+        "checkpoint": str(newest) if newest else None,
+        "try": list(ADVICE),
+        "config": run.config,
+    }
+    temporary = path.with_name(f".{NAME}")
+    try:
+        temporary.write_text(json.dumps(_strict(bundle), indent=2) + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as failure:
+        return f"no diagnosis, as {path} could not be written ({failure})"
+    return str(path)
+
+
+def first_module(run: Any, player: str, count: int, batch: Mapping[str, Tensor]) -> str:
+    """The path of the first module that makes something not finite of what is; "" for none.
+
+    The turn is played again with its seeds and without a step; buffers are put back.
+    """
+    recipe = run.recipe
+    buffers = {name: buffer.clone() for name, buffer in recipe.named_buffers()}
+    shared = run.discriminator_updates - (player == "generator")  # the update that made the fakes
+    with _hooked(recipe) as found, torch.no_grad():
+        distributed.seed(run.seed, "discriminator", shared, run.device)
+        fakes = recipe.generate(batch)
+    if not found and player == "discriminator":
+        with _hooked(recipe) as found:
+            recipe.discriminator_losses(batch, detached(fakes), count)
+    elif not found:
+        distributed.seed(run.seed, "generator", count, run.device)
+        with _hooked(recipe) as found, torch.no_grad():
+            recipe.generator_losses(batch, fakes, count)
+    with torch.no_grad():
+        for name, buffer in recipe.named_buffers():
+            buffer.copy_(buffers[name])
+    return found[0] if found else ""
+
+
+@contextmanager
+def _hooked(recipe: nn.Module) -> Iterator[list[str]]:
+    found: list[str] = []
+    paths = {module: path for path, module in recipe.named_modules()}
+
+    def look(module: nn.Module, given: Any, made: Any) -> None:
+        if not all(map(_finite, _tensors(made))):
+            source = "" if all(map(_finite, _tensors(given))) else ", whose input is not either"
+            found.append(f"{paths[module]}{source}")
+
+    handles = [module.register_forward_hook(look) for module in paths]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    leaves = torch.utils._pytree.tree_leaves(value)
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+
+
+def _finite(tensor: Tensor) -> bool:
+    return bool(tensor.isfinite().all())
+
+
+def _gradient_norms(module: nn.Module) -> dict[str, float]:
+    return {n: p.grad.norm().item() for n, p in module.named_parameters() if p.grad is not None}
+
+
+def _in_words(value: Tensor) -> dict[str, Any]:
+    numbers = value.detach().float()
+    return {
+        "shape": list(value.shape),
+        "least": numbers.min().item(),
+        "most": numbers.max().item(),
+        "samples_not_finite": (~numbers.flatten(1).isfinite().all(1)).nonzero().flatten().tolist()
+        if value.ndim > 1
+        else [],
+    }
+
+
+def _images(stream: Any) -> dict[str, list[str]]:
+    """The keys of the images in the last batch, where the stream knows them."""
+    return stream.keys_at(stream.position - 1) if hasattr(stream, "keys_at") else {}
+
+
+def _strict(value: Any) -> Any:
+    """JSON without NaN: such numbers as words."""
+    if isinstance(value, float):
+        return value if abs(value) < torch.inf else str(value)
+    if isinstance(value, Mapping):
+        return {key: _strict(part) for key, part in value.items()}
+    return [_strict(part) for part in value] if isinstance(value, list) else value

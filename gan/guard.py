@@ -1,0 +1,132 @@
+"""Nothing that is not finite reaches a weight, a moment, an average or a running statistic.
+
+A player raises NonFiniteError before its optimizer step, so weights and moments stay as they were.
+Forward passes in training mode have moved buffers by then (running means, power iterations, pools
+of images); the guard of the turn puts those back. A few such turns are passed over; more stop the
+run, since going on with the same settings would meet them again.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+FIRST = 2  # steps after which common slips are looked for
+IN_A_ROW, IN_ALL, WINDOW = 3, 10, 10_000  # skipped updates of one player that a run survives
+ADVICE = (
+    "lower both learning rates (optimizer.generator.lr, optimizer.discriminator.lr)",
+    "clip gradients (clip.generator.norm=1, clip.discriminator.norm=1)",
+    "train in full precision (trainer.precision=fp32)",
+)
+
+
+class NonFiniteError(FloatingPointError):
+    """A player's update that was not taken, because a term or its gradient is NaN or infinite."""
+
+    def __init__(self, player: str, count: int, terms: Mapping[str, Tensor]) -> None:
+        self.player, self.count, self.terms = player, count, terms
+        self.values = {name: term.item() for name, term in terms.items()}  # training has paused
+        self.broken = [name for name, value in self.values.items() if not abs(value) < torch.inf]
+        named = ", ".join(self.broken) or "a value of another process"
+        super().__init__(f"{player}, update {count}: {named} is not finite")
+
+
+class DivergedError(FloatingPointError):
+    """More updates in a row, or within the window, than a run survives."""
+
+    def __init__(self, last: NonFiniteError, batch: Mapping[str, Tensor], skipped: int) -> None:
+        self.last, self.batch = last, batch
+        super().__init__(
+            f"{last}, for the {skipped}th time of the last {WINDOW} updates; weights and averages "
+            f"are untouched and the checkpoints sound: {', or '.join(ADVICE)}"
+        )
+
+
+class Guard:
+    """Keeps what a turn may move beside the weights, and counts the turns that were not taken.
+
+    Attributes:
+        skipped: for each player, the numbers of the updates that were skipped, within the window.
+    """
+
+    def __init__(self, recipe: nn.Module, tell: Callable[[str, str], None]) -> None:
+        """`tell` is given a kind of event and a text."""
+        self.skipped: dict[str, list[int]] = {"generator": [], "discriminator": []}
+        self._tell = tell
+        self._places = [
+            (module, name)
+            for module in recipe.modules()
+            for name, buffer in module._buffers.items()
+            if buffer is not None
+        ]
+        self._kept = [buffer.clone() for buffer in self._buffers()]
+        self._recipe, self._unseen = recipe, FIRST
+
+    @contextmanager
+    def turn(self, batch: Mapping[str, Tensor]) -> Iterator[None]:
+        """Leave the block early, and everything as it was, where an update is not taken.
+
+        Raises: DivergedError once there are too many of them.
+        """
+        self._remember()
+        try:
+            yield
+            if self._unseen:
+                self._inspect()
+        except NonFiniteError as error:
+            self._restore()
+            skipped = [n for n in self.skipped[error.player] if n > error.count - WINDOW]
+            self.skipped[error.player] = skipped = [*skipped, error.count]
+            last = range(error.count - IN_A_ROW, error.count + 1)
+            if len(skipped) > IN_ALL or set(last) <= set(skipped):
+                raise DivergedError(error, batch, len(skipped)) from error
+            self._tell("skipped", f"{error}; the update is skipped, nothing has changed")
+
+    def _inspect(self) -> None:
+        """Look for common slips once both players have moved: a step is over then.
+
+        Raises: ValueError naming a value that keeps the graph of a past update alive.
+        """
+        weights = dict(self._recipe.named_parameters())
+        reached = {name for name, weight in weights.items() if weight.grad is not None}
+        if not any(name.startswith("generator.") for name in reached):
+            return
+        unreached = [n for n, w in weights.items() if w.requires_grad and n not in reached]
+        if unreached and self._unseen == FIRST:
+            more = f" and {len(unreached) - 10} more" if len(unreached) > 10 else ""
+            self._tell(
+                "unused",
+                f"no loss reaches {', '.join(unreached[:10])}{more}: they are not trained; if they "
+                "should be, look for a detach, a loss with the weight 0, or a forgotten term",
+            )
+        self._unseen -= 1
+        for path, module in self._recipe.named_modules():
+            for name, value in {**vars(module), **module._buffers}.items():
+                if isinstance(value, Tensor) and value.grad_fn is not None:
+                    raise ValueError(
+                        f"{'.'.join(filter(None, ['recipe', path, name]))} keeps the graph of a "
+                        "past update, which holds its memory and cannot be differentiated again: "
+                        "keep `value.detach()`"
+                    )
+
+    def _buffers(self) -> list[Tensor]:
+        """The buffers as they are now, apart from autograd's count of versions: a graph that waits
+        for its backward reads none of the values that are put back."""
+        return [module._buffers[name].data for module, name in self._places]  # type: ignore[union-attr]  # chosen above
+
+    def _remember(self) -> None:
+        buffers = self._buffers()
+        if any(a.shape != b.shape for a, b in zip(self._kept, buffers, strict=True)):
+            self._kept = [buffer.clone() for buffer in buffers]
+        elif buffers:
+            torch._foreach_copy_(self._kept, buffers)
+
+    def _restore(self) -> None:
+        for (module, name), buffer, kept in zip(
+            self._places, self._buffers(), self._kept, strict=True
+        ):
+            if buffer.shape == kept.shape:
+                buffer.copy_(kept)
+            else:
+                module._buffers[name] = kept.clone()

@@ -1,0 +1,94 @@
+"""An optimizer's state as names and tensors, and back again to the bit."""
+
+import copy
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from gan.checkpoint import CheckpointError, plain, restore
+
+_KERNELS = {"foreach", "fused", "capturable", "differentiable"}  # how an optimizer computes
+
+
+def flatten(optimizer: Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+    """An optimizer's live tensors by "<parameter's number>/<name>", and its groups as JSON."""
+    packed = optimizer.state_dict()
+    tensors = {
+        f"{index}/{name}": tensor
+        for index, state in packed["state"].items()
+        for name, tensor in state.items()
+    }
+    groups = [
+        {key: value.item() if isinstance(value, Tensor) else value for key, value in group.items()}
+        for group in packed["param_groups"]
+    ]
+    return tensors, plain(groups, "param_groups")
+
+
+def unflatten(
+    optimizer: Optimizer, tensors: Mapping[str, Tensor], groups: Sequence[Mapping[str, Any]]
+) -> None:
+    """Give an optimizer the state that `flatten` took from its like, to the bit or not at all.
+
+    Options come from the checkpoint, but how a step is computed (`fused`, ...) is the optimizer's.
+
+    Raises:
+        CheckpointError: groups, names, shapes or dtypes that this optimizer would not have.
+    """
+    what = f"the state of {type(optimizer).__name__}"
+    merged = _merged(optimizer.state_dict()["param_groups"], groups, what)
+    members = [
+        (options, parameter)
+        for options, group in zip(merged, optimizer.param_groups, strict=True)
+        for parameter in group["params"]
+    ]
+    stepped = {name.partition("/")[0] for name in tensors}
+    state = {
+        index: _blank(optimizer, options, parameter)
+        for index, (options, parameter) in enumerate(members)
+        if str(index) in stepped
+    }
+    blank = {f"{index}/{name}": t for index, named in state.items() for name, t in named.items()}
+    restore(blank, tensors, what)
+    optimizer.load_state_dict({"state": state, "param_groups": merged})
+
+
+def _merged(
+    live: Sequence[dict[str, Any]], stored: Sequence[Mapping[str, Any]], what: str
+) -> list[dict[str, Any]]:
+    """The live groups with the stored options; one that a newer torch has added stays as it is."""
+    here, there = ([len(group["params"]) for group in groups] for groups in (live, stored))
+    if here != there:
+        raise CheckpointError(f"{what} does not fit: parameters by group {there}, here {here}")
+    merged = []
+    for own, group in zip(live, stored, strict=True):
+        if unknown := sorted(group.keys() - own.keys()):
+            raise CheckpointError(f"{what} does not fit: the options {unknown} are unknown here")
+        taken = group.keys() - _KERNELS - {"params"}
+        merged.append(own | {key: _like(own[key], group[key]) for key in taken})
+    return merged
+
+
+def _like(own: Any, value: Any) -> Any:
+    """The value in the other's type, where JSON knows neither tuples nor tensors."""
+    if isinstance(own, Tensor):
+        return torch.full_like(own, value)
+    return tuple(value) if isinstance(own, tuple) else value
+
+
+def _blank(optimizer: Optimizer, options: dict[str, Any], parameter: Tensor) -> dict[str, Tensor]:
+    """Tensors formed like the state of this parameter, found by one step of a stand-in for it."""
+    state = optimizer.state.get(parameter)
+    if not state:
+        stand_in = torch.zeros_like(parameter).requires_grad_()
+        stand_in.grad = torch.zeros_like(parameter)
+        probe = copy.copy(optimizer)  # with neither hooks nor a schedule's wrapping of `step`
+        probe.state = defaultdict(dict)
+        probe.param_groups = [options | {"params": [stand_in]}]
+        probe.step()
+        state = probe.state[stand_in]
+    return {name: torch.empty_like(value) for name, value in state.items()}

@@ -1,0 +1,453 @@
+"""Stopping, failing disks, and who owns a run directory: nothing is lost, the reason is written."""
+
+import ast
+import errno
+import inspect
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import warnings
+
+import pytest
+import torch
+from small import Numbers, differing, everything, newest, resumed, trainer
+
+from gan import checkpoint, rundir, saves, signals
+from gan.registry import ConfigError
+from gan.saves import StorageError
+from gan.signals import Stop
+
+pytestmark = pytest.mark.usefixtures("quick_disk")
+NUMBERS = {"SIGINT": signal.SIGINT, "SIGTERM": signal.SIGTERM, "SIGUSR1": signal.SIGUSR1}
+GAME = {"steps": 8, "save_every": 4, "log_every": 2, "sample_every": 2, "discriminator_warmup": 2}
+
+
+def at(owner, name, number, call=2):
+    """Send the signal while `owner.name` is called for the n-th time."""
+    original, calls = getattr(owner, name), []
+
+    def asked(*given, **named):
+        calls.append(name)
+        if len(calls) == call:
+            os.kill(os.getpid(), number)
+        return original(*given, **named)
+
+    setattr(owner, name, asked)
+
+
+class Asking(Numbers):
+    """A stream that is asked while its 4th batch is awaited."""
+
+    number = signal.SIGTERM
+
+    def __next__(self):
+        if self.position == 3:
+            os.kill(os.getpid(), self.number)
+        return super().__next__()
+
+
+def in_data(run, number):
+    run.stream.__class__ = type("Asking", (Asking,), {"number": number})
+
+
+PHASES = {
+    "waiting for data": in_data,
+    "warm-up": lambda run, number: at(run, "discriminate", number),
+    "discriminator's update": lambda run, number: at(run.discriminator, "update", number, 4),
+    "generator's update": lambda run, number: at(run.generator, "update", number),
+    "average": lambda run, number: at(run.averages["ema"], "update", number),
+    "penalty": lambda run, number: at(run.recipe.penalties["r1"], "term", number),
+    "samples": lambda run, number: at(run.monitor, "sample", number),
+    "metrics": lambda run, number: at(run.monitor, "measure", number, 1),
+    "save": lambda run, number: at(run.saves, "write", number, 1),
+    "log": lambda run, number: at(run.monitor, "scalars", number),
+    "start": lambda run, number: at(run.monitor, "start", number, 1),
+}
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    run = trainer(tmp_path_factory.mktemp("whole"), measure_every=4, **GAME)
+    assert run.train()
+    return everything(run)
+
+
+@pytest.mark.row("P1", "33 of 33 saved once; resumed difference 0")
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_signal_in_any_phase_saves_and_the_run_goes_on(tmp_path, unbroken, phase, tried):
+    for name, number in NUMBERS.items():
+        folder = tmp_path / name
+        run = trainer(folder, measure_every=4, **GAME)
+        PHASES[phase](run, number)
+        assert not run.train(), "it was asked to stop"
+        stored = checkpoint.load(newest(folder))
+        assert stored.state["discriminator_updates"] == run.discriminator_updates
+        told = json.loads((folder / "stopped.json").read_text())
+        assert (told["reason"], told["detail"], told["step"]) == ("signal", name, run.step)
+        assert told["checkpoint"] == str(stored.path)
+        assert not (folder / rundir.LOCK).exists()
+        again = resumed(folder, measure_every=4, **GAME)
+        assert again.train()
+        assert differing(unbroken, everything(again)) == set()
+        assert not (folder / "stopped.json").exists()
+    tried(len(NUMBERS))
+
+
+def test_a_signal_between_saves_writes_one_checkpoint_and_one_on_a_saved_step_none(tmp_path):
+    for call, expected in ((2, 2), (1, 1)):
+        run = trainer(tmp_path / str(call), steps=9, save_every=3)
+        written = []
+        write = run.saves.write
+        run.saves.write = lambda *given, w=write, log=written: log.append(1) or w(*given)
+        at(run.saves, "write", signal.SIGTERM, 1) if call == 1 else at(
+            run, "play", signal.SIGTERM, 5
+        )
+        run.train()
+        assert len(written) == expected
+
+
+@pytest.mark.row("P1", "asked while the program starts: ends at once with what was there")
+@pytest.mark.parametrize("found", ["nothing", "a checkpoint"])
+def test_a_signal_at_the_start_saves_before_the_first_step(tmp_path, found, tried):
+    if found == "a checkpoint":
+        with warnings.catch_warnings(action="ignore"):
+            trainer(tmp_path, **{**GAME, "steps": 4}).train()
+    with Stop() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        run = resumed(tmp_path, **GAME) if found == "a checkpoint" else trainer(tmp_path, **GAME)
+        run.stop = stop
+        before = run.step
+        assert not run.train()
+    assert run.step == before
+    if found == "a checkpoint":
+        assert checkpoint.load(newest(tmp_path)).step == before
+    tried(1)
+
+
+CHILD = """
+import os, signal, sys, time
+sys.path[:0] = {path!r}
+from small import trainer
+run = trainer({folder!r}, steps=10**6, save_every=3, log_every=10**6)
+play = run.play
+def slow():
+    if run.step == 4:
+        print("there", flush=True)
+        {inside}
+    play()
+run.play = slow
+run.train()
+"""
+
+
+@pytest.mark.row("P4", "the second signal ends the process, <= 2 s; the checkpoint is whole")
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_the_same_signal_again_stops_at_once(tmp_path, name, tried):
+    code = CHILD.format(path=sys.path, folder=str(tmp_path), inside="time.sleep(60)")
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        while child.stdout.readline().strip() != "there":
+            pass
+        child.send_signal(NUMBERS[name])
+        time.sleep(0.3)
+        assert child.poll() is None, "the first lets the step finish"
+        begun = time.monotonic()
+        child.send_signal(NUMBERS[name])
+        assert child.wait(timeout=10) == -NUMBERS[name]
+        assert time.monotonic() - begun < 2
+    assert checkpoint.load(newest(tmp_path)).step == 3
+    tried(1)
+
+
+@pytest.mark.row("P6", "handlers are those from before, whatever ended the run")
+def test_handlers_come_back_after_a_run(tmp_path, tried):
+    before = [signal.getsignal(number) for number in Stop.signals]
+    run = trainer(tmp_path, **GAME)
+    at(run, "play", signal.SIGUSR1)
+    run.train()
+    broken = trainer(tmp_path / "b", **GAME)
+    broken.play = lambda: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        broken.train()
+    assert [signal.getsignal(number) for number in Stop.signals] == before
+    tried(2)
+
+
+def effects(source):
+    """Calls inside functions given to signal.signal, apart from setting the next handler."""
+    tree = ast.parse(inspect.cleandoc(source))
+    handlers = {
+        node.args[1].attr
+        if isinstance(node.args[1], ast.Attribute)
+        else getattr(node.args[1], "id", "")
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "signal.signal"
+    }
+    return [
+        ast.unparse(call)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef) and node.name in handlers
+        for call in ast.walk(node)
+        if isinstance(call, ast.Call)
+        and ast.unparse(call.func) not in ("signal.signal", "signal.Signals")
+    ]
+
+
+@pytest.mark.row("P7", "handlers set a flag and do nothing else")
+def test_handlers_do_nothing_but_set_a_flag(tried):
+    assert effects(inspect.getsource(signals)) == []
+    assert effects("signal.signal(2, save)\ndef save(number, frame):\n    trainer.save()") == [
+        "trainer.save()"
+    ]
+    tried(1)
+
+
+@pytest.mark.row("P5", "a save slower than a third of the grace is told once")
+def test_a_slow_checkpoint_is_told_once(tmp_path, monkeypatch, tried):
+    clock = iter(range(0, 10_000, 11))
+    monkeypatch.setattr(saves.time, "monotonic", lambda: float(next(clock)))
+    run = trainer(tmp_path, steps=6, save_every=2)
+    run.train()
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    (event,) = [line for line in lines if line.get("event") == "save"]
+    assert "took 11 s" in event["text"]
+    assert "USR1@120" in event["text"]
+    tried(1)
+
+
+# -- disks
+
+
+def failing(monkeypatch, fails, code=errno.ENOSPC):
+    """Checkpoints whose n-th writing fails where `fails(n)`."""
+    write, count = checkpoint._write_folder, []
+
+    def written(*given):
+        count.append(1)
+        if fails(len(count)):
+            raise OSError(code, os.strerror(code))
+        return write(*given)
+
+    monkeypatch.setattr(checkpoint, "_write_folder", written)
+
+
+@pytest.mark.row("K1", "a failed save leaves the last one, and training goes on")
+def test_a_full_disk_is_told_and_training_goes_on(tmp_path, monkeypatch, tried):
+    failing(monkeypatch, lambda n: n in (2, 3))
+    run = trainer(tmp_path, steps=10, save_every=2, keep=10)
+    assert run.train()
+    steps = sorted(int(p.name[5:]) for p in (tmp_path / "checkpoints").glob("step-*"))
+    assert steps == [2, 8, 10]
+    expected = trainer(tmp_path / "b", steps=10, save_every=10)
+    expected.train()
+    assert differing(everything(expected), everything(run)) == set()
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    events = [line["text"] for line in lines if line.get("event") == "save"]
+    assert len(events) == 2
+    assert all("No space left" in e and "MiB needed" in e and "MiB free" in e for e in events)
+    assert "(2 of 3 failures in a row)" in events[1]
+    tried(2)
+
+
+@pytest.mark.row("K1", "the third failure in a row stops the run, or the n-th that is asked for")
+@pytest.mark.parametrize("allowed", [1, 3])
+def test_saves_that_keep_failing_stop_the_run(tmp_path, monkeypatch, allowed, tried):
+    failing(monkeypatch, lambda n: n > 1)
+    run = trainer(tmp_path, steps=100, save_every=2, failed_saves=allowed)
+    with pytest.raises(StorageError, match=f"No space left.*that was {allowed} times in a row"):
+        run.train()
+    assert run.step == 2 + 2 * allowed
+    assert checkpoint.load(newest(tmp_path)).step == 2
+    told = json.loads((tmp_path / "stopped.json").read_text())
+    assert told["reason"] == "storage"
+    assert told["checkpoint"].endswith("step-00000002")
+    tried(1)
+
+
+@pytest.mark.row("K1", "the last checkpoint of a run that cannot be written is an error")
+def test_the_last_checkpoint_must_be_there(tmp_path, monkeypatch, tried):
+    failing(monkeypatch, lambda n: True)
+    run = trainer(tmp_path, steps=3, save_every=100)
+    with pytest.raises(StorageError, match="that was the last checkpoint of the run"):
+        run.train()
+    assert json.loads((tmp_path / "stopped.json").read_text())["reason"] == "storage"
+    tried(1)
+
+
+@pytest.mark.row("K4", "the run folder is made again with a warning, and nothing loops")
+def test_a_run_folder_that_is_removed_is_made_again(tmp_path, tried):
+    folder = tmp_path / "run"
+    run = trainer(folder, steps=8, log_every=1, save_every=4)
+    play = run.play
+
+    def removing():
+        if run.step == 5:
+            shutil.rmtree(folder)
+        play()
+
+    run.play = removing
+    with pytest.warns(UserWarning, match="was removed while training"):
+        assert run.train()
+    assert checkpoint.load(newest(folder)).step == 8
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [6, 7, 8]
+    tried(1)
+
+
+# -- stopped.json for everything else
+
+
+@pytest.mark.row("P1", "stopped.json says why a run ended")
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (ZeroDivisionError("x"), "error"),
+        (TimeoutError("no batch"), "stall"),
+        (KeyboardInterrupt(), "signal"),
+    ],
+)
+def test_the_reason_of_an_end_is_written(tmp_path, error, reason, tried):
+    run = trainer(tmp_path, steps=9, save_every=2)
+    play = run.play
+
+    def broken():
+        if run.step == 5:
+            raise error
+        play()
+
+    run.play = broken
+    with pytest.raises(type(error)):
+        run.train()
+    told = json.loads((tmp_path / "stopped.json").read_text())
+    assert (told["reason"], told["step"]) == (reason, 5)
+    assert told["checkpoint"].endswith("step-00000004")
+    assert run.stream.closed
+    tried(1)
+
+
+# -- who owns a run directory
+
+
+@pytest.fixture
+def free():
+    """Give back what a test has taken."""
+    yield
+    for descriptor in rundir._held.values():
+        os.close(descriptor)
+    rundir._held.clear()
+
+
+def start(folder, go, end, results):
+    """A process that tries to take a run directory when the others do."""
+    child = os.fork()
+    if not child:
+        os.read(go, 1)
+        try:
+            rundir.hold(folder)
+            os.write(results, b"+")
+            os.read(end, 1)  # until all have tried
+        except ConfigError as error:
+            os.write(results, b"-" if "in use by process" in str(error) else b"?")
+        os._exit(0)
+    return child
+
+
+@pytest.mark.row("F5", "50 starts at once: 1 winner, the others name it")
+def test_of_many_starts_in_one_folder_one_wins(tmp_path, tried):
+    go, gone = os.pipe()
+    end, ended = os.pipe()
+    done, results = os.pipe()
+    children = [start(tmp_path, go, end, results) for _ in range(50)]
+    os.write(gone, b"." * 50)
+    answers = b"".join(os.read(done, 1) for _ in range(50))
+    os.write(ended, b".")
+    for child in children:
+        os.waitpid(child, 0)
+    for pipe in (go, gone, end, ended, done, results):
+        os.close(pipe)
+    assert sorted(answers) == sorted(b"+" + b"-" * 49)
+    tried(50)
+
+
+@pytest.mark.row("F5", "the holder is named; a dead one's lock is taken over")
+def test_the_lock_of_a_dead_process_is_taken_over(tmp_path, free, tried):
+    ready, tell = os.pipe()
+    child = os.fork()
+    if not child:
+        rundir.hold(tmp_path)
+        os.write(tell, b".")
+        time.sleep(60)
+    os.read(ready, 1)
+    with pytest.raises(
+        ConfigError, match=rf"run_dir={tmp_path} is in use by process {child} on .*run_dir"
+    ):
+        rundir.hold(tmp_path)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert (tmp_path / rundir.LOCK).exists()
+    rundir.hold(tmp_path)
+    rundir.release(tmp_path)
+    assert not (tmp_path / rundir.LOCK).exists()
+    for end in (ready, tell):
+        os.close(end)
+    tried(1)
+
+
+@pytest.mark.row("F5", "a folder that cannot be written is named")
+def test_a_folder_that_cannot_be_written_is_named(tmp_path, free, monkeypatch, tried):
+    def refuse(*given, **named):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(rundir, "_locked", refuse)
+    with pytest.raises(
+        ConfigError, match=r"cannot be written \(Permission denied\): choose another"
+    ):
+        rundir.hold(tmp_path)
+    tried(1)
+
+
+def test_a_folder_that_another_run_has_filled_meanwhile_is_refused(tmp_path, free):
+    trainer(tmp_path, **GAME).train()
+    (tmp_path / "config.yaml").touch()
+    with pytest.raises(ConfigError, match="was used by another run meanwhile"):
+        rundir.hold(tmp_path, fresh=True)
+
+
+# -- during the warm-up
+
+
+@pytest.mark.row("T2", "a long warm-up is logged and saved by its own updates")
+def test_a_warmup_is_logged_and_saved(tmp_path, tried):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    options = {"steps": 3, "discriminator_warmup": 20, "log_every": 5, "save_every": 10}
+    run = trainer(tmp_path, **options)
+    at(run.discriminator, "update", signal.SIGTERM, 13)
+    assert not run.train()
+    assert run.discriminator_updates == 13
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["step"], line["discriminator_updates"]) for line in lines] == [(0, 5), (0, 10)]
+    assert all("discriminator/adversarial" in line for line in lines)
+    assert checkpoint.load(newest(tmp_path)).state["discriminator_updates"] == 13
+    again = resumed(tmp_path, **options)
+    assert again.train()
+    whole = trainer(tmp_path / "whole", **options)
+    whole.train()
+    assert differing(everything(whole), everything(again)) == set()
+    for folder in (tmp_path, tmp_path / "whole"):
+        events = EventAccumulator(str(folder / "tensorboard")).Reload()
+        steps = [event.step for event in events.Scalars("discriminator/adversarial")]
+        assert steps == [-15, -10, -5, 0, 3]
+    tried(1)
+
+
+def test_a_save_in_the_warmup_replaces_the_one_before(tmp_path):
+    run = trainer(tmp_path, steps=1, discriminator_warmup=9, save_every=3)
+    run.train()
+    names = sorted(path.name for path in (tmp_path / "checkpoints").glob("step-*"))
+    assert names == ["step-00000000", "step-00000001"]
+    assert torch.isfinite(torch.tensor(run.step))

@@ -1,0 +1,363 @@
+"""Going on: to the last bit, from any moment, in a new process, and never with other data."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import time
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from small import Numbers, differing, everything, newest, resumed, trainer
+
+from gan import checkpoint, distributed, log, rundir, state
+from gan.build import build
+from gan.checkpoint import CheckpointError
+
+pytestmark = pytest.mark.usefixtures("quick_disk")
+GAME = {"discriminator_warmup": 4, "n_critic": {0: 2, 6: 1}, "steps": 20, "log_every": 5}
+FAR = {**GAME, "save_every": 100}
+
+
+def whole(folder, **options):
+    run = trainer(folder, **{**FAR, **options})
+    assert run.train()
+    return everything(run)
+
+
+def in_a_child(work):
+    """Do something in a process of its own."""
+    child = os.fork()
+    if not child:
+        status = 1
+        try:
+            work()
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def play(run, updates):
+    """Go on until the discriminator has had so many updates, as `train` does, and save."""
+    while run.discriminator_updates < updates:
+        if run.discriminator_updates < run.settings.discriminator_warmup:
+            run.discriminate(shared=False)
+        else:
+            run.play()
+    assert run.save()
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    return whole(folder), (folder / "metrics.jsonl").read_text()
+
+
+PLACES = {  # updates of the discriminator: 4 of warm-up, 2 a step until step 6, then 1
+    "before anything": 0,
+    "inside the warm-up": 2,
+    "where the warm-up ends": 4,
+    "where a penalty is due": 6,
+    "between two logs": 8,
+    "where n_critic changes": 16,
+    "late": 23,
+}
+
+
+@pytest.mark.row("C7", "saved in one process, resumed in another: difference 0")
+@pytest.mark.parametrize("place", PLACES)
+def test_a_new_process_goes_on_bit_for_bit(tmp_path, unbroken, place, tried):
+    in_a_child(lambda: play(trainer(tmp_path, **FAR), PLACES[place]))
+    run = resumed(tmp_path, **FAR)
+    assert run.discriminator_updates == PLACES[place]
+    assert run.train()
+    assert differing(unbroken[0], everything(run)) == set()
+    tried(1)
+
+
+def without(part):
+    """A resumed trainer's parts as a new one has them: what leaving them out would mean."""
+
+    def forget(run, fresh):
+        with torch.no_grad():
+            for name, tensor in state.gather(run.recipe, run.averages, run.players)[0].items():
+                if part in name:
+                    tensor.copy_(state.gather(fresh.recipe, fresh.averages, fresh.players)[0][name])
+
+    return forget
+
+
+def without_moments(side, moment):
+    def forget(run, fresh):
+        for parameter in getattr(run, side).optimizer.state.values():
+            parameter[moment].zero_()
+
+    return forget
+
+
+def setting(**values):
+    def forget(run, fresh):
+        for path, value in values.items():
+            *owners, name = path.split("__")
+            owner = run
+            for part in owners:
+                owner = owner[part] if isinstance(owner, dict) else getattr(owner, part)
+            setattr(owner, name, value)
+
+    return forget
+
+
+PARTS = {
+    "generator's weights": without("recipe/generator.0.weight"),
+    "running mean": without("running_mean"),
+    "running variance": without("running_var"),
+    "count of batches": without("recipe/generator.1.num_batches_tracked"),
+    "discriminator's weights": without("recipe/discriminator"),
+    "power iterations": without("0._v"),
+    "pool": without("recipe/pool"),
+    "running mean of the recipe": without("recipe/mean"),
+    "average": without("average/ema/0.weight"),
+    "images of the average": setting(averages__ema__images=0),
+    "updates of the average": setting(averages__ema__updates=0),
+    "step": setting(step=0),
+    "discriminator's updates": setting(discriminator_updates=9),
+    "position": setting(stream__position=0),
+    "skipped updates": setting(guard__skipped={"generator": [], "discriminator": []}),
+    **{
+        f"{side}'s {moment}": without_moments(side, moment)
+        for side in ("generator", "discriminator")
+        for moment in ("exp_avg", "exp_avg_sq", "step")
+    },
+}
+SEEDS = {"torch": "torch.default_generator.manual_seed", "random": "random.seed"}
+
+
+@pytest.fixture(scope="module")
+def half(tmp_path_factory):
+    """A checkpoint in the middle of a run, with a skipped update before it, and that run's end."""
+
+    def alter(batch, position):
+        return {"real": batch["real"] * (torch.nan if position == 3 else 1)}
+
+    folder = tmp_path_factory.mktemp("half")
+    end = whole(folder / "whole", stream=Numbers(alter=alter))
+    with warnings.catch_warnings(action="ignore"):
+        play(trainer(folder / "run", Numbers(alter=alter), **FAR), 12)
+    return folder / "run", end
+
+
+@pytest.mark.row("C8", "leaving out any one part of the state makes C7 fail")
+@pytest.mark.parametrize("part", [None, *PARTS])
+def test_every_part_of_the_state_is_needed(tmp_path, half, part, tried):
+    folder = shutil.copytree(half[0], tmp_path / "run")
+    run = resumed(folder, **FAR)
+    if part:
+        PARTS[part](run, trainer(tmp_path / "fresh", **FAR))
+    assert run.train()
+    found = differing(half[1], everything(run))
+    assert bool(found) == (part is not None), found
+    tried(1)
+
+
+@pytest.mark.row("C8", "leaving out the seed of any generator makes C7 fail")
+@pytest.mark.parametrize("generator", ["torch", "random", "numpy"])
+def test_every_generator_is_seeded(tmp_path, half, generator, monkeypatch, tried):
+    folder = shutil.copytree(half[0], tmp_path / "run")
+    owners = {
+        "torch": (torch.default_generator, "manual_seed"),
+        "random": (random, "seed"),
+        "numpy": (np.random, "seed"),
+    }
+    run = resumed(folder, **FAR)
+    if generator == "torch":
+        seed = distributed.seed
+
+        def unseeded(*given):
+            before = torch.get_rng_state()
+            seed(*given)
+            torch.set_rng_state(before)
+
+        monkeypatch.setattr(distributed, "seed", unseeded)
+    else:
+        monkeypatch.setattr(*owners[generator], lambda value: None)
+    run.train()
+    assert differing(half[1], everything(run))
+    tried(1)
+
+
+# -- killed
+
+
+@pytest.mark.row("C1", "killed at random moments: 0 corrupt, at most one interval lost, logs whole")
+@pytest.mark.parametrize("kills", [4, pytest.param(50, marks=pytest.mark.slow)])
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path, kills, tried):
+    """The trainer itself, killed again and again until it has finished."""
+    options = {"steps": 60, "save_every": 5, "log_every": 1, "keep": 2}
+    chance = random.Random(20)
+    for _ in range(kills):
+        child = os.fork()
+        if not child:
+            found = newest(tmp_path / "run")
+            run = (
+                resumed(tmp_path / "run", **options)
+                if found
+                else trainer(tmp_path / "run", **options)
+            )
+            try:
+                run.train()
+            finally:
+                os._exit(0)
+        time.sleep(chance.uniform(0.05, 0.6))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        found = newest(tmp_path / "run")  # fails if any is corrupt
+        lines = last_step(tmp_path / "run")
+        assert lines - (checkpoint.load(found).step if found else 0) <= options["save_every"]
+    found = newest(tmp_path / "run")
+    run = resumed(tmp_path / "run", **options) if found else trainer(tmp_path / "run", **options)
+    run.train()
+    expected = trainer(tmp_path / "whole", **options)
+    expected.train()
+    assert differing(everything(expected), everything(run)) == set()
+    assert scalars(tmp_path / "run") == scalars(tmp_path / "whole")
+    tried(kills)
+
+
+def last_step(folder):
+    path = folder / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    steps = [json.loads(line)["step"] for line in lines if line.endswith("}")]
+    return max(steps, default=0)
+
+
+def scalars(folder):
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if not k.startswith("speed/")} for line in lines]
+
+
+def test_lines_beyond_the_checkpoint_are_dropped_and_a_half_one_too(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    lines = [json.dumps({"step": n, "discriminator_updates": n}) + "\n" for n in range(10)]
+    path.write_text("".join(lines) + '{"step": 9, "discrim')
+    log.go_back(path, 7)
+    assert path.read_text() == "".join(lines[:8])
+    log.go_back(path, 7)
+    assert path.read_text() == "".join(lines[:8])
+
+
+@pytest.mark.row("T4", "a run directory with 10,000 log lines resumes in under 5 s")
+def test_a_long_log_is_gone_back_over_quickly(tmp_path, tried):
+    path = tmp_path / "metrics.jsonl"
+    line = {"step": 0, "images": 0, **{f"generator/term{n}": 0.123456789 for n in range(20)}}
+    rows = [json.dumps({**line, "discriminator_updates": n}) + "\n" for n in range(10_000)]
+    path.write_text("".join(rows))
+    begun = time.process_time()
+    log.go_back(path, 9_000)
+    assert time.process_time() - begun < 5
+    assert path.read_text() == "".join(rows[:9001])
+    tried(10_000)
+
+
+# -- from elsewhere
+
+
+@pytest.mark.row("C11", "one warning names each difference, old and new")
+def test_other_threads_versions_and_processes_are_told_in_one_warning(tmp_path, monkeypatch, tried):
+    play(trainer(tmp_path), 2)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
+    monkeypatch.setattr(torch, "__version__", "3.1")
+    monkeypatch.setattr(distributed, "size", lambda: 4)
+    run = trainer(tmp_path)
+    with pytest.warns(UserWarning, match="goes on elsewhere") as caught:
+        run.resume(newest(tmp_path))
+    (warning,) = [str(w.message) for w in caught]
+    for part in (r"threads was 1, is 7", r"processes was 1, is 4", r"torch was 2.*, is 3\.1"):
+        assert __import__("re").search(part, warning), warning
+    assert run.stream.position == 2
+    tried(3)
+
+
+@pytest.mark.row("C15", "data that changed under a run are refused, with both hashes")
+def test_other_data_are_refused_with_both_hashes(tmp_path, tried):
+    play(trainer(tmp_path), 2)
+    run = trainer(tmp_path)
+    before = everything(run)
+    run.stream.content = "other numbers"
+    with pytest.raises(
+        CheckpointError, match=r"hash numbers, which is now other numbers: .*data\.path"
+    ):
+        run.resume(newest(tmp_path))
+    assert differing(before, everything(run)) == set()
+    tried(1)
+
+
+def test_a_changed_store_is_refused_by_the_command(tiny, glyph_store, tmp_path):
+    """The real thing: another store under the same path."""
+    from tiny_glyphs import TinyGlyphs
+
+    from gan.data.store import build as build_store
+
+    class Others(TinyGlyphs):
+        def fingerprint(self):
+            return "others"
+
+        def __iter__(self):
+            for record in super().__iter__():
+                yield record._replace(image=255 - record.image)
+
+    path = tmp_path / "glyphs.lmdb"
+    shutil.copy(glyph_store, path)
+    overrides = [f"data.path={path}", "data=lmdb", "image.channels=1"]
+    run = build(tiny("dcgan", *overrides))
+    run.save()
+    run.stream.close()
+    run.stream.dataset.store.close()
+    path.unlink()
+    build_store(Others(), path, progress=False)
+    with pytest.raises(CheckpointError, match="was trained on data with the content hash"):
+        build(tiny("dcgan", *overrides))
+
+
+def test_an_older_checkpoint_puts_the_newer_ones_aside(tmp_path):
+    play(trainer(tmp_path), 2)
+    first = newest(tmp_path)
+    run = trainer(tmp_path)
+    play(run, 4)
+    said = []
+    again = trainer(tmp_path)
+    rundir.begin(again, first, said.append)
+    assert newest(tmp_path) == first
+    assert any("ahead-of-2-step-00000004" in line for line in said)
+    aside = tmp_path / "checkpoints" / "ahead-of-2-step-00000004"
+    assert checkpoint.load(aside).step == 4  # nothing is lost
+    rundir.release(tmp_path)
+
+
+# -- order of samples
+
+
+@pytest.mark.row("C10", "the same samples however far ahead they are read, from any position")
+def test_read_ahead_and_the_place_of_a_resume_change_no_sample(glyph_store, tried):
+    from gan.data.datasets import Images
+    from gan.data.store import Store
+    from gan.data.stream import Stream
+
+    def batches(position, ahead):
+        device = torch.device("cpu")
+        images = Images(Store(glyph_store), label="style", flip=True)
+        stream = Stream(images, 64, 3, device, ["real", "label"], position=position, ahead=ahead)
+        found = [next(stream) for _ in range(position, 10)]  # 280 samples: over two epochs' ends
+        stream.close()
+        return found
+
+    expected = batches(0, 3)
+    for ahead in (1, 2, 3):
+        for position in (0, 3, 4, 5, 9):
+            for mine, other in zip(batches(position, ahead), expected[position:], strict=True):
+                assert torch.equal(mine["real"], other["real"])
+                assert torch.equal(mine["label"], other["label"])
+    tried(15)
