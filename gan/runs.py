@@ -295,7 +295,8 @@ def _facts(entry: Entry, values: Mapping[str, Any], stored: Mapping[str, Tensor]
         for name, shape in shapes.items():
             for place, (two, three) in enumerate(zip(shape, more[name], strict=True)):
                 if three != two and stored[name].ndim == len(shape):
-                    facts[fact] = 2 + (stored[name].shape[place] - two) // (three - two)
+                    grown = (stored[name].shape[place] - two) // (three - two)
+                    facts[fact] = max(1, 2 + grown)
     return facts
 
 
