@@ -22,7 +22,7 @@ from torch.nn.functional import avg_pool2d, interpolate
 EM, ASCENT = 1024, 896  # units of the em square, which is the glyph's canvas, and of its top
 FINER = 4  # samples of the field per pixel, along each side
 SPECK = 0.5  # pixels of area: what is smaller is left out
-TOLERANCE = 0.08  # pixels between contour and curve
+TOLERANCE = 0.12  # pixels between contour and curve
 CORNER = 0.9  # radians turned within about two pixels
 _REACH = 4  # points of the contour, about one pixel, over which directions are taken
 
