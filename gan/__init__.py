@@ -3,10 +3,13 @@
 from gan import averages, losses, networks, optimizers, recipes, robust
 from gan.data import entries
 from gan.images import to_bytes, to_floats
+from gan.runs import Run, load
 
 __all__ = [
+    "Run",
     "averages",
     "entries",
+    "load",
     "losses",
     "networks",
     "optimizers",

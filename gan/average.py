@@ -37,16 +37,21 @@ class Average(nn.Module, ABC):
         self.updates += 1
         self.images += images
 
-    @torch.no_grad()
     def refreshed(self) -> nn.Module:
-        """The averaged generator, ready to draw: power iterations have followed its weights."""
-        for module in self.generator.modules():
-            for name, entries in getattr(module, "parametrizations", {}).items():
-                entries.train()  # a spectral norm iterates once per reading in training
-                for _ in range(20):
-                    getattr(module, name)
-                entries.eval()
-        return self.generator
+        """The averaged generator, ready to draw."""
+        return settled(self.generator)
+
+
+@torch.no_grad()
+def settled(generator: nn.Module) -> nn.Module:
+    """The same generator, whose power iterations have followed its averaged weights."""
+    for module in generator.modules():
+        for name, entries in getattr(module, "parametrizations", {}).items():
+            entries.train()  # a spectral norm iterates once per reading in training
+            for _ in range(20):
+                getattr(module, name)
+            entries.eval()
+    return generator
 
 
 class Ema(Average):

@@ -9,6 +9,7 @@ import torch
 from omegaconf import OmegaConf
 from tiny_glyphs import SIZE, TinyGlyphs
 
+from gan.build import build as build_trainer
 from gan.commands.train import conf_dir, switched_on
 from gan.data.store import build
 from gan.metrics import judges
@@ -77,3 +78,22 @@ def _one_thread():
 def _short_lessons(monkeypatch):
     """Judges learn for one epoch: what they measure is not tested here, only that they do."""
     monkeypatch.setattr(judges, "TRAINING", judges.TRAINING._replace(epochs=1))
+
+
+@pytest.fixture
+def trained(tiny):
+    """A checkpoint in the folder `run` after two steps whose average is far from the raw weights.
+
+    `trained("dcgan", *overrides)` returns its trainer.
+    """
+
+    def train(model, *overrides):
+        apart = ["optimizer.generator.lr=0.02", "average=uniform"]
+        trainer = build_trainer(tiny(model, *apart, *overrides), lambda _: None)
+        for _ in range(2):
+            trainer.play()
+        trainer.save()
+        trainer.stream.close()
+        return trainer
+
+    return train

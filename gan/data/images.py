@@ -91,6 +91,12 @@ def fitted_halves(image: Image.Image, size: int, channels: int) -> np.ndarray:
     return np.concatenate([_square(left, size), _square(right, size)], 1)
 
 
+def whole(image: Image.Image, size: int, channels: int) -> np.ndarray:
+    """An opened image at its own size, whatever `size` is, as uint8 [H, W, channels]."""
+    upright = _upright(image, channels)
+    return np.asarray(upright).reshape(upright.height, upright.width, channels)
+
+
 Fit = Callable[[Image.Image, int, int], np.ndarray]
 
 

@@ -1,0 +1,190 @@
+"""`gan font`: an installable font in the style of a reference, drawn by a trained W-Net."""
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+if TYPE_CHECKING:
+    from gan.font.truetype import Names
+    from gan.runs import Run
+
+LEAST = 0.95  # SSIM of the rendered font and the drawn characters, on average
+BATCH = 64  # characters drawn at once
+_WORST = 10  # characters listed
+
+
+def add_parser(commands: Any) -> None:
+    """Adds `font` with the function `func(args) -> exit status`."""
+    parser = commands.add_parser("font", help=__doc__)
+    parser.add_argument("run", type=Path, help="a W-Net's run directory, or one of its checkpoints")
+    parser.add_argument(
+        "--reference",
+        type=Path,
+        action="append",
+        required=True,
+        metavar="PICTURE",
+        help="a scan or photograph of one character (JPEG, PNG, WebP); give it several times for "
+        "several characters of the same style",
+    )
+    parser.add_argument(
+        "--characters", help="a UTF-8 file of those to draw, or a text (all that the data hold)"
+    )
+    parser.add_argument("--out", type=Path, default=Path("MyFont.ttf"), help="MyFont.ttf")
+    parser.add_argument("--name", help="the font's family name (that of the file)")
+    parser.add_argument("--style", default="Regular", help="its style name (Regular)")
+    parser.add_argument("--author", default="", help="for its designer and copyright fields")
+    parser.add_argument(
+        "--licence", default="", help="its licence: a text, OFL-1.1 or CC0-1.0 (none)"
+    )
+    parser.add_argument("--licence-url", default="", help="where the licence can be read")
+    parser.add_argument(
+        "--prototype-font",
+        type=Path,
+        metavar="FONT",
+        help="a TTF, OTF or TTC to take prototypes from: the standard font that the run was "
+        "trained with (its stored glyphs)",
+    )
+    parser.add_argument("--prototype-face", type=int, default=0, help="its number in a TTC (0)")
+    parser.add_argument("--skip-missing", action="store_true", help="leave out what it lacks")
+    parser.add_argument("--weights", default="average", help="average, raw, or an average's name")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--plugins", action="store_true", help="import the run's own modules")
+    parser.set_defaults(func=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Draws, traces, writes and checks; status 1 where the font does not look like the drawings."""
+    _require_libraries()
+    from gan import distributed, runs
+    from gan.data.fonts import NOTICE
+    from gan.font import prototypes, references
+    from gan.font.specimen import specimen
+    from gan.font.truetype import Names
+    from gan.recipes.wnet import WNet
+
+    if args.out.suffix.lower() != ".ttf":
+        raise ValueError(f"--out must end in .ttf, unlike {args.out}")
+    loaded = runs.load(args.run, args.weights, distributed.device(args.device), args.plugins)
+    if not issubclass(loaded.recipe, WNet):
+        raise ValueError(
+            f"a font takes a run with recipe=wnet; {args.run} was trained with "
+            f"recipe={loaded.config['recipe']['name']}: gan sample draws from it"
+        )
+    data = prototypes.trained_on(loaded)
+    rows = data.rows[data.prototype, data.split.train]
+    fill = references.fill_of(prototypes.read(data, rows)[..., 0])
+    seen = [references.reference(path, loaded.size, fill) for path in args.reference]
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    picture = args.out.with_name(f"{args.out.stem}-references.png")
+    references.picture(seen).save(picture)
+    print(f"{picture}: the references as they came, levelled, and as the model sees them")
+    found, source = _prototypes(args, loaded, data)
+    wanted = prototypes.wanted(
+        args.characters or "".join(found), found, source, skip=args.skip_missing
+    )
+    names = Names(
+        args.name or args.out.stem,
+        args.style,
+        args.author,
+        args.licence,
+        args.licence_url,
+        f"Drawn by W-Net from {len(seen)} reference{'s' * (len(seen) > 1)}.",
+    )
+    scores = make(loaded, wanted, np.stack([one.seen for one in seen]), args.out, names)
+    if scores is None:
+        return 1
+    page = specimen(args.out, names.family, [*wanted])
+    for suffix in ("png", "pdf"):
+        page.save(args.out.with_name(f"{args.out.stem}-specimen.{suffix}"), resolution=150)
+    print(f"{args.out}: {len(wanted)} characters, {args.out.stat().st_size:,} bytes; {scores}")
+    print(NOTICE)
+    return 0
+
+
+def _prototypes(
+    args: argparse.Namespace, loaded: "Run", data: Any
+) -> tuple[dict[str, np.ndarray], str]:
+    from gan.data.fonts import listed_characters
+    from gan.font import prototypes
+
+    if args.prototype_font is None:
+        return prototypes.from_store(data), f"the prototype in {data.store.path}"
+    names = listed_characters(args.characters) if args.characters else data.characters
+    drawn = prototypes.from_font(args.prototype_font, args.prototype_face, loaded.size, names)
+    return {c: drawn[c] for c in names if c in drawn}, str(args.prototype_font)
+
+
+def make(
+    loaded: "Run",
+    wanted: Mapping[str, np.ndarray],
+    references: np.ndarray,
+    out: Path,
+    names: "Names",
+) -> str | None:
+    """Write the font; how alike it is to what was drawn, in words, or None where it is not.
+
+    A font that is not like the drawings is not kept.
+    """
+    from gan.font import truetype
+
+    drawn: dict[str, Tensor] = {}
+    glyphs: dict[str, Any] = {}
+    bar = tqdm(total=len(wanted), desc="drawing", unit="glyph", disable=None)
+    for character, ink, outlined in drawings(loaded, wanted, references):
+        drawn[character], glyphs[character] = ink, outlined
+        bar.update()
+    bar.close()
+    partial = out.with_name(f".{out.name}.partial")
+    truetype.write(partial, glyphs, names)
+    scores = truetype.likeness(partial, drawn)
+    mean = sum(scores.values()) / len(scores)
+    worst = sorted(scores, key=scores.__getitem__)[:_WORST]
+    listed = " ".join(f"{character} {scores[character]:.3f}" for character in worst)
+    if mean < LEAST:
+        partial.unlink()
+        print(
+            f"gan: {out} was not written: as rendered it is like the drawn characters to an SSIM "
+            f"of {mean:.3f}, which must be {LEAST}; the worst: {listed}",
+            file=sys.stderr,
+        )
+        return None
+    os.replace(partial, out)
+    return f"rendered as drawn to an SSIM of {mean:.4f}; the worst: {listed}"
+
+
+def drawings(
+    loaded: "Run", wanted: Mapping[str, np.ndarray], references: np.ndarray
+) -> Iterator[tuple[str, Tensor, Any]]:
+    """Every character with its ink [1, size, size] in [0, 1] and its TrueType glyph."""
+    from gan.font import outlines
+    from gan.images import to_floats
+
+    channels = loaded.config["image"]["channels"]
+    seen, prototypes = (
+        to_floats(pixels[..., None]).repeat(1, channels, 1, 1)
+        for pixels in (references, np.stack([*wanted.values()]))
+    )
+    names, style = iter(wanted), loaded.style(seen)
+    for batch in torch.split(prototypes, BATCH):
+        made = loaded.dressed(batch, style)
+        ink = (0.5 - 0.5 * made.mean(1, keepdim=True)).clamp(0, 1)  # [B, 1, H, W]
+        for one, field in zip(ink, outlines.shapes(ink)[:, 0].numpy(), strict=True):
+            contours = outlines.outline(field, loaded.size)
+            yield next(names), one, outlines.glyph(contours)
+
+
+def _require_libraries() -> None:
+    try:
+        import contourpy  # noqa: F401 - the one library of gan.font that is optional
+    except ImportError as error:
+        raise ValueError(
+            "gan font needs contourpy to trace outlines: pip install 'gan[font]'"
+        ) from error

@@ -1,0 +1,1 @@
+"""A font out of a W-Net: prototypes and references in, outlines and a TrueType file out."""

@@ -1,0 +1,70 @@
+"""The wanted characters in the standard font, as a W-Net was trained to read them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from gan import registry
+from gan.data.datasets import Glyphs
+from gan.data.embedded import REGION_NEUTRAL
+from gan.data.fonts import listed_characters
+from gan.data.glyphs import Face, Pixels, render
+from gan.runs import Run
+from gan.signature import listed
+
+
+def trained_on(run: Run) -> Glyphs:
+    """The glyphs that a run was trained on; their store is built anew where it is missing.
+
+    Raises:
+        ValueError: the data are not there, or are no glyphs.
+    """
+    node = run.config["data"]
+    values = {key: listed(value) for key, value in node.items() if key != "name"}
+    source = registry.entry("source", node["name"], "data.name")
+    if source.build.__annotations__.get("return") is not Glyphs:  # a stored word opens nothing else
+        raise ValueError(f"{run.path} was trained on data={node['name']}, which has no glyphs")
+    return source.create(values, "data")
+
+
+def read(dataset: Glyphs, rows: np.ndarray) -> Pixels:
+    """Stored glyphs [N, H, W, C] by row."""
+    pixels = np.empty((len(rows), *dataset.store.shape), np.uint8)
+    dataset.store.read(rows, pixels)
+    return pixels
+
+
+def from_store(dataset: Glyphs) -> dict[str, Pixels]:
+    """Every character that the standard font has in the store, each [H, W]."""
+    rows = dataset.rows[dataset.prototype]
+    drawn = np.flatnonzero(rows >= 0)
+    pixels = read(dataset, rows[drawn])[..., 0]
+    return dict(zip((dataset.characters[place] for place in drawn), pixels, strict=True))
+
+
+def from_font(path: Path, index: int, size: int, characters: Sequence[str]) -> dict[str, Pixels]:
+    """Characters that a font file draws, each [size, size], at the scale of the training glyphs.
+
+    The scale is that of the font's largest ink side among the characters and the region-neutral
+    Hanzi together, so that a few characters are drawn as large as many.
+    """
+    images = render(Face(path, index), sorted({*characters, *REGION_NEUTRAL}), size).images
+    return {character: images[character] for character in characters if character in images}
+
+
+def wanted(characters: str, found: dict[str, Pixels], source: str, skip: bool) -> dict[str, Pixels]:
+    """The listed characters among those found; `skip` leaves out what is missing.
+
+    Raises:
+        ValueError: characters that the source does not draw, or nothing left.
+    """
+    names = listed_characters(characters)
+    missing = [character for character in names if character not in found]
+    if missing and (not skip or len(missing) == len(names)):
+        raise ValueError(
+            f"{source} does not draw {len(missing)} of the {len(names)} characters "
+            f"({''.join(missing[:20])}{'...' if len(missing) > 20 else ''}): give a "
+            "--prototype-font that does, or --skip-missing"
+        )
+    return {character: found[character] for character in names if character in found}

@@ -1,0 +1,202 @@
+"""References as they come, scans and photographs, made into what the training glyphs are.
+
+The paper is levelled, ink told from paper, the ink's box cut out and placed on a square canvas as
+large as a middling training glyph is on its own, and reduced by area.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import interpolate, max_pool2d
+
+from gan.data.glyphs import FACTOR, Pixels, area_reduce
+from gan.data.images import read_image, whole
+from gan.images import GAP, PAPER
+
+_COARSE = 160  # pixels of the longer side when the paper is estimated
+_WIDEST = 0.2  # share of the picture's side that half a stroke may take
+_CONTRAST = 0.15  # least difference of ink and paper, as a share of the paper's light
+_NEAR = 0.04  # difference of light within the paper
+_FILLED = 0.5  # least share of ink in a cell of the picture, of 256 along its side
+_DUST = 0.01  # share of all inked cells
+_SHOWN = 160  # pixels of each picture of what was seen
+
+Grey = NDArray[np.float32]
+
+
+class Reference(NamedTuple):
+    """One reference on its way to the model."""
+
+    original: Pixels  # [H, W]
+    levelled: Pixels  # [H, W], ink 0 on paper 255
+    box: tuple[int, int, int, int]  # of the ink: left, top, right, bottom
+    seen: Pixels  # [size, size], what the model is given
+
+
+def reference(path: Path, size: int, fill: float) -> Reference:
+    """A picture of one character, dark on light or light on dark, as a training glyph.
+
+    `fill` is the share of the canvas that the longer side of the ink takes.
+
+    Raises:
+        ValueError: the file is not read, or shows no character.
+    """
+    try:
+        original = read_image(path, size, 1, whole)[..., 0]
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # a damaged file may raise anything in its decoder
+        raise ValueError(f"--reference {path}: {error or type(error).__name__}") from error
+    light = levelled(original)
+    threshold = otsu(light)
+    if np.median(_border(light)) < threshold:  # light ink on dark paper
+        light = levelled(255 - original)
+        threshold = otsu(light)
+    ink = light < threshold
+    if not ink.any() or light[~ink].mean() - light[ink].mean() < _CONTRAST:
+        raise ValueError(
+            f"--reference {path}: nothing on it is clearly darker or lighter than the paper; give "
+            "a picture of one character"
+        )
+    box = ink_box(ink)
+    left, top, right, bottom = box
+    side = max(round(max(right - left, bottom - top) / fill), 1)
+    dark, paper = np.percentile(light[ink], 20), np.median(light[~ink])
+    if side >= FACTOR * size:  # the reduction smooths edges, so a blurred one may be cut here
+        dark, paper = (0.5 * (threshold + value) for value in (dark, paper))
+    clean = (255 * ((light - dark) / (paper - dark)).clip(0, 1)).round().astype(np.uint8)
+    seen = 255 - area_reduce(_centred(255 - clean[top:bottom, left:right], side), size)
+    return Reference(original, clean, box, seen)
+
+
+def levelled(grey: Pixels) -> Grey:
+    """The picture [H, W] divided by the light of its paper, which is 1 then, whatever lit it.
+
+    Paper is what a grey closing, which fills dark parts narrower than two fifths of the picture,
+    leaves as it is; its light is a polynomial of the third degree in both directions, fitted twice:
+    the second time to all that the first found near.
+    """
+    image = torch.from_numpy(grey.astype(np.float32))[None, None] / 255
+    coarse = _smaller(image, _COARSE)
+    reach = max(1, round(_WIDEST * max(coarse.shape[-2:])))
+    closed = -_largest(-_largest(coarse, reach), reach)
+    light = coarse[0, 0].double().flatten()
+    basis = _polynomials(*coarse.shape[-2:])
+    paper = (closed - coarse).flatten() <= _NEAR
+    for _ in range(2):
+        fitted = basis @ torch.linalg.lstsq(basis[paper], light[paper, None], driver="gelsd")[0]
+        near = (light - fitted[:, 0]).abs() <= 2 * _NEAR
+        paper = near if near.any() else paper
+    surface = fitted.float().reshape(coarse.shape).clamp_min(1 / 255)
+    surface = interpolate(surface, image.shape[-2:], mode="bilinear", align_corners=False)
+    return (image / surface).clamp(0, 1)[0, 0].numpy()
+
+
+def _polynomials(height: int, width: int, degree: int = 3) -> Tensor:
+    """Products of powers of both coordinates, [height * width, 10] for the third degree."""
+    y, x = (torch.linspace(-1, 1, side, dtype=torch.float64) for side in (height, width))
+    powers = [(i, j) for i in range(degree + 1) for j in range(degree + 1 - i)]
+    return torch.stack([(y[:, None] ** i * x**j).flatten() for i, j in powers], 1)
+
+
+def _smaller(image: Tensor, longest: int) -> Tensor:
+    factor = max(image.shape[-2:]) / longest
+    if factor <= 1:
+        return image
+    size = [max(1, round(side / factor)) for side in image.shape[-2:]]
+    return interpolate(image, size, mode="area")
+
+
+def _largest(image: Tensor, reach: int) -> Tensor:
+    side = 2 * reach + 1
+    rows = max_pool2d(torch.nn.functional.pad(image, (reach, reach), value=-2.0), (1, side), 1)
+    return max_pool2d(torch.nn.functional.pad(rows, (0, 0, reach, reach), value=-2.0), (side, 1), 1)
+
+
+def otsu(light: Grey) -> float:
+    """The threshold that parts values in [0, 1] best: Otsu 1979, doi:10.1109/TSMC.1979.4310076."""
+    counts, edges = np.histogram(light, 256, (0, 1))
+    middles = (edges[:-1] + edges[1:]) / 2
+    below = counts.cumsum()
+    above = below[-1] - below
+    sums = (counts * middles).cumsum()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        between = below * above * (sums / below - (sums[-1] - sums) / above) ** 2
+    between = np.nan_to_num(between)
+    best = np.flatnonzero(between == between.max())  # a gap in the histogram: its middle
+    return float(edges[1:][best].mean())
+
+
+def _border(image: Grey) -> Grey:
+    wide = max(1, min(image.shape) // 32)
+    parts = image[:wide], image[-wide:], image[:, :wide], image[:, -wide:]
+    return np.concatenate([part.ravel() for part in parts])
+
+
+def ink_box(ink: NDArray[np.bool_]) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of the ink [H, W], without dust."""
+    cell = max(1, max(ink.shape) // 256)
+    height, width = (side // cell * cell for side in ink.shape)
+    cells = ink[:height, :width].reshape(height // cell, cell, width // cell, cell).mean((1, 3))
+    filled = _without_dust(cells >= _FILLED if (cells >= _FILLED).any() else cells > 0)
+    rows, columns = (np.flatnonzero(filled.any(axis)) * cell for axis in (1, 0))
+    return int(columns[0]), int(rows[0]), int(columns[-1] + cell), int(rows[-1] + cell)
+
+
+def _without_dust(filled: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Cells [H, W] in connected parts of at least `_DUST` of all of them."""
+    inside = torch.from_numpy(filled)[None, None].double()
+    part = torch.arange(1, filled.size + 1, dtype=torch.float64).reshape(inside.shape) * inside
+    while not torch.equal(grown := max_pool2d(part, 3, 1, 1) * inside, part):
+        part = grown  # the largest number spreads over its part
+    _, place, count = torch.unique(part.flatten(), return_inverse=True, return_counts=True)
+    large = count[place].reshape(filled.shape).numpy() >= _DUST * filled.sum()
+    return filled & large
+
+
+def _centred(ink: Pixels, side: int) -> Pixels:
+    side = max(side, *ink.shape)
+    canvas = np.zeros((side, side), np.uint8)
+    top, left = ((side - length) // 2 for length in ink.shape)
+    canvas[top : top + ink.shape[0], left : left + ink.shape[1]] = ink
+    return canvas
+
+
+def fill_of(glyphs: Pixels) -> float:
+    """The middle one of the glyphs' [N, H, W] longer ink sides, as a share of the canvas."""
+    sides = []
+    for glyph in glyphs:
+        left, top, right, bottom = ink_box(glyph < 128) if (glyph < 128).any() else (0, 0, 1, 1)
+        sides.append(max(right - left, bottom - top) / len(glyph))
+    return float(np.median(sides))
+
+
+def picture(references: Sequence[Reference]) -> Image.Image:
+    """A row for each reference: as it came, levelled with the ink's box, and what the model saw."""
+    step = _SHOWN + 2 * GAP
+    sheet = Image.new("L", (3 * step, len(references) * step), PAPER)
+    for row, one in enumerate(references):
+        boxed = np.where(_frame(one), 128, one.levelled).astype(np.uint8)
+        for column, pixels in enumerate((one.original, boxed, one.seen)):
+            shown = Image.fromarray(pixels)
+            smooth = Image.Resampling.LANCZOS if column < 2 else Image.Resampling.NEAREST
+            scale = _SHOWN / max(shown.size)
+            shown = shown.resize([max(1, round(scale * side)) for side in shown.size], smooth)
+            place = (column * step + GAP, row * step + GAP)
+            sheet.paste(shown, place)
+    return sheet
+
+
+def _frame(one: Reference) -> NDArray[np.bool_]:
+    left, top, right, bottom = one.box
+    wide = max(1, max(one.original.shape) // 120)
+    frame = np.zeros(one.original.shape, bool)
+    frame[max(0, top - wide) : bottom + wide, max(0, left - wide) : right + wide] = True
+    frame[top:bottom, left:right] = False
+    return frame

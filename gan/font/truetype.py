@@ -1,0 +1,164 @@
+"""A TrueType file of drawn characters, and the proof that it draws them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from fontTools.fontBuilder import FontBuilder
+from fontTools.pens.ttGlyphPen import TTGlyphPen
+from fontTools.ttLib import TTFont, newTable
+from fontTools.ttLib.tables.ttProgram import Program
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from gan.font.outlines import ASCENT, EM
+from gan.metrics.images import ssim
+
+VERSION = "1.000"
+SPACES = {" ": EM // 2, "\u3000": EM}  # their widths
+LICENCES = {  # what a short name stands for: text, URL
+    "OFL-1.1": (
+        "This Font Software is licensed under the SIL Open Font License, Version 1.1.",
+        "https://openfontlicense.org",
+    ),
+    "CC0-1.0": (
+        "To the extent possible under law, all rights to this font are waived (CC0 1.0).",
+        "https://creativecommons.org/publicdomain/zero/1.0/",
+    ),
+}
+# PUSHW 511 SCANCTRL, PUSHB 4 SCANTYPE, PUSHB 1 1 INSTCTRL: drop-out control on, no instructions.
+# Longer than 7 bytes, else FreeType takes the font for unhinted and moves its outlines by itself.
+_PREP = bytes.fromhex("b801ff85 b0048d b101018e")
+
+
+@dataclass(frozen=True)
+class Names:
+    """What a font says of itself."""
+
+    family: str
+    style: str = "Regular"
+    author: str = ""
+    licence: str = ""  # a text, or a name in `LICENCES`
+    licence_url: str = ""
+    description: str = ""
+
+    def table(self) -> dict[str, str]:
+        """Records of the name table, without empty ones."""
+        text, url = LICENCES.get(self.licence, (self.licence, ""))
+        full = f"{self.family} {self.style}".removesuffix(" Regular")
+        ascii_name = "".join(c for c in f"{self.family}-{self.style}" if c.isascii())
+        plain = "".join(c for c in ascii_name if c.isalnum() or c == "-")
+        records = {
+            "copyright": f"Copyright {self.author}" if self.author else "",
+            "familyName": self.family,
+            "styleName": self.style,
+            "uniqueFontIdentifier": f"{VERSION};{full}",
+            "fullName": full,
+            "version": f"Version {VERSION}",
+            "psName": (plain if plain[:1].isalnum() else f"Font{plain}")[:63],
+            "manufacturer": self.author,
+            "designer": self.author,
+            "description": self.description,
+            "licenseDescription": text,
+            "licenseInfoURL": self.licence_url or url,
+        }
+        return {name: text for name, text in records.items() if text}
+
+
+def write(path: Path, glyphs: Mapping[str, Any], names: Names) -> None:
+    """Write characters and their TrueType glyphs as an installable font of full-width characters.
+
+    The em square is the glyphs' canvas; spaces and a box for what is missing are added.
+    """
+    blank = TTGlyphPen(None).glyph()
+    named = {_name(character): glyph for character, glyph in glyphs.items()}
+    spaces = {character: width for character, width in SPACES.items() if character not in glyphs}
+    outlines = {".notdef": _box(), **{_name(one): blank for one in spaces}, **named}
+    advances = {**dict.fromkeys(outlines, EM), **{_name(one): w for one, w in spaces.items()}}
+    builder = FontBuilder(EM, isTTF=True)
+    builder.setupGlyphOrder([*outlines])
+    builder.setupCharacterMap({ord(one): _name(one) for one in (*spaces, *glyphs)})
+    builder.setupGlyf(outlines)
+    table = builder.font["glyf"]
+    lefts = {name: getattr(table[name], "xMin", 0) for name in outlines}
+    builder.setupHorizontalMetrics({name: (advances[name], lefts[name]) for name in outlines})
+    builder.setupHorizontalHeader(ascent=ASCENT, descent=ASCENT - EM)
+    tops = {name: ASCENT - getattr(table[name], "yMax", ASCENT) for name in outlines}
+    builder.setupVerticalMetrics({name: (EM, tops[name]) for name in outlines})
+    builder.setupVerticalHeader(ascent=EM // 2, descent=-EM // 2)
+    builder.setupNameTable(names.table(), mac=False)
+    builder.setupOS2(
+        version=4,
+        sTypoAscender=ASCENT,
+        sTypoDescender=ASCENT - EM,
+        sTypoLineGap=0,
+        usWinAscent=max(ASCENT, *(getattr(table[name], "yMax", 0) for name in outlines)),
+        usWinDescent=max(EM - ASCENT, *(-getattr(table[name], "yMin", 0) for name in outlines)),
+        xAvgCharWidth=round(sum(advances.values()) / len(advances)),
+        fsType=0,  # installable
+        fsSelection=1 << 6 | 1 << 7,  # regular; the typographic metrics count
+        achVendID="    ",
+    )
+    builder.font["OS/2"].recalcUnicodeRanges(builder.font)
+    builder.font["OS/2"].recalcCodePageRanges(builder.font)
+    builder.setupPost(isFixedPitch=int(not spaces), keepGlyphNames=False)
+    _smooth(builder.font)
+    builder.save(path)
+
+
+def _name(character: str) -> str:
+    code = ord(character)
+    return f"uni{code:04X}" if code <= 0xFFFF else f"u{code:X}"
+
+
+def _box() -> Any:
+    """The drawing of a character that the font lacks: an upright frame."""
+    pen = TTGlyphPen(None)
+    for inset, turn in ((0, 1), (48, -1)):
+        left, right = 192 + inset, EM - 192 - inset
+        bottom, top = 0 + inset, 768 - inset
+        corners = [(left, bottom), (left, top), (right, top), (right, bottom)][::turn]
+        pen.moveTo(corners[0])
+        for corner in corners[1:]:
+            pen.lineTo(corner)
+        pen.closePath()
+    return pen.glyph()
+
+
+def _smooth(font: TTFont) -> None:
+    """Smoothed at every size and fitted to no grid: the outlines carry no instructions."""
+    font["gasp"] = newTable("gasp")
+    font["gasp"].version, font["gasp"].gaspRange = 1, {0xFFFF: 0x0A}
+    font["prep"] = newTable("prep")
+    font["prep"].program = Program()
+    font["prep"].program.fromBytecode(_PREP)
+
+
+def rendered(path: Path, characters: list[str], size: int) -> Tensor:
+    """The font's characters by FreeType as ink [N, 1, size, size], the em square on the canvas."""
+    font = ImageFont.truetype(path, size, layout_engine=ImageFont.Layout.BASIC)
+    pages = []
+    for character in characters:
+        page = Image.new("L", (size, size))
+        base = (0, size * ASCENT // EM)
+        ImageDraw.Draw(page).text(base, character, 255, font, anchor="ls")
+        pages.append(np.asarray(page))
+    return torch.from_numpy(np.stack(pages))[:, None].float() / 255
+
+
+def likeness(path: Path, drawn: Mapping[str, Tensor]) -> dict[str, float]:
+    """SSIM of every character as the font renders it and as it was drawn, ink [1, size, size].
+
+    Raises:
+        ValueError: the file's character map lacks one of them.
+    """
+    with TTFont(path) as font:
+        missing = [c for c in drawn if ord(c) not in font.getBestCmap()]
+    if missing:
+        raise ValueError(f"{path} lacks {len(missing)} characters: {''.join(missing[:20])}")
+    truth = torch.stack([*drawn.values()])
+    scores = ssim(rendered(path, [*drawn], truth.shape[-1]), truth)
+    return dict(zip(drawn, scores.tolist(), strict=True))

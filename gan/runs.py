@@ -1,0 +1,312 @@
+"""A trained run as a generator that draws: no data, no optimizer, no discriminator.
+
+    import gan
+
+    images = gan.load("runs/dcgan-folder").sample(16, seed=1)  # [16, C, H, W] in [-1, 1]
+
+A stored configuration is data: only registered names are built from it, and modules that it names
+as plugins are imported where the caller allows it.
+"""
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor, nn
+
+from gan import checkpoint, registry
+from gan.average import settled
+from gan.checkpoint import Checkpoint
+from gan.recipes.conditional import Conditional
+from gan.recipes.synthesis import Synthesis
+from gan.recipes.wnet import WNet
+from gan.registry import ConfigError, Entry
+from gan.signature import Count, Positive, Whole, coerce, nearest
+
+CHUNK = 64  # images drawn at once
+
+
+@dataclass(frozen=True)
+class Run:
+    """A generator in evaluation mode, and what is known of it.
+
+    Attributes:
+        path: the checkpoint's folder.
+        step: generator updates behind it.
+        config: the stored configuration.
+        weights: `raw`, or the name of the average that the generator holds.
+        generator: its parameters need no gradient.
+        recipe: the class whose game it was trained in.
+        classes: labels that the generator reads, or 0.
+    """
+
+    path: Path
+    step: int
+    config: Mapping[str, Any]
+    weights: str
+    generator: nn.Module
+    recipe: type
+    classes: int
+
+    @property
+    def folder(self) -> Path:
+        """The run's directory, or the checkpoint's where it lies in no run."""
+        inside = self.path.resolve().parent.name == "checkpoints"
+        return self.path.resolve().parents[1] if inside else self.path.parent
+
+    @property
+    def device(self) -> torch.device:
+        """Where the generator is."""
+        return next(self.generator.parameters()).device
+
+    @property
+    def size(self) -> int:
+        """Pixels of a side."""
+        return self.config["image"]["size"]
+
+    def sample(
+        self,
+        count: int = 64,
+        seed: int = 0,
+        label: int | Sequence[int] | Tensor | None = None,
+        truncation: float | None = None,
+    ) -> Tensor:
+        """Images [count, C, H, W] in [-1, 1]; with seed 0 those that training has shown.
+
+        Args:
+            count: how many.
+            seed: everything random follows from it.
+            label: a class for all or one for each; by default each class in turn gets its share.
+            truncation: the largest absolute value of the noise, see `noise`.
+
+        Raises:
+            ValueError: a recipe that does not draw from noise, or an argument out of range.
+        """
+        return self.draw(self.noise(count, seed, truncation), self.labels(count, label))
+
+    def noise(self, count: int, seed: int = 0, truncation: float | None = None) -> Tensor:
+        """Latent vectors [count, latent] of a standard normal distribution.
+
+        With `truncation` it is the one whose values beyond that size are drawn again (Brock et al.
+        2018, arXiv:1809.11096, section 3.1): the smaller, the more typical and the more alike.
+        """
+        self._require(Synthesis, "samples and truncation are")
+        shape = coerce(Count, count, "count"), self.generator.latent
+        random = torch.Generator().manual_seed(coerce(Whole, seed, "seed"))
+        if truncation is None:
+            return torch.randn(shape, generator=random)  # type: ignore[arg-type]  # latent is an int
+        most = coerce(Positive, truncation, "truncation")
+        return nn.init.trunc_normal_(torch.empty(shape), 0, 1, -most, most, random)  # type: ignore[arg-type]
+
+    def labels(
+        self, count: int, label: int | Sequence[int] | Tensor | None = None
+    ) -> Tensor | None:
+        """Classes [count] as `sample` takes them, or None where the generator reads none."""
+        if not self.classes:
+            if label is not None:
+                raise ValueError(f"label={label}, but {self.path} was trained without classes")
+            return None
+        if label is None:
+            return torch.arange(count) * self.classes // count
+        chosen = torch.as_tensor(label)
+        chosen = chosen.expand(count) if chosen.ndim == 0 else chosen
+        if chosen.shape != (count,) or chosen.is_floating_point():
+            raise ValueError(f"label must be one class or {count} of them, not {label}")
+        if chosen.min() < 0 or chosen.max() >= self.classes:
+            raise ValueError(f"label={label} must be from 0 to {self.classes - 1}")
+        return chosen
+
+    @torch.no_grad()
+    def draw(self, noise: Tensor, label: Tensor | None = None) -> Tensor:
+        """Images [N, C, H, W] of latent vectors [N, latent] and classes [N], on the CPU."""
+        self._require(Synthesis, "samples are")
+        given = (noise,) if label is None else (noise, label)
+        parts = zip(*(torch.split(t.to(self.device), CHUNK) for t in given), strict=True)
+        return torch.cat([self.generator(*part).float().cpu() for part in parts])
+
+    def write(self, prototypes: Tensor, references: Tensor) -> Tensor:
+        """Characters [N, C, H, W] in [-1, 1]: those of the prototypes in the references' style.
+
+        Args:
+            prototypes: the wanted characters in the standard font, [N, C, H, W].
+            references: characters of one style, [K, C, H, W].
+        """
+        return self.dressed(prototypes, self.style(references))
+
+    @torch.no_grad()
+    def style(self, references: Tensor) -> Any:
+        """What a W-Net takes from references [K, C, H, W] of one style, for `dressed`."""
+        self._require(WNet, "characters are written")
+        writer: Any = self.generator
+        return writer.encode_style(references.to(self.device)[None])
+
+    @torch.no_grad()
+    def dressed(self, prototypes: Tensor, style: Any) -> Tensor:
+        """The prototypes' characters [N, C, H, W] in a style, on the CPU."""
+        writer: Any = self.generator
+        made = []
+        for part in torch.split(prototypes.to(self.device), CHUNK):
+            content = writer.encode_content(part)
+            each = mapped(partial(_repeated, count=len(part)), style)
+            made.append(writer.decode(content, each).float().cpu())
+        return torch.cat(made)
+
+    def _require(self, recipe: type, what: str) -> None:
+        if not issubclass(self.recipe, recipe):
+            raise ValueError(
+                f"{what} for recipe={_named(recipe)} and its like; {self.path} was trained with "
+                f"recipe={self.config['recipe']['name']}"
+            )
+
+
+def mapped(change: Callable[..., Tensor], *codes: Any) -> Any:
+    """Codes of one kind, tuples of tensors and of tuples of them, changed tensor by tensor."""
+    first = codes[0]
+    if isinstance(first, Tensor):
+        return change(*codes)
+    parts = [mapped(change, *same) for same in zip(*codes, strict=True)]
+    return type(first)(*parts) if hasattr(first, "_fields") else tuple(parts)
+
+
+def _repeated(tensor: Tensor, count: int) -> Tensor:
+    return tensor.expand(count, *tensor.shape[1:])
+
+
+def mixed(one: Any, other: Any, share: float) -> Any:
+    """The style at this share of the straight way between two."""
+    return mapped(lambda a, b: torch.lerp(a, b, share), one, other)
+
+
+def load(
+    path: str | Path,
+    weights: str = "average",
+    device: str | torch.device = "cpu",
+    plugins: bool = False,
+) -> Run:
+    """The generator of a run's newest checkpoint that verifies, or of one checkpoint's folder.
+
+    Args:
+        path: a run's directory, or a checkpoint in it.
+        weights: `average` (the average to draw with, the raw weights where none was kept), `raw`,
+            or one average by name.
+        device: where the generator goes.
+        plugins: whether to import the modules that the run was trained with: that runs their code.
+
+    Raises:
+        ValueError: nothing to load, a damaged checkpoint, unknown names, or weights that do not fit
+            the network named beside them.
+    """
+    stored = located(Path(path))
+    config = _configuration(stored)
+    if plugins and config.get("plugins"):
+        from gan.commands.train import import_plugins
+
+        import_plugins(config["plugins"])
+    chosen, tensors = _weights(stored, weights)
+    try:
+        entry, recipe = (_entry(config, section) for section in ("generator", "recipe"))
+    except ConfigError as error:
+        if not config.get("plugins") or plugins:
+            raise
+        raise ConfigError(
+            f"{error}; the run was trained with plugins={config['plugins']}: load it with plugins "
+            "allowed, if you trust them"
+        ) from error
+    values = {key: value for key, value in config["generator"].items() if key != "name"}
+    facts = _facts(entry, values, tensors)
+    with torch.random.fork_rng(devices=[]):  # starting values, which the stored ones replace
+        generator = entry.create({**values, **facts}, "generator")
+    checkpoint.restore(generator.state_dict(), tensors, f"the generator of {stored.path}")
+    generator = generator.eval().requires_grad_(False)
+    if chosen != "raw":
+        generator = settled(generator)
+    classes = facts.get("classes", 0) if issubclass(recipe.build, Conditional) else 0
+    return Run(
+        stored.path,
+        stored.step,
+        config,
+        chosen,
+        generator.to(device),
+        recipe.build,
+        classes,
+    )
+
+
+def located(path: Path) -> Checkpoint:
+    """The networks of a checkpoint, or of a run's newest one that verifies."""
+    folder = path / "checkpoints"
+    if folder.is_dir():
+        found = checkpoint.newest(folder, lambda skipped: warnings.warn(skipped, stacklevel=4))
+        path = found or path
+    if not (path / checkpoint.MANIFEST).exists():
+        raise ValueError(
+            f"{path} holds no checkpoint: name a run's directory, such as runs/wnet-hanzi, or one "
+            "of its checkpoints"
+        )
+    return checkpoint.load(path, networks_only=True)
+
+
+def _configuration(stored: Checkpoint) -> dict[str, Any]:
+    """The stored configuration, with the sections that a generator is built from."""
+    try:
+        config = yaml.safe_load(stored.config)
+    except yaml.YAMLError:
+        config = None
+    sections = ("image", "generator", "recipe")
+    if not isinstance(config, dict) or not all(isinstance(config.get(s), dict) for s in sections):
+        raise ConfigError(f"{stored.path / checkpoint.CONFIG} names no {', '.join(sections)}")
+    coerce(Count, config["image"].get("size"), "image.size")
+    return config
+
+
+def _entry(config: Mapping[str, Any], section: str) -> Entry:
+    return registry.entry(section, config[section].get("name"), f"{section}.name")
+
+
+def _weights(stored: Checkpoint, weights: str) -> tuple[str, dict[str, Tensor]]:
+    """The chosen weights' name, and their tensors by the generator's own names."""
+    averages = [*stored.state.get("averages", {})]
+    chosen = ["raw", *averages][-1] if weights == "average" else weights
+    if chosen not in ("raw", *averages):
+        hint = nearest(chosen, ["average", "raw", *averages])
+        raise ValueError(f"{stored.path} keeps no weights {weights!r}; {hint}")
+    prefix = "recipe/generator." if chosen == "raw" else f"average/{chosen}/"
+    named = stored.networks.items()
+    return chosen, {k.removeprefix(prefix): tensor for k, tensor in named if k.startswith(prefix)}
+
+
+def _facts(entry: Entry, values: Mapping[str, Any], stored: Mapping[str, Tensor]) -> dict[str, int]:
+    """The numbers of classes that came from the data, read off the stored shapes.
+
+    A size that grows with such a number tells it; where the parts for classes are missing, it is 0.
+    """
+    few = dict.fromkeys(entry.given, 2)
+    shapes = _shapes(entry, values, few)
+    if few and shapes.keys() != stored.keys():
+        return dict.fromkeys(few, 0)
+    facts = dict(few)
+    for fact in few:
+        more = _shapes(entry, values, {**few, fact: 3})
+        for name, shape in shapes.items():
+            for place, (two, three) in enumerate(zip(shape, more[name], strict=True)):
+                if three != two and stored[name].ndim == len(shape):
+                    grown = (stored[name].shape[place] - two) // (three - two)
+                    facts[fact] = max(1, 2 + grown)
+    return facts
+
+
+def _shapes(
+    entry: Entry, values: Mapping[str, Any], facts: Mapping[str, int]
+) -> dict[str, torch.Size]:
+    with torch.device("meta"):
+        network = entry.create({**values, **facts}, "generator")
+    return {name: tensor.shape for name, tensor in network.state_dict().items()}
+
+
+def _named(recipe: type) -> str:
+    return next(n for n in registry.names("recipe") if registry.entry("recipe", n).build is recipe)

@@ -1,0 +1,62 @@
+"""`gan export`: files that draw what the run draws, and the proof of it."""
+
+import pytest
+import safetensors.torch
+import torch
+
+import gan
+from gan import export
+from gan.commands import main
+
+CONDITIONAL = ["recipe=conditional", "data.label=style", "discriminator.norm=none"]
+
+
+def test_weights_and_program_are_the_averaged_generators(trained, capsys):
+    trained("dcgan", *CONDITIONAL)
+    assert main(["export", "run", "--out", "out"]) == 0
+    assert "generator.pt2: differs by at most" in capsys.readouterr().out
+    loaded = gan.load("run")
+    stored = safetensors.torch.load_file("out/generator.safetensors")
+    state = loaded.generator.state_dict()
+    assert stored.keys() == state.keys()
+    assert all(torch.equal(stored[name], state[name]) for name in state)
+    program = torch.export.load("out/generator.pt2").module()
+    noise, label = loaded.noise(7, seed=5), loaded.labels(7)
+    drawn = loaded.draw(noise, label)
+    assert torch.allclose(program(noise, label), drawn, atol=1e-4)
+    raw = gan.load("run", "raw").draw(noise, label)
+    assert (drawn - raw).abs().max() > 1e-3  # the check above would notice the raw weights
+
+
+def test_a_program_that_draws_something_else_is_not_written(trained, monkeypatch, capsys):
+    trained("dcgan")
+    real = export.checked
+    off = lambda run, called: real(run, lambda given: called(given) + 2e-4)  # noqa: E731
+    monkeypatch.setattr(export, "checked", off)
+    assert main(["export", "run", "--out", "out"]) == 1
+    assert "differs by 0.0002 from the original, more than 0.0001" in capsys.readouterr().err
+    assert not (gan.runs.Path("out") / "generator.pt2").exists()
+
+
+def test_not_a_number_does_not_pass(trained):
+    trained("dcgan")
+    loaded = gan.load("run")
+    with pytest.raises(export.ExportError):
+        export.checked(loaded, lambda given: loaded.generator(*given.values()) * float("nan"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["dcgan", "wnet"])
+def test_onnx_draws_any_number_of_images(trained, model, capsys):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    trained(model)
+    assert main(["export", "run", "--out", "out", "--onnx"]) == 0
+    assert "generator.onnx: differs by at most" in capsys.readouterr().out
+    loaded = gan.load("run")
+    given = export.inputs(loaded, 6, seed=9)
+    session = onnxruntime.InferenceSession("out/generator.onnx")
+    (image,) = session.run(None, {name: value.numpy() for name, value in given.items()})
+    with torch.no_grad():
+        expected = loaded.generator(*given.values())
+    assert (torch.from_numpy(image) - expected).abs().max() < 1e-4

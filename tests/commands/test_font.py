@@ -1,0 +1,150 @@
+"""`gan font`: from a run and a picture to a font that shows what was drawn."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from fontTools.ttLib import TTFont
+from PIL import Image, ImageDraw, ImageFont
+
+from gan import runs
+from gan.commands import main
+from gan.font import outlines, truetype
+from gan.font.truetype import LICENCES, Names
+
+CHARACTERS = [chr(0x4E00 + number) for number in range(20)]
+
+
+@pytest.fixture
+def command(trained, monkeypatch, capsys):
+    """Call the command on a tiny run that draws the prototypes in black: status, both outputs."""
+    trained("wnet")
+    page = Image.new("L", (80, 80), 255)
+    ImageDraw.Draw(page).rectangle((20, 30, 60, 40), fill=0)
+    page.save("glyph.png")
+    black = lambda self, prototypes, style: torch.where(prototypes < 0.7, -1.0, 1.0)  # noqa: E731
+    monkeypatch.setattr(runs.Run, "dressed", black)
+
+    def call(*arguments):
+        status = main(["font", "run", "--reference", "glyph.png", *arguments])
+        return status, *capsys.readouterr()
+
+    return call
+
+
+def test_the_font_holds_every_character_as_it_was_drawn(command):
+    names = ["--name", "Meine Schrift", "--licence", "OFL-1.1", "--author", "A. Author"]
+    status, out, _ = command("--out", "out/MyFont.ttf", *names)
+    assert status == 0
+    assert "MyFont.ttf: 20 characters" in out
+    assert {path.name for path in Path("out").iterdir()} == {
+        "MyFont.ttf",
+        "MyFont-references.png",
+        "MyFont-specimen.png",
+        "MyFont-specimen.pdf",
+    }
+    with TTFont("out/MyFont.ttf") as made:
+        assert {chr(code) for code in made.getBestCmap()} == {*CHARACTERS, " ", "\u3000"}
+        text = {key: made["name"].getDebugName(key) for key in (0, 1, 4, 6, 9, 13, 14)}
+        assert text == {
+            0: "Copyright A. Author",
+            1: "Meine Schrift",
+            4: "Meine Schrift",
+            6: "MeineSchrift-Regular",
+            9: "A. Author",
+            13: LICENCES["OFL-1.1"][0],
+            14: LICENCES["OFL-1.1"][1],
+        }
+        assert made["hmtx"][made.getBestCmap()[0x4E00]][0] == made["head"].unitsPerEm == 1024
+        assert made["hhea"].ascent - made["hhea"].descent == 1024
+        assert (made["OS/2"].sTypoAscender, made["OS/2"].fsType) == (made["hhea"].ascent, 0)
+        assert made["OS/2"].ulUnicodeRange2 >> 27 & 1  # CJK unified ideographs, bit 59
+        assert made.getGlyphOrder()[0] == ".notdef"
+    loaded = ImageFont.truetype("out/MyFont.ttf", 40)
+    assert loaded.getname() == ("Meine Schrift", "Regular")
+    assert loaded.getlength("一丁 ") == 100
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_font_unlike_the_drawings_is_not_written(command, monkeypatch, moved):
+    real = outlines.glyph
+
+    def shifted(contours):
+        by = EM_STEP if moved else 0
+        return real([[tuple(p + by for p in c) for c in curves] for curves in contours])
+
+    monkeypatch.setattr(outlines, "glyph", shifted)
+    status, _, err = command("--out", "moved.ttf")
+    assert (status, Path("moved.ttf").exists()) == ((1, False) if moved else (0, True))
+    assert ("moved.ttf was not written" in err) == moved
+    assert not list(Path().glob(".moved*"))
+
+
+EM_STEP = 2 * outlines.EM / 16  # two pixels to the right
+
+
+def test_characters_come_from_a_file_and_missing_ones_are_named(command):
+    Path("few.txt").write_text("丁一\n一 龍", encoding="utf-8")
+    status, _, err = command("--characters", "few.txt", "--out", "few.ttf")
+    assert status == 2
+    assert "does not draw 1 of the 3 characters (龍): give a --prototype-font" in err
+    assert not Path("few.ttf").exists()
+    status, out, _ = command("--characters", "few.txt", "--out", "few.ttf", "--skip-missing")
+    assert (status, "2 characters" in out) == (0, True)
+
+
+def test_a_prototype_font_draws_what_the_store_lacks(command, tmp_path):
+    from tiny_fonts import CROSS, FRAME, make_font, save
+
+    save(make_font({"龍": CROSS, "虎": FRAME}), tmp_path / "other.ttf")
+    given = ["--prototype-font", str(tmp_path / "other.ttf"), "--characters", "龍虎"]
+    status, out, err = command(*given, "--out", "two.ttf")
+    assert (status, err) == (0, "")
+    assert "2 characters" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--out", "font.otf"], "--out must end in .ttf"),
+        (["--reference", "absent.png"], "absent.png"),
+        (["--weights", "ema"], "keeps no weights 'ema'"),
+    ],
+)
+def test_mistakes_are_named(command, arguments, words):
+    status, _, err = command(*arguments)
+    assert status == 2
+    assert words in err
+
+
+def test_another_recipe_has_no_font(trained, capsys):
+    trained("dcgan")
+    assert main(["font", "run", "--reference", "glyph.png"]) == 2
+    assert "a font takes a run with recipe=wnet" in capsys.readouterr().err
+
+
+def test_names_are_ascii_where_they_must_be_and_plain_where_they_are_empty():
+    table = Names("文鼎 體", "Bold").table()
+    assert table["fullName"] == "文鼎 體 Bold"
+    assert table["psName"].isascii()
+    assert "licenseDescription" not in table
+    assert Names("A", licence="mine", licence_url="there").table()["licenseInfoURL"] == "there"
+
+
+def test_freetype_leaves_the_outlines_where_they_are(tmp_path):
+    """Without a program of its own FreeType would fit the outlines to the pixel grid."""
+    middle = [(100.0 + 300j), (900.0 + 300j), (900.0 + 340j), (100.0 + 340j)]
+    bar = [[(a, b) for a, b in zip(middle[::-1], [*middle[-2::-1], middle[-1]], strict=True)]]
+    truetype.write(tmp_path / "bar.ttf", {"一": outlines.glyph(bar)}, Names("Bar"))
+    ink = truetype.rendered(tmp_path / "bar.ttf", ["一"], 32)[0, 0]
+    rows = ink[:, 16]  # 300 to 340 of 1024: from row 18.625 to 17.375 below the top of 28
+    assert rows[17].item() == pytest.approx(0.625, abs=0.02)
+    assert rows[18].item() == pytest.approx(0.625, abs=0.02)
+    assert rows.sum().item() == pytest.approx(1.25, abs=0.03)
+
+
+def test_a_likeness_counts_every_character(tmp_path):
+    truetype.write(tmp_path / "one.ttf", {"一": outlines.glyph([])}, Names("One"))
+    blank = torch.zeros(1, 32, 32)
+    with pytest.raises(ValueError, match="lacks 1 characters: 丁"):
+        truetype.likeness(tmp_path / "one.ttf", {"一": blank, "丁": blank})

@@ -1,0 +1,120 @@
+"""References: a photograph becomes what a clean glyph is, and what is no glyph is refused."""
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from gan.font.references import fill_of, ink_box, otsu, picture, reference
+
+SIZE, FILL = 32, 0.85
+
+
+def clean(width=360, height=300):
+    """A dark character on white, 200 pixels wide and 160 high, with its middle off the centre's."""
+    image = Image.new("L", (width, height), 255)
+    draw = ImageDraw.Draw(image)
+    draw.rectangle((60, 70, 259, 95), fill=0)
+    draw.rectangle((140, 70, 165, 229), fill=0)
+    draw.ellipse((190, 150, 240, 200), outline=0, width=16)
+    return image
+
+
+def saved(tmp_path, image, name="reference.png", **options):
+    image.save(tmp_path / name, **options)
+    return tmp_path / name
+
+
+def seen(tmp_path, image, **options):
+    return reference(saved(tmp_path, image, **options), SIZE, FILL).seen
+
+
+@pytest.fixture
+def plain(tmp_path):
+    return seen(tmp_path, clean())
+
+
+def photographed(image, noise=6.0):
+    """The same in uneven light, dull and noisy."""
+    grey = np.asarray(image, float)
+    rows, columns = np.mgrid[0 : grey.shape[0], 0 : grey.shape[1]]
+    light = 0.9 - 0.5 * columns / grey.shape[1] - 0.15 * rows / grey.shape[0]
+    random = np.random.default_rng(0)
+    dull = (40 + 0.8 * grey) * light + random.normal(0, noise, grey.shape)
+    return Image.fromarray(dull.clip(0, 255).astype(np.uint8))
+
+
+def difference(one, other):
+    return np.abs(one.astype(int) - other).mean() / 255
+
+
+def test_the_ink_is_centred_and_of_the_size_of_training_glyphs(plain):
+    left, top, right, bottom = ink_box(plain < 128)
+    assert abs(right - left - FILL * SIZE) <= 1
+    assert abs((right - left) / (bottom - top) - 200 / 160) < 0.1  # its shape is kept
+    assert abs(left + right - SIZE) <= 1
+    assert abs(top + bottom - SIZE) <= 1
+    assert plain.max() == 255
+    assert plain.min() < 40
+
+
+def test_a_photograph_is_seen_like_the_clean_character(tmp_path, plain):
+    photo = photographed(clean())
+    assert np.asarray(photo).max() < 245
+    assert difference(seen(tmp_path, photo), plain) < 0.01
+    columns = np.asarray(photo)[:, [5, -5]].mean(0)
+    assert columns[0] - columns[1] > 60  # one threshold for all of it would take paper for ink
+
+
+def test_light_ink_on_dark_paper_is_turned(tmp_path, plain):
+    negative = Image.fromarray(255 - np.asarray(clean()))
+    assert difference(seen(tmp_path, negative), plain) < 0.01
+
+
+def test_dust_does_not_move_the_box(tmp_path, plain):
+    image = clean(720, 600).resize((720, 600))
+    draw = ImageDraw.Draw(image)
+    before = difference(seen(tmp_path, image), plain)
+    for x, y in [(5, 5), (712, 590), (700, 20)]:
+        draw.rectangle((x, y, x + 4, y + 4), fill=0)
+    assert before < 0.01
+    assert difference(seen(tmp_path, image), plain) < 0.01
+
+
+def test_transparency_and_turned_photographs_are_resolved(tmp_path, plain):
+    ink = Image.new("RGBA", (360, 300), (0, 0, 0, 0))
+    ink.putalpha(Image.fromarray(255 - np.asarray(clean())))
+    assert difference(seen(tmp_path, ink), plain) < 0.01
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees
+    turned = clean().transpose(Image.Transpose.ROTATE_90)
+    assert difference(seen(tmp_path, turned, exif=exif), plain) < 0.01
+
+
+def test_a_glyph_of_the_training_set_stays_what_it_is(tmp_path, plain):
+    small = Image.fromarray(plain)
+    again = reference(saved(tmp_path, small), SIZE, fill_of(plain[None])).seen
+    assert difference(again, plain) < 0.02
+
+
+@pytest.mark.parametrize("grey", [255, 128, 0])
+def test_a_blank_page_is_refused(tmp_path, grey):
+    with pytest.raises(ValueError, match="nothing on it is clearly darker or lighter"):
+        seen(tmp_path, Image.new("L", (50, 40), grey))
+
+
+def test_files_that_are_no_picture_are_refused_by_name(tmp_path):
+    (tmp_path / "text.png").write_text("no picture")
+    with pytest.raises(ValueError, match=r"--reference .*text\.png"):
+        reference(tmp_path / "text.png", SIZE, FILL)
+    with pytest.raises(ValueError, match="convert it to PNG"):
+        reference(saved(tmp_path, clean(), "scan.tif"), SIZE, FILL)
+
+
+def test_otsu_finds_the_gap_between_two_groups():
+    values = np.concatenate([np.full(30, 0.2), np.full(300, 0.8)]).astype(np.float32)
+    assert 0.4 < otsu(values) < 0.6
+
+
+def test_the_picture_has_a_row_for_each_reference(tmp_path):
+    one = reference(saved(tmp_path, clean()), SIZE, FILL)
+    assert picture([one, one]).size == (3 * 164, 2 * 164)
