@@ -238,6 +238,7 @@ def test_warnings_stand_in_tensorboard_as_text(tmp_path, monkeypatch, capsys):
 def played(folder, recipe):
     run = trainer(folder, recipe=recipe)
     run.play()
+    run.play()
     return run
 
 

@@ -126,9 +126,8 @@ def otsu(light: Grey) -> float:
     below = counts.cumsum()
     above = below[-1] - below
     sums = (counts * middles).cumsum()
-    with np.errstate(divide="ignore", invalid="ignore"):
-        between = below * above * (sums / below - (sums[-1] - sums) / above) ** 2
-    between = np.nan_to_num(between)
+    lower, upper = sums / np.maximum(below, 1), (sums[-1] - sums) / np.maximum(above, 1)
+    between = below * above * (lower - upper) ** 2  # 0 where one side is empty
     best = np.flatnonzero(between == between.max())  # a gap in the histogram: its middle
     return float(edges[1:][best].mean())
 
