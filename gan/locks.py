@@ -49,12 +49,21 @@ def _locked(path: Path) -> int:
             if os.path.samestat(os.fstat(descriptor), os.stat(path)):
                 return descriptor
         except BlockingIOError:
-            holder = _read(descriptor)
+            holder = _holder(descriptor)
             os.close(descriptor)
-            raise HeldError(holder or "another process") from None
+            raise HeldError(holder) from None
         except FileNotFoundError:
             pass  # the last holder has just removed it
         os.close(descriptor)
+
+
+def _holder(descriptor: int) -> str:
+    """Who holds the lock: one that has just taken it needs a moment to write its name."""
+    for _ in range(100):
+        if name := _read(descriptor):
+            return name
+        time.sleep(0.01)
+    return "another process"
 
 
 def _read(descriptor: int) -> str:

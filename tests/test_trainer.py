@@ -247,8 +247,11 @@ GAMES = {
 }
 
 
+SLOW = pytest.mark.slow
+
+
 @pytest.mark.parametrize("game", GAMES)
-@pytest.mark.parametrize("stop", [1, 3, 6, 11])
+@pytest.mark.parametrize("stop", [1, pytest.param(3, marks=SLOW), 6, pytest.param(11, marks=SLOW)])
 def test_stopped_and_continued_is_bit_identical_to_never_stopped(tiny, game, stop):
     model, overrides = GAMES[game]
     overrides = [*overrides, "trainer.steps=5", "trainer.log_every=1"]
