@@ -14,11 +14,11 @@ from gan.registry import ConfigError, names
 
 LOSSES = names("adversarial")
 PENALTIES = names("penalty")
-PAIRS = [  # penalties that move images climb the loss itself; two kinds of loss stand for all
-    (loss, penalty)
+SLOW = pytest.mark.slow
+PAIRS = [  # every loss alone, every penalty with two kinds of loss; all others in the slow tier
+    pytest.param(loss, penalty, marks=() if penalty is None or loss in ("hinge", "rpgan") else SLOW)
     for loss in LOSSES
     for penalty in (None, *PENALTIES)
-    if penalty not in names("perturbation") or loss in ("hinge", "rpgan")
 ]
 
 
@@ -245,9 +245,6 @@ GAMES = {
         ],
     ),
 }
-
-
-SLOW = pytest.mark.slow
 
 
 @pytest.mark.parametrize("game", GAMES)
