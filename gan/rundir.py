@@ -26,6 +26,7 @@ FREE = (
     "trainer.save_every",
     "trainer.keep",
     "trainer.failed_saves",
+    "trainer.best",
     "trainer.watch",
     "trainer.device",
     "data.resident",

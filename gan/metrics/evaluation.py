@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gan.best import Better
 from gan.data.datasets import Glyphs
 from gan.data.stream import Stream
 from gan.metrics import images
@@ -57,6 +58,8 @@ def evaluation_for(
 class PairEvaluation:
     """Distances to the truth on held-out pairs, beside the input as it is."""
 
+    measures: Mapping[str, Better] = {"l1": "less", "psnr": "more", "ssim": "more"}
+
     def __init__(self, recipe: Recipe, parts: Mapping[str, Batch]) -> None:
         """`parts` are a `validation` and a `test` batch, with a `target`."""
         self.recipe, self.parts = recipe, parts
@@ -94,6 +97,8 @@ class PairEvaluation:
 
 class LabelEvaluation:
     """How many samples have the label that they were asked for, in the eyes of a classifier."""
+
+    measures: Mapping[str, Better] = {"label_accuracy": "more", "worst_class": "more"}
 
     def __init__(
         self, recipe: Any, judge: Callable[[], Judge], classes: int, device: torch.device
@@ -149,6 +154,12 @@ def _portions(batch: Batch) -> Iterator[dict[str, Tensor]]:
 
 class GlyphEvaluation:
     """Scores on cells of seen and unseen styles and characters, with one reference glyph each."""
+
+    measures: Mapping[str, Better] = {
+        "validation_l1": "less",
+        "validation_ssim": "more",
+        "validation_sharpness": "more",
+    }
 
     def __init__(self, recipe: Recipe, dataset: Any, device: torch.device) -> None:
         """`dataset` gives the store, its table of rows and both splits."""

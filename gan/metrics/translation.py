@@ -1,12 +1,13 @@
 """How well a font is translated without pairs: judges of character and style, and the truth."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from gan.best import Better
 from gan.data.datasets import Glyphs
 from gan.data.stream import Stream
 from gan.metrics import images
@@ -24,6 +25,8 @@ class GlyphTranslation:
     to the generator. Beside them stands L1 to the true glyph, which no recipe of this kind is shown
     next to its input.
     """
+
+    measures: Mapping[str, Better] = {"content": "more", "style": "more", "l1": "less"}
 
     def __init__(
         self,
