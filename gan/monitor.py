@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import yaml
@@ -43,6 +43,18 @@ class Evaluation(Protocol):
         """What to print and keep at the end."""
 
 
+@runtime_checkable
+class ByFont(Protocol):
+    """An evaluation that also knows each font's own values."""
+
+    def by_font(self, generator: nn.Module) -> dict[str, dict[str, dict[str, float]]]:
+        """Values by cell, font and metric."""
+
+    @property
+    def families(self) -> Mapping[str, int]:
+        """The family of each font."""
+
+
 class Monitor:
     """Reads terms back every now and then, draws samples of the shown batches, and measures.
 
@@ -71,6 +83,7 @@ class Monitor:
             evaluation,
         )
         self.best = Best(best, evaluation.measures if best and evaluation else {})
+        self.outcome: dict[str, Any] = {}
         self._terms: dict[str, list[Tensor]] = {}
         self._recent: dict[str, deque[Tensor]] = {}
         self._last: dict[str, float] = {}
@@ -215,7 +228,7 @@ class Monitor:
     def _reported(self, step: int, generators: Generators) -> str:
         """The evaluation's report on the last generator and, where there is one, on the best."""
         weights, last = list(generators.items())[-1]
-        report = self._report(last)
+        report = self._report(last, "")
         if self.best.step is None:
             return report
         if self.best.step == step:
@@ -224,11 +237,17 @@ class Monitor:
             kept = self.best.generator(last, weights, self.run_dir / "checkpoints")
         except checkpoint.CheckpointError as error:
             return f"{report}\n\nThe {self.best} is not reported: {error}"
-        return f"Last: step {step}\n{report}\n\nThe {self.best}\n{self._report(kept)}"
+        return f"Last: step {step}\n{report}\n\nThe {self.best}\n{self._report(kept, 'best/')}"
 
-    def _report(self, generator: nn.Module) -> str:
+    def _report(self, generator: nn.Module, prefix: str) -> str:
+        """The evaluation's report; what it knows by font goes into `outcome`."""
         assert self.evaluation is not None
         with evaluated(generator):
+            if isinstance(self.evaluation, ByFont):
+                scores = self.outcome.setdefault("scores", {})
+                found = self.evaluation.by_font(generator)
+                scores |= {f"{prefix}{cell}": values for cell, values in found.items()}
+                self.outcome["families"] = dict(self.evaluation.families)
             return self.evaluation.report(generator)
 
     def _warn(self, warned: Mapping[str, str]) -> None:

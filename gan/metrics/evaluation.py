@@ -164,7 +164,8 @@ class GlyphEvaluation:
     def __init__(self, recipe: Recipe, dataset: Any, device: torch.device) -> None:
         """`dataset` gives the store, its table of rows and both splits."""
         self.recipe, self.device = recipe, device
-        self.cells = _cells(dataset)
+        self.cells, self.fonts = _cells(dataset), dataset.style_names
+        self.families = dict(zip(self.fonts, dataset.families.tolist(), strict=True))
 
     def measure(self, generator: nn.Module) -> dict[str, float]:
         """L1, SSIM and sharpness on validation styles and characters, on which nothing trains."""
@@ -185,6 +186,17 @@ class GlyphEvaluation:
             f"  prototype copy minus W-Net:     {_interval(rows['prototype copy'], rows['W-Net'])}",
         ]
         return "\n".join([table(rows), "", *lines])
+
+    def by_font(self, generator: nn.Module) -> dict[str, dict[str, dict[str, float]]]:
+        """Every metric of each unseen font on unseen characters."""
+        cells = score(self.cells, self.draw(generator), among=["UFUC"]).cells
+        return {
+            name: {
+                self.fonts[style]: {metric: float(v[place]) for metric, v in cell.values.items()}
+                for place, style in enumerate(cell.styles)
+            }
+            for name, cell in cells.items()
+        }
 
     def draw(self, generator: nn.Module) -> Draw:
         """The generator as a function of ink."""
