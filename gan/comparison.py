@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gan.ending import FINISHED, STOPPED
+from gan.ending import STOPPED
 from gan.metrics.glyphs import bootstrap
 from gan.plain import parsed
-from gan.rundir import FREE
+from gan.rundir import FINISHED, FREE
 from gan.signature import flat, nearest
 
 ASIDE = {*FREE, "seed"} - {"trainer.steps"}  # what runs of one group may differ in

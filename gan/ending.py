@@ -9,9 +9,10 @@ from typing import Any
 
 from gan import checkpoint, diagnosis, distributed, rundir
 from gan.guard import DivergedError
+from gan.rundir import FINISHED
 from gan.saves import StorageError
 
-STOPPED, FINISHED = "stopped.json", "finished.json"
+STOPPED = "stopped.json"
 
 
 @contextmanager

@@ -195,7 +195,14 @@ def test_any_folder_of_images_trains(run, photos):
     assert status == 0, errors
     folder = Path("runs/dcgan-folder")
     names = {path.name for path in folder.iterdir()}
-    assert names == {"config.yaml", "metrics.jsonl", "tensorboard", "checkpoints", "samples"}
+    assert names == {
+        "config.yaml",
+        "metrics.jsonl",
+        "tensorboard",
+        "checkpoints",
+        "samples",
+        "finished.json",
+    }
     line = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
     assert line["step"] == 4
     assert line["images"] == line["discriminator_updates"] * 8 == 32
