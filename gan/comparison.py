@@ -19,7 +19,7 @@ from gan.signature import flat, nearest
 
 ASIDE = {*FREE, "seed"} - {"trainer.steps"}  # what runs of one group may differ in
 CLOCKS = ("step", "images", "discriminator_updates")
-RARE = ("speed/", "best/step")  # no measure of quality
+HEADLINE = [f"UFUC/{name}" for name in ("l1", "ssim", "sharpness", "content", "style")]
 Scores = dict[str, dict[str, dict[str, float]]]  # cell -> font -> metric -> value
 
 
@@ -283,7 +283,7 @@ def measures(records: Sequence[Record], wanted: Sequence[str] = ()) -> list[str]
         return full
     own = [tag for tag in known if tag.startswith("metric/") and not _of_another(tag, known)]
     fonts = [tag for tag in known if any(record.fonts(tag) for record in records)]
-    headline = [tag for tag in fonts if tag.rpartition("/")[0] in ("UFUC", "best/UFUC")]
+    headline = [tag for tag in fonts if tag.removeprefix("best/") in HEADLINE]
     if headline + own:
         return headline + own
     terms = [tag for tag in known if tag.startswith(("generator/", "discriminator/"))]

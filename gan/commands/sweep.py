@@ -45,8 +45,9 @@ class Tee(io.TextIOBase):
     def write(self, text: str) -> int:
         """The number of characters written."""
         if "\r" not in text:
-            self.file.write(text)
-            self.file.flush()
+            with contextlib.suppress(OSError):  # a full disk does not stop a training
+                self.file.write(text)
+                self.file.flush()
         return self.stream.write(text)
 
     def flush(self) -> None:

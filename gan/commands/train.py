@@ -33,7 +33,13 @@ NAMED = ("penalties.", "reconstruction.", "augment.")  # sections whose keys are
 if TYPE_CHECKING:
     from gan.trainer import Trainer
 
-INVISIBLE = ("resume", "run_dir", "sweep", "trainer.device")  # no part of a job folder's name
+INVISIBLE = (
+    "resume",
+    "run_dir",
+    "sweep",
+    "trainer.best",
+    "trainer.device",
+)  # no part of a job folder's name
 
 
 def conf_dir() -> Path:

@@ -251,5 +251,5 @@ def test_a_finished_run_tells_its_values_by_font(tiny):
     assert record.finished
     mean = float(Path("run/report.txt").read_text().split("\nW-Net  ")[1].split("|")[4].split()[0])
     assert record.last("UFUC/l1") == pytest.approx(mean, abs=6e-4)
-    assert comparison.measures([record])[:2] == ["UFUC/l1", "UFUC/rmse"]
+    assert comparison.measures([record])[:2] == ["UFUC/l1", "UFUC/ssim"]
     assert "UFUC/l1" in compare(["run"])
