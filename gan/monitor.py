@@ -232,6 +232,8 @@ class Monitor:
         if self.best.step is None:
             return report
         if self.best.step == step:
+            scores = self.outcome.get("scores", {})
+            scores |= {f"best/{cell}": fonts for cell, fonts in scores.items()}
             return f"{report}\n\nThe last is the {self.best}."
         try:
             kept = self.best.generator(last, weights, self.run_dir / "checkpoints")

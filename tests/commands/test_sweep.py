@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import yaml
 from omegaconf import OmegaConf
 
 from gan.commands import composing, sweep
@@ -298,3 +299,28 @@ def test_a_search_by_optuna_minimises_the_measure(command, tmp_path):
     assert found.best_value == min(value for value in values if value is not None)
     status, said = ended(command(*WNET, *search))  # the same trials, which are finished
     assert (status, said.count(" is finished")) == (0, 2)
+
+
+def test_the_ablation_switches_each_trick_off_alone_and_all_together(composed):
+    conf = TRAIN.parent / "conf"
+    experiment = yaml.safe_load((conf / "experiment/wnet_ablation.yaml").read_text())
+    names = experiment["hydra"]["sweeper"]["params"]["tricks"].split(",")
+    assert sorted(names) == sorted(path.stem for path in (conf / "tricks").iterdir())
+    found, rest = {}, set()
+    for name in names:
+        values = composed("experiment=wnet_ablation", f"tricks={name}")
+        found[name] = (
+            values["penalties"]["wgan_gp"].pop("weight"),
+            values["classification"].pop("label_smoothing"),
+            values["optimizer"]["discriminator"].pop("lr"),
+            values["recipe"].pop("feature"),
+        )
+        rest.add(json.dumps(values))
+    on, off = (10.0, 0.1, 1e-3, 75.0), (0.0, 0.0, 1e-4, 0.0)
+    assert found == {
+        "all": on,
+        **{n: (*on[:k], off[k], *on[k + 1 :]) for k, n in enumerate(names[1:5])},
+        "none": off,
+    }
+    assert names[1:5] == ["no_penalty", "no_smoothing", "no_fast_discriminator", "no_feature"]
+    assert len(rest) == 1  # and nothing else differs
