@@ -32,6 +32,11 @@ class Scripted:
     def measure(self, generator):
         return {"l1": self.scores[self.run.step], "ssim": -self.scores[self.run.step]}
 
+    families = {"one": 0, "two": 1}
+
+    def by_font(self, generator):
+        return {"UFUC": {font: {"l1": float(len(self.reported))} for font in self.families}}
+
     def report(self, generator):
         self.reported.append([p.clone() for p in generator.parameters()])
         return f"report {len(self.reported)}"
@@ -111,13 +116,21 @@ def test_both_the_last_and_the_best_are_reported_with_their_own_weights(tmp_path
     for step, found in zip((8, 3), reported, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(weights[step], found, strict=True))
     text = (tmp_path / "report.txt").read_text()
-    assert text == ("Last: step 8\nreport 1\n\nThe best by metric/l1: 0.2 at step 3\nreport 2\n")
+    assert text == "Last: step 8\nreport 1\n\nThe best by metric/l1: 0.2 at step 3\nreport 2\n"
+    scores = json.loads((tmp_path / "finished.json").read_text())["scores"]
+    assert {cell: fonts["two"]["l1"] for cell, fonts in scores.items()} == {
+        "UFUC": 0.0,
+        "best/UFUC": 1.0,
+    }
 
 
 def test_the_last_is_reported_once_if_it_is_the_best(tmp_path):
     scripted(tmp_path, scores={step: 1 / step for step in SCORES}).train()
     text = (tmp_path / "report.txt").read_text()
     assert text == "report 1\n\nThe last is the best by metric/l1: 0.125 at step 8.\n"
+    record = json.loads((tmp_path / "finished.json").read_text())
+    assert record["scores"]["best/UFUC"] == record["scores"]["UFUC"]
+    assert (record["step"], record["families"]) == (8, {"one": 0, "two": 1})
 
 
 def test_a_damaged_best_is_told_and_the_last_reported(tmp_path):
