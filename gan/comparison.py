@@ -153,8 +153,8 @@ def read(path: Path) -> Record:
     for line in _lines(path / "metrics.jsonl"):
         step = max(step, line["step"])
         for tag, value in line.items():
-            if tag not in (*CLOCKS, "event", "text"):
-                curves.setdefault(tag, {})[line["step"]] = float(value)
+            if tag not in CLOCKS and (number := _number(value)) is not None:
+                curves.setdefault(tag, {})[line["step"]] = number
     scores, families = _scores(path)
     settings = {key: value for key, value in flat(config).items() if key not in ASIDE}
     steps = config["trainer"]["steps"]
@@ -170,6 +170,14 @@ def _lines(path: Path) -> Iterable[dict[str, Any]]:
             continue
         if isinstance(values, dict) and isinstance(values.get("step"), int):
             yield values
+
+
+def _number(value: Any) -> float | None:
+    """A logged number, which may be a word such as `nan`; None for anything else."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None
 
 
 def _scores(path: Path) -> tuple[Scores, dict[str, Any]]:

@@ -91,10 +91,11 @@ def _of_sweep(config: DictConfig, stop: Stop) -> float | None:
         with sweep.recorded(*sweep.place(hydra_config)):
             try:
                 values = plain(config)
-                best = values.get("trainer", {}).get("best")
+                settings = values.get("trainer")
+                best = settings.get("best") if isinstance(settings, dict) else None
                 sweep.require_search(hydra_config, best)
-                done = sweep.finished(values)
-                trainer = None if done else _built(values, stop)
+                import_plugins(values.get("plugins") or [])
+                trainer = None if sweep.finished(values) else _built(values, stop)
             except (ValueError, OSError) as error:
                 raise UsageError(str(error)) from error
             if trainer is not None and not trainer.train():

@@ -120,6 +120,7 @@ def test_unfinished_runs_are_read_and_marked(tmp_path):
     written(tmp_path / "a", 0, (0.9, 0.8, 0.7))
     killed = written(tmp_path / "b", 0, (0.7, 0.5), steps=30, recipe__feature=0.0)
     with (killed / "metrics.jsonl").open("a") as lines:
+        lines.write('{"step": 24, "event": "save", "text": "full"}\n')
         lines.write('{"step": 25, "metric/l1": "nan"}\n{"step": 26, "metr')
     text = compare([tmp_path])
     assert "| feature=0*" in text
