@@ -43,7 +43,7 @@ def command(tmp_path, glyph_store):
 
 
 def ended(child):
-    said, _ = child.communicate(timeout=300)
+    said, _ = child.communicate(timeout=900)
     return child.returncode, said
 
 
@@ -269,7 +269,7 @@ def test_a_preempted_job_saves_is_submitted_again_and_goes_on(command, tmp_path)
     assert [line["step"] for line in runs(tmp_path)[0]] == list(range(1, 151))
 
 
-def waited_for(found, seconds=120):
+def waited_for(found, seconds=300):
     for _ in range(10 * seconds):
         if result := found():
             return result
