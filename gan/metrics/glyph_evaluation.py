@@ -1,4 +1,4 @@
-"""How well characters are drawn in styles and of kinds that training has not seen, while it runs."""
+"""How well characters are drawn that training has not seen, in styles it has not seen."""
 
 from typing import Any
 

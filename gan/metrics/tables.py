@@ -19,10 +19,15 @@ def table(
     columns: Mapping[str, str] = SHORT,
     among: Sequence[str] = ("SFSC", "SFUC", "UFSC", "UFUC"),
 ) -> str:
-    """Named scores as lines of text: columns by their titles, for each of the cells.
+    """Named scores as lines of text, with a legend: columns by their titles, for each of the cells.
 
     A name that ends in `*` marks a row that sees more than a generator, which the legend explains.
     """
+    return "\n".join([body(rows, columns, among), "", *_legend(rows, columns, among)])
+
+
+def body(rows: Mapping[str, Scores], columns: Mapping[str, str], among: Sequence[str]) -> str:
+    """The same without a legend."""
     first = next(iter(rows.values()))
     names = [cell for cell in CELLS if cell in among and cell in first.cells]
     wide = max(map(len, rows))
@@ -40,7 +45,7 @@ def table(
             means = {title: scores.cells[name].mean(columns[title]) for title in columns}
             line += " |" + "".join(f"{means[title]:{widths[title]}.3f}" for title in columns)
         lines.append(line)
-    return "\n".join([*lines, "", *_legend(rows, columns, names)])
+    return "\n".join(lines)
 
 
 def signed(difference: Interval) -> str:
@@ -54,18 +59,16 @@ def families(scores: Scores) -> int:
 
 
 def _legend(
-    rows: Mapping[str, Scores], columns: Mapping[str, str], names: Sequence[str]
+    rows: Mapping[str, Scores], columns: Mapping[str, str], among: Sequence[str]
 ) -> list[str]:
     scores = next(iter(rows.values()))
     lines = [
         "SF, UF: seen, unseen font; SC, UC: seen, unseen character. Means over fonts.",
         "L1 of ink: less is better; SSIM: more is; sharp: 1 is as sharp as the truth.",
     ]
-    if "content" in columns:
-        lines.append(
-            "content, style: share that a judge reads as the right character, the right font."
-        )
-    for name in names:
+    for name in among:
+        if name not in scores.cells:
+            continue
         cell = scores.cells[name]
         lines.append(
             f"{name}: {cell.pairs} targets, {len(cell.styles)} fonts, "

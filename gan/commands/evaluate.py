@@ -1,0 +1,92 @@
+"""`gan evaluate`: how good a trained run is, as a table, a page with pictures, and numbers."""
+
+import argparse
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gan.runs import Run
+
+
+def add_parser(commands: Any) -> None:
+    """Adds `evaluate` with the function `func(args) -> exit status`."""
+    parser = commands.add_parser("evaluate", help=__doc__)
+    parser.add_argument("run", type=Path, help="a run's directory, or one of its checkpoints")
+    parser.add_argument(
+        "--checkpoint", metavar="STEP", help="a step, or a checkpoint's folder (the newest)"
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="where the report goes (evaluation/ in the run)"
+    )
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--plugins", action="store_true", help="import the run's own modules")
+    parser.set_defaults(func=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measures the raw and every averaged generator, writes the report and prints its tables."""
+    from gan import distributed, runs
+    from gan.metrics import report
+    from gan.metrics.reports import report_of
+
+    device = distributed.device(args.device)
+    loaded = runs.every(chosen(args.run, args.checkpoint), device, args.plugins)
+    last = [*loaded.values()][-1]
+    found = report_of(loaded, runs.dataset(last), device)
+    print(found.text, found.verdict, sep="\n\n")
+    out = args.out or last.folder / "evaluation"
+    for path in report.write(found, facts(loaded), out):
+        print(path)
+    if args.out is None and last.folder != last.path.parent:
+        note(last, found.numbers)
+    return 0
+
+
+def chosen(run: Path, checkpoint: str | None) -> Path:
+    """The checkpoint that was asked for, by its step in the run or its folder; else the run.
+
+    Raises:
+        ValueError: there is no such checkpoint.
+    """
+    if checkpoint is None:
+        return run
+    path = run / "checkpoints" / f"step-{int(checkpoint):08d}" if checkpoint.isdigit() else None
+    path = path or Path(checkpoint)
+    if not path.is_dir():
+        kept = ", ".join(sorted(p.name for p in run.glob("checkpoints/step-*")))
+        raise ValueError(
+            f"--checkpoint {checkpoint}: there is no {path}; {run} keeps {kept or 'none'}"
+        )
+    return path
+
+
+def facts(loaded: dict[str, "Run"]) -> dict[str, Any]:
+    """What was evaluated."""
+    last = [*loaded.values()][-1]
+    return {
+        "run": str(last.folder),
+        "checkpoint": last.path.name,
+        "step": last.step,
+        "recipe": last.config["recipe"]["name"],
+        "weights": f"{last.weights}, beside {', '.join([*loaded][:-1]) or 'nothing'}",
+        "device": str(last.device),
+    }
+
+
+def note(last: "Run", numbers: Mapping[str, float]) -> None:
+    """Adds the numbers to the run's own log, at the checkpoint's step; not while it is training."""
+    from gan import rundir
+    from gan.log import noted
+    from gan.registry import ConfigError
+
+    try:
+        rundir.hold(last.folder)
+    except ConfigError as error:
+        print(f"gan: the numbers are not added to the run's log: {error}", file=sys.stderr)
+        return
+    try:
+        noted(last.folder, last.clocks, {f"evaluation/{tag}": v for tag, v in numbers.items()})
+    finally:
+        rundir.release(last.folder)

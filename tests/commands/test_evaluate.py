@@ -1,0 +1,62 @@
+"""`gan evaluate`: what it writes, where, and of which checkpoint."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from gan.commands import main
+from gan.metrics import report
+
+
+def lines(run="run"):
+    return [json.loads(line) for line in Path(run, "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_wnet_is_measured_with_every_weight_and_its_numbers_join_the_log(trained, capsys):
+    trained("wnet").monitor.close()
+    assert main(["evaluate", "run"]) == 0
+    out = Path("run/evaluation")
+    found = json.loads((out / "evaluation.json").read_text())
+    assert (found["step"], found["recipe"]) == (2, "wnet")
+    assert found["weights"] == "uniform, beside raw"
+    assert found["versions"]["torch"]
+    assert {"W-Net", "W-Net, 4 references", "W-Net, raw weights"} <= found["rows"].keys()
+    assert found["rows"]["W-Net"] != found["rows"]["W-Net, raw weights"]
+    page = (out / "evaluation.md").read_text()
+    assert found["verdict"] in page
+    assert found["verdict"] in capsys.readouterr().out
+    for picture in out.glob("*.png"):
+        assert f"({picture.name})" in page
+        with Image.open(picture) as image:
+            assert image.width > 100
+    last = lines()[-1]
+    assert last["step"] == 2
+    assert last["evaluation/UFUC/l1"] == found["numbers"]["UFUC/l1"]
+    assert list(Path("run/tensorboard").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["evaluate", "nowhere"], "nowhere holds no checkpoint"),
+        (["evaluate", "run", "--checkpoint", "7"], "keeps step-00000002"),
+        (["evaluate", "run", "--checkpoint", "elsewhere"], "there is no elsewhere"),
+    ],
+)
+def test_what_is_not_there_is_named(trained, capsys, arguments, words):
+    trained("wnet")
+    assert main(arguments) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_numbers_are_plain_json_whatever_they_were(tmp_path):
+    import numpy as np
+
+    facts = {"a": np.float32(0.5), "b": float("nan"), "c": np.arange(2), "d": {1: (2, None)}}
+    given = report.Report("title", "verdict", "text", {"x": float("inf")}, facts)
+    report.write(given, {"run": "run"}, tmp_path)
+    found = json.loads((tmp_path / "evaluation.json").read_text())
+    assert [found[key] for key in "abcd"] == [0.5, "nan", [0, 1], {"1": [2, None]}]
+    assert found["numbers"] == {"x": "inf"}
