@@ -9,6 +9,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gan.runs import Run
 
+WEIGHTS = {
+    "inception": "weights of the Inception network of 2015, for FID, KID and inception score",
+    "vgg16": "torchvision's weights of VGG-16, for precision, recall, density and coverage",
+}
+
 
 def add_parser(commands: Any) -> None:
     """Adds `evaluate` with the function `func(args) -> exit status`."""
@@ -20,6 +25,14 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--out", type=Path, metavar="FOLDER", help="where the report goes (evaluation/ in the run)"
     )
+    parser.add_argument(
+        "--count", type=int, help="images to draw (50000 with a reference network, else 10000)"
+    )
+    for name, what in WEIGHTS.items():
+        parser.add_argument(f"--{name}", type=Path, metavar="FILE", help=what)
+    parser.add_argument(
+        "--download", action="store_true", help="fetch those weights, which nothing else does"
+    )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--plugins", action="store_true", help="import the run's own modules")
     parser.set_defaults(func=run)
@@ -29,12 +42,17 @@ def run(args: argparse.Namespace) -> int:
     """Measures the raw and every averaged generator, writes the report and prints its tables."""
     from gan import distributed, runs
     from gan.metrics import report
-    from gan.metrics.reports import report_of
+    from gan.metrics.reports import Options, report_of
+    from gan.registry import Count
+    from gan.signature import coerce
 
+    count = None if args.count is None else coerce(Count, args.count, "--count")
+    given = {name: getattr(args, name) for name in WEIGHTS if getattr(args, name)}
+    options = Options(count, given, args.download)
     device = distributed.device(args.device)
     loaded = runs.every(chosen(args.run, args.checkpoint), device, args.plugins)
     last = [*loaded.values()][-1]
-    found = report_of(loaded, runs.dataset(last), device)
+    found = report_of(loaded, runs.dataset(last), device, options)
     print(found.text, found.verdict, sep="\n\n")
     out = args.out or last.folder / "evaluation"
     for path in report.write(found, facts(loaded), out):

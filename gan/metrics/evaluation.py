@@ -1,6 +1,6 @@
 """How well a recipe does on what it was not trained on, during training and at its end."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -11,9 +11,13 @@ from gan.data.datasets import Glyphs
 from gan.data.stream import Stream
 from gan.metrics import images
 from gan.metrics.glyph_evaluation import GlyphEvaluation
-from gan.metrics.judges import Judge, judge_of
+from gan.metrics.image_evaluation import LEAST, ImageEvaluation, extractor_of, training_rows
+from gan.metrics.judges import Judge
+from gan.metrics.populations import Paint, Sampler
 from gan.metrics.translation import GlyphTranslation
 from gan.recipe import Batch, Recipe
+from gan.recipes.conditional import Conditional
+from gan.recipes.synthesis import Synthesis
 
 PORTION = 64  # images that a network draws at once
 
@@ -31,15 +35,54 @@ def evaluation_for(
         return PairEvaluation(recipe, {p: stream.read(dataset.held_out(p)) for p in parts})
     if "real_a" in recipe.reads and isinstance(dataset, Glyphs):
         return GlyphTranslation(recipe, dataset, stream, device, say)
-    if "label" in recipe.reads:
-        rows, fields = dataset.labelled()
-        label = {"label": fields.get("label", fields.get(dataset.label))}
-
-        def judge() -> Judge:
-            return judge_of(dataset.store, stream.images, rows, label, device, say)
-
-        return LabelEvaluation(recipe, judge, dataset.facts["classes"], device)
+    if isinstance(recipe, Synthesis) and hasattr(dataset, "labelled"):
+        return _of_images(recipe, dataset, stream, device, say)
     return None
+
+
+def _of_images(
+    recipe: Synthesis, dataset: Any, stream: Stream, device: torch.device, say: Say
+) -> Any:
+    """Measures of what is drawn from noise: as a whole, and whether labels are obeyed."""
+    conditional = isinstance(recipe, Conditional)
+    make, labels = extractor_of(dataset, stream.images, device, conditional, say)
+    if len(training_rows(dataset)) < LEAST:
+        return None
+    shown = labels if conditional else None
+    sampler = Sampler(_paint(recipe), recipe.generator.latent, shown, device)
+    whole = ImageEvaluation(sampler, make, dataset, stream.images, labels)
+    if not isinstance(recipe, Conditional) or labels is None:
+        return whole
+
+    def judge() -> Judge:
+        extractor: Any = whole.extractor
+        return extractor.judge
+
+    return Together([LabelEvaluation(recipe, judge, dataset.facts["classes"], device), whole])
+
+
+def _paint(recipe: Synthesis) -> Paint:
+    def paint(generator: nn.Module, noise: Tensor, label: Tensor | None) -> Tensor:
+        if isinstance(recipe, Conditional) and label is not None:
+            return recipe.draw(generator, noise, label)
+        return generator(noise)
+
+    return paint
+
+
+class Together:
+    """Several measures as one."""
+
+    def __init__(self, parts: Sequence[Any]) -> None:
+        self.parts = parts
+
+    def measure(self, generator: nn.Module) -> dict[str, float]:
+        """All numbers."""
+        return {k: v for part in self.parts for k, v in part.measure(generator).items()}
+
+    def report(self, generator: nn.Module) -> str:
+        """All texts."""
+        return "\n\n".join(part.report(generator) for part in self.parts)
 
 
 class PairEvaluation:

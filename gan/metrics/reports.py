@@ -1,21 +1,46 @@
-"""Which report a run gets."""
+"""Which report a run gets, and what may be asked of it."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from torch import Tensor, nn
 
 from gan.data.datasets import Glyphs
 from gan.data.stream import Stream
+from gan.metrics.extractors import REFERENCES, Extractor, OfReference, downloaded
 from gan.metrics.glyph_report import glyph_judge, glyph_report, writing
+from gan.metrics.image_evaluation import LEAST, extractor_of, training_rows
+from gan.metrics.image_report import Asked, image_report
+from gan.metrics.populations import Sampler
 from gan.metrics.report import Report
+from gan.recipes.synthesis import Synthesis
 from gan.recipes.wnet import WNet
 
 if TYPE_CHECKING:
     from gan.runs import Run
 
+MANY, FEW = 50_000, 10_000  # images drawn with the weights of a reference network, and without
 
-def report_of(loaded: "Mapping[str, Run]", dataset: Any, device: torch.device) -> Report:
+
+class Options(NamedTuple):
+    """What a user may choose.
+
+    Attributes:
+        drawn: images to draw, or None for as many as are usual.
+        weights: files of reference networks by name, see `REFERENCES`.
+        download: fetch the weights of those that are not named.
+    """
+
+    drawn: int | None = None
+    weights: Mapping[str, Path] = {}
+    download: bool = False
+
+
+def report_of(
+    loaded: "Mapping[str, Run]", dataset: Any, device: torch.device, options: Options
+) -> Report:
     """What is to be known of a run's generators, by the name of their weights.
 
     Raises:
@@ -26,7 +51,32 @@ def report_of(loaded: "Mapping[str, Run]", dataset: Any, device: torch.device) -
     if issubclass(last.recipe, WNet) and isinstance(dataset, Glyphs) and len(dataset.styles.test):
         draws = {name: writing(run.generator, device) for name, run in loaded.items()}
         return glyph_report(draws, dataset, glyph_judge(dataset, read, device, print), device)
+    if issubclass(last.recipe, Synthesis) and hasattr(dataset, "labelled"):
+        return _of_images(loaded, dataset, read, device, options)
     raise ValueError(
         f"gan evaluate knows no measure of recipe={last.config['recipe']['name']} on "
         f"data={last.config['data']['name']}"
     )
+
+
+def _of_images(
+    loaded: "Mapping[str, Run]", dataset: Any, read: Any, device: torch.device, options: Options
+) -> Report:
+    last = [*loaded.values()][-1]
+    if len(training_rows(dataset)) < LEAST:
+        raise ValueError(f"{dataset.store.path} has too few images to measure by: {LEAST} needed")
+    make, labels = extractor_of(dataset, read, device, bool(last.classes))
+    references: list[Extractor] = [
+        OfReference(name, options.weights.get(name) or downloaded(name), device)
+        for name in REFERENCES
+        if name in options.weights or options.download
+    ]
+    extractors = [make(), *references]
+    count = options.drawn or (MANY if references else FEW)
+    sampler = Sampler(_paint, int(last.noise(1).shape[1]), labels if last.classes else None, device)
+    generators = {name: run.generator for name, run in loaded.items()}
+    return image_report(generators, sampler, dataset, read, Asked(count, extractors, labels))
+
+
+def _paint(generator: nn.Module, noise: Tensor, label: Tensor | None) -> Tensor:
+    return generator(noise) if label is None else generator(noise, label)
