@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 WEIGHTS = {
     "inception": "weights of the Inception network of 2015, for FID, KID and inception score",
     "vgg16": "torchvision's weights of VGG-16, for precision, recall, density and coverage",
+    "lpips": "torchvision's weights of AlexNet, VGG-16 or SqueezeNet 1.1, for LPIPS of pairs",
 }
 
 

@@ -1,6 +1,6 @@
 """How well a recipe does on what it was not trained on, during training and at its end."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 from gan.data.datasets import Glyphs
 from gan.data.stream import Stream
-from gan.metrics import images
 from gan.metrics.glyph_evaluation import GlyphEvaluation
 from gan.metrics.image_evaluation import LEAST, ImageEvaluation, extractor_of, training_rows
 from gan.metrics.judges import Judge
+from gan.metrics.pairs import PairEvaluation, Translate
 from gan.metrics.populations import Paint, Sampler
 from gan.metrics.translation import GlyphTranslation
-from gan.recipe import Batch, Recipe
+from gan.recipe import Recipe
 from gan.recipes.conditional import Conditional
 from gan.recipes.synthesis import Synthesis
 
@@ -31,13 +31,17 @@ def evaluation_for(
     if "target" in recipe.reads:
         if "prototype" in recipe.reads and len(dataset.styles.test):
             return GlyphEvaluation(recipe, dataset, device)
-        parts = ("validation", "test")
-        return PairEvaluation(recipe, {p: stream.read(dataset.held_out(p)) for p in parts})
+        parts = {part: stream.read(dataset.held_out(part)) for part in ("validation", "test")}
+        return PairEvaluation(_translate(recipe), parts)
     if "real_a" in recipe.reads and isinstance(dataset, Glyphs):
-        return GlyphTranslation(recipe, dataset, stream, device, say)
+        return GlyphTranslation(_translate(recipe), dataset, stream, device, say)
     if isinstance(recipe, Synthesis) and hasattr(dataset, "labelled"):
         return _of_images(recipe, dataset, stream, device, say)
     return None
+
+
+def _translate(recipe: Recipe) -> Translate:
+    return lambda generator, batch: recipe.samples(generator, batch)["generated"]
 
 
 def _of_images(
@@ -85,44 +89,6 @@ class Together:
         return "\n\n".join(part.report(generator) for part in self.parts)
 
 
-class PairEvaluation:
-    """Distances to the truth on held-out pairs, beside the input as it is."""
-
-    def __init__(self, recipe: Recipe, parts: Mapping[str, Batch]) -> None:
-        """`parts` are a `validation` and a `test` batch, with a `target`."""
-        self.recipe, self.parts = recipe, parts
-
-    def measure(self, generator: nn.Module) -> dict[str, float]:
-        """L1, PSNR and SSIM on the validation pairs, images taken as values in [0, 1]."""
-        return self.distances("validation", lambda batch: self.drawn(generator, batch))
-
-    def report(self, generator: nn.Module) -> str:
-        """A table of the generator beside the copy of its input, on the test pairs."""
-        rows = {
-            "copy of the input": self.distances("test", _given),
-            "generator": self.distances("test", lambda batch: self.drawn(generator, batch)),
-        }
-        names = next(iter(rows.values()))
-        titles = "".join(f"{name.upper():>9}" for name in names)
-        lines = [f"{len(self.parts['test']['target'])} held-out pairs".ljust(20) + titles]
-        for row, values in rows.items():
-            lines.append(row.ljust(20) + "".join(f"{values[name]:9.3f}" for name in names))
-        return "\n".join(lines)
-
-    def drawn(self, generator: nn.Module, batch: Batch) -> Tensor:
-        """What the generator makes of a batch, [N, C, H, W]."""
-        return self.recipe.samples(generator, batch)["generated"]
-
-    def distances(self, part: str, draw: Callable[[Batch], Tensor]) -> dict[str, float]:
-        """Mean distances of what is drawn to the truth."""
-        found: dict[str, list[Tensor]] = {"l1": [], "psnr": [], "ssim": []}
-        for batch in _portions(self.parts[part]):
-            made, truth = ((1 + x) / 2 for x in (draw(batch), batch["target"]))
-            for name, values in found.items():
-                values.append(getattr(images, name)(made, truth))
-        return {name: float(torch.cat(values).mean()) for name, values in found.items()}
-
-
 class LabelEvaluation:
     """How many samples have the label that they were asked for, in the eyes of a classifier."""
 
@@ -167,12 +133,3 @@ class LabelEvaluation:
         ]
         right = self.judge.right(torch.cat(drawn), {"label": self.labels})["label"]
         return right.view(-1, int(self.labels.max()) + 1)
-
-
-def _given(batch: Batch) -> Tensor:
-    return batch["input"] if "input" in batch else batch["prototype"]
-
-
-def _portions(batch: Batch) -> Iterator[dict[str, Tensor]]:
-    for start in range(0, len(batch["target"]), PORTION):
-        yield {key: value[start : start + PORTION] for key, value in batch.items()}

@@ -6,7 +6,7 @@ other the same formula is named after it, as in `fd_classifier`.
 
 import hashlib
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -122,7 +122,7 @@ class OfReference:
         """
         known = REFERENCES[name]
         self.name, self.resize = name, known.resize
-        self.key = _require_digest(name, weights, known.digest)
+        self.key = require_digest(name, weights, [known.digest])
         state = read_weights(str(weights))
         with tempfile.NamedTemporaryFile(suffix=".pth") as safe:
             torch.save(state, safe.name)  # the library unpickles its file without restriction
@@ -181,17 +181,22 @@ def weights_hash(state: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _require_digest(name: str, weights: Path, begins: str) -> str:
+def require_digest(option: str, weights: Path, known: Collection[str]) -> str:
+    """The SHA-256 of a file, which must begin as one of the known ones does.
+
+    Raises:
+        ValueError: no such file, or another.
+    """
+    wanted = " or ".join(known)
     if not weights.is_file():
         raise ValueError(
-            f"--{name} {weights}: there is no such file; give the state dict whose SHA-256 begins "
-            f"with {begins}, or --download to fetch it"
+            f"--{option} {weights}: there is no such file; its SHA-256 should begin with {wanted}"
         )
     with weights.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if not digest.startswith(begins):
+    if not digest.startswith(tuple(known)):
         raise ValueError(
-            f"--{name} {weights}: its SHA-256 begins with {digest[:8]}, not {begins}: with other "
+            f"--{option} {weights}: its SHA-256 begins with {digest[:8]}, not {wanted}: with other "
             "weights the numbers would not be what their names say"
         )
     return digest

@@ -32,6 +32,7 @@ MEANING = {
     "memorised": "share as near to a training image as the nearest 1 % of those are to each other",
     "duplicates": "the same to another drawn image; of fresh images both are about 0.01",
     "classes_hit": "share of the training images' classes that the classifier reads at least once",
+    "label_accuracy": "share read as the class that was asked for; worst_class: of the worst",
     "class_divergence": "of the read shares of classes from the training's, in nats; 0 is best",
 }
 
@@ -69,7 +70,7 @@ def image_report(
             found = distances(fake, real, extractor)
             if extractor is first:
                 looked[name], truth = fake, real
-                found |= _variety(fake, real, asked.labels)
+                found |= _variety(fake, real, asked.labels, sampler.asked(asked.drawn))
             columns[name] |= found
             said = _said(asked.drawn, fake, real, extractor)
             measures[name] |= {key: {"value": value, **said} for key, value in found.items()}
@@ -91,7 +92,11 @@ def image_report(
         {"measures": measures, "floor": columns[FLOOR], "noise_seed": sampler.seed},
         {
             f"{GRID} images by the {chosen} weights.": images.grid(
-                sampler.some(generators[chosen], asked.drawn, torch.arange(asked.drawn)[:GRID]),
+                sampler.some(
+                    generators[chosen],
+                    asked.drawn,
+                    torch.from_numpy(evenly(np.arange(asked.drawn), GRID)),
+                ),
                 enlarge=images.enlargement(dataset.store.shape[0]),
             ),
             "The drawn images that resemble a training image most, beside it.": _sheet(
@@ -101,13 +106,20 @@ def image_report(
     )
 
 
-def _variety(fake: Seen, real: Seen, labels: np.ndarray | None) -> dict[str, float]:
-    """Copies, and classes where there are labels that the logits are of."""
+def _variety(
+    fake: Seen, real: Seen, labels: np.ndarray | None, wanted: Tensor | None
+) -> dict[str, float]:
+    """Copies; classes, where there are labels that the logits are of; and those asked for."""
     memorised, duplicates, *_ = copies(fake.features, real.features)
     found = {"memorised": memorised, "duplicates": duplicates}
     if labels is not None and fake.logits.shape[1]:
         hit, classes, divergence = classes_hit(fake.logits, labels)
         found |= {"classes_hit": hit / classes, "class_divergence": divergence}
+    if wanted is not None:
+        right = (fake.logits.argmax(1) == wanted).double()
+        by_class = [right[wanted == label].mean() for label in torch.unique(wanted)]
+        accuracy = {"label_accuracy": right.mean(), "worst_class": torch.stack(by_class).min()}
+        found |= {name: float(value) for name, value in accuracy.items()}
     return found
 
 
@@ -189,7 +201,9 @@ def _sheet(
     rows: np.ndarray,
     read: Callable[[np.ndarray], Tensor],
 ) -> np.ndarray:
-    closest = found.distance.argsort()[:SHOWN]
+    order = found.distance.argsort().tolist()
+    first = {int(found.which[place]): place for place in reversed(order)}  # of each training image
+    closest = torch.tensor(sorted(first.values(), key=order.index)[:SHOWN])
     kept = evenly(rows, NEIGHBOURS)
     drawn = sampler.some(generator, count, closest)
     trained = read(kept[found.which[closest].numpy()])

@@ -62,16 +62,20 @@ class Sampler(NamedTuple):
         """Those of so many images that are asked for."""
         return self._painted(generator, self._noise(count), which)
 
+    def asked(self, count: int) -> Tensor | None:
+        """The labels of so many images, sorted; None where none are asked for."""
+        if self.labels is None:
+            return None
+        return torch.from_numpy(np.sort(self.labels)[np.arange(count) * len(self.labels) // count])
+
     def _noise(self, count: int) -> Tensor:
         random = torch.Generator().manual_seed(self.seed)
         return torch.randn(count, self.latent, generator=random)
 
     @torch.no_grad()
     def _painted(self, generator: nn.Module, noise: Tensor, which: Tensor) -> Tensor:
-        label = None
-        if self.labels is not None:
-            place = which.numpy() * len(self.labels) // len(noise)
-            label = torch.from_numpy(np.sort(self.labels)[place]).to(self.device)
+        label = self.asked(len(noise))
+        label = None if label is None else label[which].to(self.device)
         return self.paint(generator, noise[which].to(self.device), label).float()
 
 

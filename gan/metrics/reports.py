@@ -13,14 +13,25 @@ from gan.metrics.extractors import REFERENCES, Extractor, OfReference, downloade
 from gan.metrics.glyph_report import glyph_judge, glyph_report, writing
 from gan.metrics.image_evaluation import LEAST, extractor_of, training_rows
 from gan.metrics.image_report import Asked, image_report
+from gan.metrics.lpips import Lpips
+from gan.metrics.pairs import MEASURES, Measure, Translate, pair_report
 from gan.metrics.populations import Sampler
 from gan.metrics.report import Report
+from gan.metrics.translation import translation_report
+from gan.recipe import Recipe
+from gan.recipes.cyclegan import CycleGAN
+from gan.recipes.pix2pix import Pix2Pix
 from gan.recipes.synthesis import Synthesis
 from gan.recipes.wnet import WNet
 
 if TYPE_CHECKING:
     from gan.runs import Run
 
+TRANSLATIONS: dict[type[Recipe], Translate] = {
+    WNet: lambda generator, batch: generator(batch["prototype"], batch["reference"]),
+    Pix2Pix: lambda generator, batch: generator(batch["input"]),
+    CycleGAN: lambda generator, batch: generator.get_submodule("to_b")(batch["real_a"]),
+}
 MANY, FEW = 50_000, 10_000  # images drawn with the weights of a reference network, and without
 
 
@@ -53,10 +64,34 @@ def report_of(
         return glyph_report(draws, dataset, glyph_judge(dataset, read, device, print), device)
     if issubclass(last.recipe, Synthesis) and hasattr(dataset, "labelled"):
         return _of_images(loaded, dataset, read, device, options)
+    kind = next((kind for kind in TRANSLATIONS if issubclass(last.recipe, kind)), None)
+    if kind and hasattr(dataset, "held_out"):
+        return _of_translations(kind, loaded, dataset, device, options)
     raise ValueError(
         f"gan evaluate knows no measure of recipe={last.config['recipe']['name']} on "
         f"data={last.config['data']['name']}"
     )
+
+
+def _of_translations(
+    kind: type[Recipe],
+    loaded: "Mapping[str, Run]",
+    dataset: Any,
+    device: torch.device,
+    options: Options,
+) -> Report:
+    generators = {name: run.generator for name, run in loaded.items()}
+    translate, stream = TRANSLATIONS[kind], Stream(dataset, 1, 0, device, kind.reads)
+    if kind is CycleGAN:
+        return translation_report(generators, translate, dataset, stream, device)
+    measures: dict[str, Measure] = dict(MEASURES)
+    facts = {"ssim": "7x7 uniform window, data range 1, as scikit-image"}
+    if "lpips" in options.weights:
+        lpips = Lpips(options.weights["lpips"], device)
+        measures["lpips"] = lpips
+        facts["lpips"] = f"version 0.1, {lpips.name}, weights {lpips.key}"
+    test = stream.read(dataset.held_out("test"))
+    return pair_report(generators, translate, test, measures, facts)
 
 
 def _of_images(

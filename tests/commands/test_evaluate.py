@@ -60,3 +60,34 @@ def test_numbers_are_plain_json_whatever_they_were(tmp_path):
     found = json.loads((tmp_path / "evaluation.json").read_text())
     assert [found[key] for key in "abcd"] == [0.5, "nan", [0, 1], {"1": [2, None]}]
     assert found["numbers"] == {"x": "inf"}
+
+
+@pytest.mark.parametrize("conditional", [False, True])
+def test_images_are_measured_beside_the_training_images(trained, capsys, conditional):
+    asked = ["recipe=conditional", "data.label=style", "discriminator.norm=none"]
+    trained("dcgan", *(asked if conditional else []))
+    assert main(["evaluate", "run", "--count", "70", "--out", "out"]) == 0
+    found = json.loads(Path("out/evaluation.json").read_text())
+    measure = found["measures"]["uniform"]["fd_classifier"]
+    assert measure["value"] == found["numbers"]["fd_classifier"]
+    assert (measure["drawn"], measure["reference_images"]) == (70, 9 * 14)
+    assert measure["resize"] == "none"
+    assert len(measure["extractor_hash"]) == 16
+    assert {"memorised", "duplicates", "classes_hit", "raw_weights/fd_classifier"} <= {
+        *found["numbers"]
+    }
+    assert ("label_accuracy" in found["numbers"]) == conditional
+    assert "fid" not in found["numbers"]
+    assert 0 < found["floor"]["fd_classifier"] < found["numbers"]["fd_classifier"]
+    assert "FID needs --inception" in capsys.readouterr().out
+    assert not Path("run/metrics.jsonl").exists()  # --out leaves the run as it is
+    assert len(list(Path("data/statistics").iterdir())) == 1
+
+
+def test_other_weights_are_refused_before_anything_is_drawn(trained, capsys):
+    trained("dcgan")
+    Path("weights.pth").write_bytes(b"weights")
+    assert main(["evaluate", "run", "--inception", "weights.pth"]) == 2
+    assert "not 6726825d" in capsys.readouterr().err
+    assert main(["evaluate", "run", "--count", "0"]) == 2
+    assert "--count must be at least 1" in capsys.readouterr().err
