@@ -1,12 +1,16 @@
 """`gan evaluate`: what it writes, where, and of which checkpoint."""
 
 import json
+import socket
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from gan import rundir, runs
 from gan.commands import main
+from gan.locks import Lock
 from gan.metrics import report
 
 
@@ -14,6 +18,7 @@ def lines(run="run"):
     return [json.loads(line) for line in Path(run, "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_a_wnet_is_measured_with_every_weight_and_its_numbers_join_the_log(trained, capsys):
     trained("wnet").monitor.close()
     assert main(["evaluate", "run"]) == 0
@@ -37,18 +42,17 @@ def test_a_wnet_is_measured_with_every_weight_and_its_numbers_join_the_log(train
     assert list(Path("run/tensorboard").iterdir())
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["evaluate", "nowhere"], "nowhere holds no checkpoint"),
-        (["evaluate", "run", "--checkpoint", "7"], "keeps step-00000002"),
-        (["evaluate", "run", "--checkpoint", "elsewhere"], "there is no elsewhere"),
-    ],
-)
-def test_what_is_not_there_is_named(trained, capsys, arguments, words):
-    trained("wnet")
-    assert main(arguments) == 2
-    assert words in capsys.readouterr().err
+def test_what_is_not_there_is_named(trained, capsys):
+    trained("dcgan")
+    for arguments, words in (
+        (["nowhere"], "nowhere holds no checkpoint"),
+        (["run", "--checkpoint", "7"], "keeps step-00000002"),
+        (["run", "--checkpoint", "elsewhere"], "there is no elsewhere"),
+        (["run", "--inception", "weights.pth"], "there is no such file"),
+        (["run", "--count", "0"], "--count must be at least 1"),
+    ):
+        assert main(["evaluate", *arguments]) == 2
+        assert words in capsys.readouterr().err
 
 
 def test_numbers_are_plain_json_whatever_they_were(tmp_path):
@@ -84,10 +88,41 @@ def test_images_are_measured_beside_the_training_images(trained, capsys, conditi
     assert len(list(Path("data/statistics").iterdir())) == 1
 
 
-def test_other_weights_are_refused_before_anything_is_drawn(trained, capsys):
+def test_pairs_are_measured_beside_the_copy(trained):
+    trained("pix2pix", "data.style=style05")
+    assert main(["evaluate", "run", "--checkpoint", "2"]) == 0
+    found = json.loads(Path("run/evaluation/evaluation.json").read_text())
+    assert found["numbers"].keys() >= {"l1", "psnr", "ssim", "raw_weights/l1"}
+    assert "lpips" not in found["numbers"]  # no weights were given
+    assert lines()[-1]["evaluation/l1"] == found["numbers"]["l1"]
+
+
+def test_a_run_that_is_training_is_measured_but_left_alone(trained, capsys):
+    trained("pix2pix", "data.style=style05")
+    rundir.release(Path("run"))
+    holder = Lock(Path("run/.lock").resolve())
+    try:
+        assert main(["evaluate", "run"]) == 0
+    finally:
+        holder.release()
+    assert "not added to the run's log" in capsys.readouterr().err
+    assert not Path("run/metrics.jsonl").exists()
+    assert Path("run/evaluation/evaluation.json").exists()
+
+
+def test_other_images_than_those_trained_on_are_refused(trained):
+    trained("pix2pix", "data.style=style05")
+    loaded = runs.load("run")
+    assert len(runs.dataset(loaded).split.test) == 4
+    with pytest.raises(ValueError, match="holds other images than"):
+        runs.dataset(replace(loaded, content="other"))
+
+
+def test_evaluating_opens_no_connection(trained, monkeypatch):
     trained("dcgan")
-    Path("weights.pth").write_bytes(b"weights")
-    assert main(["evaluate", "run", "--inception", "weights.pth"]) == 2
-    assert "not 6726825d" in capsys.readouterr().err
-    assert main(["evaluate", "run", "--count", "0"]) == 2
-    assert "--count must be at least 1" in capsys.readouterr().err
+
+    def refuse(*arguments):
+        raise AssertionError("a connection was opened")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    assert main(["evaluate", "run", "--count", "20"]) == 0
