@@ -6,11 +6,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from gan import images
 from gan.data.datasets import evenly
 from gan.metrics.distances import moments
-from gan.metrics.extractors import Extractor
+from gan.metrics.extractors import PORTION, Extractor
 from gan.metrics.image_evaluation import training_rows
 from gan.metrics.populations import (
     NEIGHBOURS,
@@ -66,7 +67,13 @@ def image_report(
         real = reference(dataset.store, rows, read, extractor)
         columns[FLOOR] |= _halves(real, extractor)
         for name, generator in generators.items():
-            fake = seen(sampler.drawn(generator, asked.drawn), extractor)
+            drawn = tqdm(
+                sampler.drawn(generator, asked.drawn),
+                f"{name} weights, {extractor.name}",
+                -(-asked.drawn // PORTION),
+                disable=None,
+            )
+            fake = seen(drawn, extractor)
             found = distances(fake, real, extractor)
             if extractor is first:
                 looked[name], truth = fake, real

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from gan.data.datasets import evenly
 from gan.metrics.distances import (
@@ -121,7 +122,8 @@ def reference(
     shown = np.isin(rows, evenly(rows, NEIGHBOURS))
 
     def looked() -> Iterator[Tensor]:
-        for start in range(0, len(rows), PORTION):
+        starts = range(0, len(rows), PORTION)
+        for start in tqdm(starts, f"training images, {extractor.name}", disable=None):
             part = slice(start, start + PORTION)
             found, _ = extractor(read(rows[part]))
             features.append(found[torch.from_numpy(shown[part])])

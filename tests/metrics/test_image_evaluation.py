@@ -1,0 +1,73 @@
+"""What training measures of images: by whose features, under which names, and at no cost to it."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from gan.build import build
+from gan.metrics import image_evaluation
+
+NAMES = ("fd", "kd", "precision", "recall", "density", "coverage")
+
+
+def tags():
+    lines = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
+    return {tag for line in lines for tag in line if tag.startswith("metric/")}
+
+
+def test_images_with_labels_are_measured_through_a_classifier_of_them(tiny):
+    assert build(tiny("dcgan", "average=ema", "trainer.steps=2")).train()
+    named = {f"{name}_classifier" for name in (*NAMES, "is")} | {"classes_hit"}
+    assert tags() == {f"metric/{raw}{name}" for raw in ("", "raw_") for name in named}
+    assert "features of a classifier of the training images" in Path("run/report.txt").read_text()
+
+
+@pytest.fixture
+def unlabelled(composed, tmp_path):
+    def compose(count, *overrides):
+        rng = np.random.default_rng(0)
+        (tmp_path / "photos").mkdir()
+        for number in range(count):
+            pixels = rng.integers(0, 255, (16, 16, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / f"{number}.png")
+        sizes = ["generator.width=2", "discriminator.width=2", "image.size=16"]
+        data = ["data=folder", "data.path=photos", "trainer.batch_size=4", "run_dir=run"]
+        return composed("model=dcgan", *data, *sizes, "trainer.steps=2", *overrides)
+
+    return compose
+
+
+def test_images_without_labels_are_measured_through_an_untrained_network(unlabelled):
+    assert build(unlabelled(20, "average=none")).train()
+    assert tags() == {f"metric/{name}_random" for name in NAMES}
+    report = Path("run/report.txt").read_text()
+    assert "20 training images" in report
+    assert "untrained network, which tell better from worse and no more" in report
+    assert not Path("data/classifiers").exists()
+
+
+def test_too_few_images_are_not_measured(unlabelled):
+    trainer = build(unlabelled(image_evaluation.LEAST - 1))
+    assert trainer.monitor.evaluation is None
+    trainer.stream.close()
+
+
+def test_measuring_changes_nothing_and_gives_the_same_again(tiny):
+    trainer = build(tiny("dcgan", "average=none"))
+    evaluation, generator = trainer.monitor.evaluation, trainer.recipe.generator
+    before = {name: value.clone() for name, value in trainer.recipe.state_dict().items()}
+    state = torch.random.get_rng_state()
+    generator.eval()
+    first, again = evaluation.measure(generator), evaluation.measure(generator)
+    assert first == again
+    assert torch.equal(torch.random.get_rng_state(), state)
+    after = trainer.recipe.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    with torch.no_grad():
+        next(generator.parameters()).mul_(3)
+    assert evaluation.measure(generator) != first
+    trainer.stream.close()
