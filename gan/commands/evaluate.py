@@ -43,8 +43,8 @@ def run(args: argparse.Namespace) -> int:
     """Measures the raw and every averaged generator, writes the report and prints its tables."""
     from gan import distributed, runs
     from gan.metrics import report
-    from gan.metrics.reports import Options, report_of
     from gan.registry import Count
+    from gan.reports import Options, report_of
     from gan.signature import coerce
 
     count = None if args.count is None else coerce(Count, args.count, "--count")

@@ -13,11 +13,9 @@ from gan.metrics.glyph_evaluation import GlyphEvaluation
 from gan.metrics.image_evaluation import LEAST, ImageEvaluation, extractor_of, training_rows
 from gan.metrics.judges import Judge
 from gan.metrics.pairs import PairEvaluation, Translate
-from gan.metrics.populations import Paint, Sampler
+from gan.metrics.populations import Sampler
 from gan.metrics.translation import GlyphTranslation
 from gan.recipe import Recipe
-from gan.recipes.conditional import Conditional
-from gan.recipes.synthesis import Synthesis
 
 PORTION = 64  # images that a network draws at once
 
@@ -35,7 +33,7 @@ def evaluation_for(
         return PairEvaluation(_translate(recipe), parts)
     if "real_a" in recipe.reads and isinstance(dataset, Glyphs):
         return GlyphTranslation(_translate(recipe), dataset, stream, device, say)
-    if isinstance(recipe, Synthesis) and hasattr(dataset, "labelled"):
+    if "real" in recipe.reads and hasattr(recipe.generator, "latent"):
         return _of_images(recipe, dataset, stream, device, say)
     return None
 
@@ -44,18 +42,20 @@ def _translate(recipe: Recipe) -> Translate:
     return lambda generator, batch: recipe.samples(generator, batch)["generated"]
 
 
-def _of_images(
-    recipe: Synthesis, dataset: Any, stream: Stream, device: torch.device, say: Say
-) -> Any:
+def _of_images(recipe: Any, dataset: Any, stream: Stream, device: torch.device, say: Say) -> Any:
     """Measures of what is drawn from noise: as a whole, and whether labels are obeyed."""
-    conditional = isinstance(recipe, Conditional)
+    conditional = "label" in recipe.reads
     make, labels = extractor_of(dataset, stream.images, device, conditional, say)
     if len(training_rows(dataset)) < LEAST:
         return None
+
+    def paint(generator: nn.Module, noise: Tensor, label: Tensor | None) -> Tensor:
+        return generator(noise) if label is None else recipe.draw(generator, noise, label)
+
     shown = labels if conditional else None
-    sampler = Sampler(_paint(recipe), recipe.generator.latent, shown, device)
+    sampler = Sampler(paint, recipe.generator.latent, shown, device)
     whole = ImageEvaluation(sampler, make, dataset, stream.images, labels)
-    if not isinstance(recipe, Conditional) or labels is None:
+    if shown is None:
         return whole
 
     def judge() -> Judge:
@@ -63,15 +63,6 @@ def _of_images(
         return extractor.judge
 
     return Together([LabelEvaluation(recipe, judge, dataset.facts["classes"], device), whole])
-
-
-def _paint(recipe: Synthesis) -> Paint:
-    def paint(generator: nn.Module, noise: Tensor, label: Tensor | None) -> Tensor:
-        if isinstance(recipe, Conditional) and label is not None:
-            return recipe.draw(generator, noise, label)
-        return generator(noise)
-
-    return paint
 
 
 class Together:

@@ -25,7 +25,7 @@ from gan.metrics.distances import (
     radii,
     score,
 )
-from gan.metrics.extractors import PORTION, Extractor, OfReference
+from gan.metrics.extractors import PORTION, Extractor
 
 FORMAT = 1  # rises when the arithmetic below changes, so that older statistics are not reused
 FOLDER = Path("data/statistics")
@@ -160,7 +160,7 @@ def distances(fake: Seen, real: Seen, extractor: Extractor) -> dict[str, float]:
         return {f"fd_{extractor.name}": float("nan")}  # a diverged generator is told by its guard
     among = dict(zip(("precision", "recall"), precision_recall(*_both(fake, real)), strict=True))
     among |= zip(("density", "coverage"), density_coverage(*_both(fake, real)), strict=True)
-    if isinstance(extractor, OfReference):
+    if extractor.known:
         if extractor.name == "vgg16":
             return among
         named = {f"{name}_{extractor.name}": value for name, value in among.items()}

@@ -9,9 +9,10 @@ from torch import nn
 from torchmetrics.functional.image.lpips import _LPIPS
 from torchvision.models import squeezenet1_1
 
-from gan.metrics import images, lpips
-from gan.metrics.lpips import Lpips
+from gan.metrics import images
 from gan.metrics.pairs import MEASURES, pair_report
+from gan.networks import lpips
+from gan.networks.lpips import Lpips
 
 CPU = torch.device("cpu")
 

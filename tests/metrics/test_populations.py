@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from gan.metrics import extractors, populations
+from gan.metrics import populations
 from gan.metrics.distances import moments
-from gan.metrics.extractors import OfClassifier, OfNothing, OfReference, downloaded
+from gan.metrics.extractors import OfClassifier, OfNothing
 from gan.metrics.judges import Judge
 from gan.metrics.populations import (
     Sampler,
@@ -21,6 +21,7 @@ from gan.metrics.populations import (
     reference,
     seen,
 )
+from gan.networks.reference import REFERENCES, OfReference, downloaded
 from gan.registry import create
 
 CPU = torch.device("cpu")
@@ -30,7 +31,7 @@ NAMES = ("fd", "kd", "precision", "recall", "density", "coverage")
 class Means:
     """Features: the mean of each quarter of an image; logits: bright or dark."""
 
-    name, key, resize = "means", "1", "none"
+    name, known, key, resize = "means", False, "1", "none"
 
     def __init__(self):
         self.looked = 0
@@ -185,9 +186,9 @@ class Hostile:
 def test_a_file_of_weights_runs_no_code(tmp_path, monkeypatch, capsys):
     path = tmp_path / "weights.pth"
     torch.save({"a": Hostile()}, path)
-    known = extractors.REFERENCES["inception"]
+    known = REFERENCES["inception"]
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    monkeypatch.setitem(extractors.REFERENCES, "inception", known._replace(digest=digest[:8]))
+    monkeypatch.setitem(REFERENCES, "inception", known._replace(digest=digest[:8]))
     with pytest.raises(ValueError, match="cannot be read"):
         OfReference("inception", path, CPU)
     assert "unpickled" not in capsys.readouterr().out
@@ -226,8 +227,8 @@ def test_reference_numbers_are_those_of_the_library_on_the_reference_protocol(
     monkeypatch.setattr(Network, "load_state_dict", load)
     torch.save(network.state_dict(), path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    known = extractors.REFERENCES["inception"]
-    monkeypatch.setitem(extractors.REFERENCES, "inception", known._replace(digest=digest[:8]))
+    known = REFERENCES["inception"]
+    monkeypatch.setitem(REFERENCES, "inception", known._replace(digest=digest[:8]))
     extractor = OfReference("inception", path, CPU)
     assert extractor.key == digest
     images = pictures(40, seed=1)
@@ -262,7 +263,7 @@ def test_reference_numbers_are_those_of_the_library_on_the_reference_protocol(
 def test_seen_of_a_reference_network_has_the_reserved_names():
     class Stand(OfReference):
         def __init__(self, name):
-            self.name, self.key, self.resize = name, "0", "none"
+            self.name, self.known, self.key, self.resize = name, True, "0", "none"
 
     features, real = torch.rand(2, 40, 6, generator=torch.Generator().manual_seed(0))
     looks = [Seen(moments([x]), x, x) for x in (features, real)]

@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gan.metrics.extractors import require_digest
 from gan.networks.pretrained import TorchvisionClassifier, read_weights
+from gan.networks.reference import require_digest
 
 NETWORKS = {  # how the hash of torchvision's weights begins: network, its layers, name of the heads
     "7be5be79": ("alexnet", (1, 4, 7, 9, 11), "alex"),

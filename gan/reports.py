@@ -9,15 +9,16 @@ from torch import Tensor, nn
 
 from gan.data.datasets import Glyphs
 from gan.data.stream import Stream
-from gan.metrics.extractors import REFERENCES, Extractor, OfReference, downloaded
+from gan.metrics.extractors import Extractor
 from gan.metrics.glyph_report import glyph_judge, glyph_report, writing
 from gan.metrics.image_evaluation import LEAST, extractor_of, training_rows
 from gan.metrics.image_report import Asked, image_report
-from gan.metrics.lpips import Lpips
 from gan.metrics.pairs import MEASURES, Measure, Translate, pair_report
 from gan.metrics.populations import Sampler
 from gan.metrics.report import Report
 from gan.metrics.translation import translation_report
+from gan.networks.lpips import Lpips
+from gan.networks.reference import REFERENCES, OfReference, downloaded
 from gan.recipe import Recipe
 from gan.recipes.cyclegan import CycleGAN
 from gan.recipes.pix2pix import Pix2Pix
