@@ -1,7 +1,7 @@
 """How well a recipe does on what it was not trained on, during training and at its end."""
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import torch
@@ -43,26 +43,24 @@ def _translate(recipe: Recipe) -> Translate:
 
 
 def _of_images(recipe: Any, dataset: Any, stream: Stream, device: torch.device, say: Say) -> Any:
-    """Measures of what is drawn from noise: as a whole, and whether labels are obeyed."""
+    """Measures of what is drawn from noise: whether labels are obeyed, and all of it together."""
     conditional = "label" in recipe.reads
     make, labels = extractor_of(dataset, stream.images, device, conditional, say)
-    if len(training_rows(dataset)) < LEAST:
-        return None
+    extractor = cache(make)  # one network for both
 
     def paint(generator: nn.Module, noise: Tensor, label: Tensor | None) -> Tensor:
         return generator(noise) if label is None else recipe.draw(generator, noise, label)
 
-    shown = labels if conditional else None
-    sampler = Sampler(paint, recipe.generator.latent, shown, device)
-    whole = ImageEvaluation(sampler, make, dataset, stream.images, labels)
-    if shown is None:
-        return whole
-
-    def judge() -> Judge:
-        extractor: Any = whole.extractor
-        return extractor.judge
-
-    return Together([LabelEvaluation(recipe, judge, dataset.facts["classes"], device), whole])
+    parts: list[Any] = []
+    if conditional and labels is not None:
+        classes = dataset.facts["classes"]
+        network: Any = extractor  # a classifier, since there are labels
+        parts = [LabelEvaluation(recipe, lambda: network().judge, classes, device)]
+    if len(training_rows(dataset)) >= LEAST:
+        shown = labels if conditional else None
+        sampler = Sampler(paint, recipe.generator.latent, shown, device)
+        parts.append(ImageEvaluation(sampler, extractor, dataset, stream.images, labels))
+    return Together(parts) if parts else None
 
 
 class Together:

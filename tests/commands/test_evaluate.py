@@ -66,8 +66,12 @@ def test_numbers_are_plain_json_whatever_they_were(tmp_path):
     assert found["numbers"] == {"x": "inf"}
 
 
-@pytest.mark.parametrize("conditional", [False, True])
-def test_images_are_measured_beside_the_training_images(trained, capsys, conditional):
+@pytest.mark.parametrize("conditional", [pytest.param(False, marks=pytest.mark.slow), True])
+def test_images_are_measured_beside_the_training_images(trained, capsys, monkeypatch, conditional):
+    def refuse(*arguments):
+        raise AssertionError("a connection was opened")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
     asked = ["recipe=conditional", "data.label=style", "discriminator.norm=none"]
     trained("dcgan", *(asked if conditional else []))
     assert main(["evaluate", "run", "--count", "70", "--out", "out"]) == 0
@@ -88,16 +92,7 @@ def test_images_are_measured_beside_the_training_images(trained, capsys, conditi
     assert len(list(Path("data/statistics").iterdir())) == 1
 
 
-def test_pairs_are_measured_beside_the_copy(trained):
-    trained("pix2pix", "data.style=style05")
-    assert main(["evaluate", "run", "--checkpoint", "2"]) == 0
-    found = json.loads(Path("run/evaluation/evaluation.json").read_text())
-    assert found["numbers"].keys() >= {"l1", "psnr", "ssim", "raw_weights/l1"}
-    assert "lpips" not in found["numbers"]  # no weights were given
-    assert lines()[-1]["evaluation/l1"] == found["numbers"]["l1"]
-
-
-def test_a_run_that_is_training_is_measured_but_left_alone(trained, capsys):
+def test_pairs_are_measured_and_a_run_in_training_is_left_alone(trained, capsys):
     trained("pix2pix", "data.style=style05")
     rundir.release(Path("run"))
     holder = Lock(Path("run/.lock").resolve())
@@ -107,7 +102,11 @@ def test_a_run_that_is_training_is_measured_but_left_alone(trained, capsys):
         holder.release()
     assert "not added to the run's log" in capsys.readouterr().err
     assert not Path("run/metrics.jsonl").exists()
-    assert Path("run/evaluation/evaluation.json").exists()
+    assert main(["evaluate", "run", "--checkpoint", "2"]) == 0
+    found = json.loads(Path("run/evaluation/evaluation.json").read_text())
+    assert found["numbers"].keys() >= {"l1", "psnr", "ssim", "raw_weights/l1"}
+    assert "lpips" not in found["numbers"]  # no weights were given
+    assert lines()[-1]["evaluation/l1"] == found["numbers"]["l1"]
 
 
 def test_other_images_than_those_trained_on_are_refused(trained):
@@ -116,13 +115,3 @@ def test_other_images_than_those_trained_on_are_refused(trained):
     assert len(runs.dataset(loaded).split.test) == 4
     with pytest.raises(ValueError, match="holds other images than"):
         runs.dataset(replace(loaded, content="other"))
-
-
-def test_evaluating_opens_no_connection(trained, monkeypatch):
-    trained("dcgan")
-
-    def refuse(*arguments):
-        raise AssertionError("a connection was opened")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    assert main(["evaluate", "run", "--count", "20"]) == 0

@@ -9,9 +9,14 @@ import torch
 from PIL import Image
 
 from gan.build import build
-from gan.metrics import image_evaluation
+from gan.metrics import evaluation, image_evaluation
 
 NAMES = ("fd", "kd", "precision", "recall", "density", "coverage")
+
+
+@pytest.fixture(autouse=True)
+def _measured(monkeypatch):
+    monkeypatch.setattr(evaluation, "LEAST", image_evaluation.LEAST)
 
 
 def tags():
@@ -42,14 +47,17 @@ def unlabelled(composed, tmp_path):
 
 
 def test_images_without_labels_are_measured_through_an_untrained_network(unlabelled):
-    assert build(unlabelled(20, "average=none")).train()
-    assert tags() == {f"metric/{name}_random" for name in NAMES}
-    report = Path("run/report.txt").read_text()
-    assert "20 training images" in report
+    trainer = build(unlabelled(image_evaluation.LEAST))
+    measure = trainer.monitor.evaluation
+    assert measure.measure(trainer.recipe.generator).keys() == {f"{name}_random" for name in NAMES}
+    report = measure.report(trainer.recipe.generator)
+    assert "16 training images" in report
     assert "untrained network, which tell better from worse and no more" in report
     assert not Path("data/classifiers").exists()
+    trainer.stream.close()
 
 
+@pytest.mark.slow
 def test_too_few_images_are_not_measured(unlabelled):
     trainer = build(unlabelled(image_evaluation.LEAST - 1))
     assert trainer.monitor.evaluation is None
@@ -58,16 +66,16 @@ def test_too_few_images_are_not_measured(unlabelled):
 
 def test_measuring_changes_nothing_and_gives_the_same_again(tiny):
     trainer = build(tiny("dcgan", "average=none"))
-    evaluation, generator = trainer.monitor.evaluation, trainer.recipe.generator
+    measure, generator = trainer.monitor.evaluation.measure, trainer.recipe.generator
     before = {name: value.clone() for name, value in trainer.recipe.state_dict().items()}
     state = torch.random.get_rng_state()
     generator.eval()
-    first, again = evaluation.measure(generator), evaluation.measure(generator)
+    first, again = measure(generator), measure(generator)
     assert first == again
     assert torch.equal(torch.random.get_rng_state(), state)
     after = trainer.recipe.state_dict()
     assert all(torch.equal(after[name], value) for name, value in before.items())
     with torch.no_grad():
         next(generator.parameters()).mul_(3)
-    assert evaluation.measure(generator) != first
+    assert measure(generator) != first
     trainer.stream.close()

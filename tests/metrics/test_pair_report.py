@@ -67,15 +67,14 @@ def weights(tmp_path, monkeypatch):
     return path, network
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-def test_lpips_equals_torchmetrics(weights, channels):
+def test_lpips_equals_torchmetrics(weights):
     path, network = weights
     library = _LPIPS(net="squeeze", pnet_rand=True)
     for part in library.net.slices:
         for name, module in part.named_children():
             module.load_state_dict(network.features[int(name)].state_dict())
     random = torch.Generator().manual_seed(1)
-    image, truth = torch.rand(2, 3, channels, 40, 48, generator=random)
+    image, truth = torch.rand(2, 3, 1, 40, 48, generator=random)
     found = Lpips(path, CPU)(image, truth)
     both = [x.expand(-1, 3, -1, -1) for x in (image, truth)]
     with torch.no_grad():
