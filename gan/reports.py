@@ -9,12 +9,13 @@ from torch import Tensor, nn
 
 from gan.data.datasets import Glyphs
 from gan.data.stream import Stream
-from gan.metrics.extractors import Extractor
+from gan.data.translation import Unpaired
+from gan.metrics.extractors import Extractor, OfNothing
 from gan.metrics.glyph_report import glyph_judge, glyph_report, writing
 from gan.metrics.image_evaluation import LEAST, extractor_of, training_rows
 from gan.metrics.image_report import Asked, image_report
 from gan.metrics.pairs import MEASURES, Measure, Translate, pair_report
-from gan.metrics.populations import Sampler
+from gan.metrics.populations import Sampler, Translations
 from gan.metrics.report import Report
 from gan.metrics.translation import translation_report
 from gan.networks.lpips import Lpips
@@ -66,6 +67,8 @@ def report_of(
     if issubclass(last.recipe, Synthesis) and hasattr(dataset, "labelled"):
         return _of_images(loaded, dataset, read, device, options)
     kind = next((kind for kind in TRANSLATIONS if issubclass(last.recipe, kind)), None)
+    if kind and isinstance(dataset, Unpaired):
+        return _of_unpaired(TRANSLATIONS[kind], loaded, dataset, device, options)
     if kind and hasattr(dataset, "held_out"):
         return _of_translations(kind, loaded, dataset, device, options)
     raise ValueError(
@@ -102,16 +105,44 @@ def _of_images(
     if len(training_rows(dataset)) < LEAST:
         raise ValueError(f"{dataset.store.path} has too few images to measure by: {LEAST} needed")
     make, labels = extractor_of(dataset, read, device, bool(last.classes))
-    references: list[Extractor] = [
-        OfReference(name, options.weights.get(name) or downloaded(name), device)
-        for name in REFERENCES
-        if name in options.weights or options.download
-    ]
+    references = _references(options, device)
     extractors = [make(), *references]
     count = options.drawn or (MANY if references else FEW)
     sampler = Sampler(_paint, int(last.noise(1).shape[1]), labels if last.classes else None, device)
     generators = {name: run.generator for name, run in loaded.items()}
-    return image_report(generators, sampler, dataset, read, Asked(count, extractors, labels))
+    asked = Asked(training_rows(dataset), count, extractors, labels)
+    return image_report(generators, sampler, dataset.store, read, asked)
+
+
+def _of_unpaired(
+    translate: Translate,
+    loaded: "Mapping[str, Run]",
+    dataset: Unpaired,
+    device: torch.device,
+    options: Options,
+) -> Report:
+    """Translated held-out images beside training images of the other kind."""
+    (given, _), (_, wanted) = dataset.held, dataset.train
+    if min(len(given), len(wanted)) < LEAST:
+        raise ValueError(
+            f"{dataset.store.path} has too few images to measure by: {LEAST} held-out ones of the "
+            f"first kind and {LEAST} of the second are needed"
+        )
+    read = Stream(dataset, 1, 0, device, ()).images
+    source = Translations(lambda g, image: translate(g, {"real_a": image}), read, given)
+    extractors = [OfNothing(dataset.store.shape[2], device), *_references(options, device)]
+    generators = {name: run.generator for name, run in loaded.items()}
+    asked = Asked(wanted, len(given), extractors)
+    return image_report(generators, source, dataset.store, read, asked)
+
+
+def _references(options: Options, device: torch.device) -> list[Extractor]:
+    """The reference networks that were asked for."""
+    return [
+        OfReference(name, options.weights.get(name) or downloaded(name), device)
+        for name in REFERENCES
+        if name in options.weights or options.download
+    ]
 
 
 def _paint(generator: nn.Module, noise: Tensor, label: Tensor | None) -> Tensor:

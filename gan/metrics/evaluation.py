@@ -1,19 +1,27 @@
 """How well a recipe does on what it was not trained on, during training and at its end."""
 
 from collections.abc import Callable, Sequence
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from gan.data.datasets import Glyphs
+from gan.data.datasets import Glyphs, evenly
 from gan.data.stream import Stream
+from gan.data.translation import Unpaired
+from gan.metrics.extractors import OfNothing
 from gan.metrics.glyph_evaluation import GlyphEvaluation
-from gan.metrics.image_evaluation import LEAST, ImageEvaluation, extractor_of, training_rows
+from gan.metrics.image_evaluation import (
+    DRAWN,
+    LEAST,
+    ImageEvaluation,
+    extractor_of,
+    training_rows,
+)
 from gan.metrics.judges import Judge
 from gan.metrics.pairs import PairEvaluation, Translate
-from gan.metrics.populations import Sampler
+from gan.metrics.populations import Sampler, Translations
 from gan.metrics.translation import GlyphTranslation
 from gan.recipe import Recipe
 
@@ -33,6 +41,8 @@ def evaluation_for(
         return PairEvaluation(_translate(recipe), parts)
     if "real_a" in recipe.reads and isinstance(dataset, Glyphs):
         return GlyphTranslation(_translate(recipe), dataset, stream, device, say)
+    if isinstance(dataset, Unpaired) and len(dataset.held[0]) >= LEAST:
+        return _of_unpaired(recipe, dataset, stream, device)
     if "real" in recipe.reads and hasattr(recipe.generator, "latent"):
         return _of_images(recipe, dataset, stream, device, say)
     return None
@@ -40,6 +50,19 @@ def evaluation_for(
 
 def _translate(recipe: Recipe) -> Translate:
     return lambda generator, batch: recipe.samples(generator, batch)["generated"]
+
+
+def _of_unpaired(recipe: Recipe, dataset: Unpaired, stream: Stream, device: torch.device) -> Any:
+    """Distances of translated held-out images from those of the other kind."""
+
+    def translate(generator: nn.Module, image: Tensor) -> Tensor:
+        return recipe.samples(generator, {"real_a": image})["generated"]
+
+    (given, _), (_, wanted) = dataset.held, dataset.train
+    source = Translations(translate, stream.images, evenly(given, DRAWN))
+    extractor = partial(OfNothing, dataset.store.shape[2], device)
+    count = len(source.rows)
+    return ImageEvaluation(source, extractor, dataset.store, wanted, stream.images, count=count)
 
 
 def _of_images(recipe: Any, dataset: Any, stream: Stream, device: torch.device, say: Say) -> Any:
@@ -59,7 +82,9 @@ def _of_images(recipe: Any, dataset: Any, stream: Stream, device: torch.device, 
     if len(training_rows(dataset)) >= LEAST:
         shown = labels if conditional else None
         sampler = Sampler(paint, recipe.generator.latent, shown, device)
-        parts.append(ImageEvaluation(sampler, extractor, dataset, stream.images, labels))
+        rows = training_rows(dataset)
+        whole = ImageEvaluation(sampler, extractor, dataset.store, rows, stream.images, labels)
+        parts.append(whole)
     return Together(parts) if parts else None
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from gan.data.datasets import evenly
 from gan.metrics.extractors import Extractor, OfClassifier, OfNothing
 from gan.metrics.judges import Judge, judge_of
-from gan.metrics.populations import Sampler, classes_hit, distances, reference, seen
+from gan.metrics.populations import Drawn, classes_hit, distances, reference, seen
 
 DRAWN = 1024  # images that are drawn for a measure, beside as many training images
 LESSON = 10_000  # images that the classifier of an unconditional game learns from
@@ -25,16 +25,21 @@ class ImageEvaluation:
 
     def __init__(
         self,
-        sampler: Sampler,
+        source: Drawn,
         extractor: Callable[[], Extractor],
-        dataset: Any,
+        store: Any,
+        rows: np.ndarray,
         read: Callable[[np.ndarray], Tensor],
-        labels: np.ndarray | None,
+        labels: np.ndarray | None = None,
+        count: int | None = None,
     ) -> None:
-        """`extractor` is made when it is first needed; `labels` are the training images'."""
-        self.sampler, self._make, self.labels = sampler, extractor, labels
-        self.store, self._read = dataset.store, read
-        self.rows = evenly(training_rows(dataset), DRAWN)
+        """`extractor` is made when it is first needed; `labels` are the training images'.
+
+        `rows` are the training images, `count` the images to draw (`DRAWN`).
+        """
+        self.source, self._make, self.labels = source, extractor, labels
+        self.store, self._read, self.count = store, read, count or DRAWN
+        self.rows = evenly(rows, DRAWN)
 
     @cached_property
     def extractor(self) -> Extractor:
@@ -48,7 +53,7 @@ class ImageEvaluation:
 
     def measure(self, generator: nn.Module) -> dict[str, float]:
         """Distances by name, and the share of classes that are drawn where there are labels."""
-        fake = seen(self.sampler.drawn(generator, DRAWN), self.extractor)
+        fake = seen(self.source.drawn(generator, self.count), self.extractor)
         found = distances(fake, self.real, self.extractor)
         if self.labels is not None and fake.logits.shape[1]:
             hit, classes, _ = classes_hit(fake.logits, self.labels)
@@ -64,7 +69,7 @@ class ImageEvaluation:
             "random": "an untrained network, which tell better from worse and no more",
         }
         return (
-            f"{DRAWN} drawn images beside {len(self.rows)} training images, on features of "
+            f"{self.count} drawn images beside {len(self.rows)} training images, on features of "
             f"{of[self.extractor.name]}:\n{listed}\n"
             "`gan evaluate` measures more of them, and FID where Inception's weights are given."
         )

@@ -12,11 +12,10 @@ from gan import images
 from gan.data.datasets import evenly
 from gan.metrics.distances import moments
 from gan.metrics.extractors import PORTION, Extractor
-from gan.metrics.image_evaluation import training_rows
 from gan.metrics.populations import (
     NEIGHBOURS,
     Copies,
-    Sampler,
+    Drawn,
     Seen,
     classes_hit,
     copies,
@@ -39,36 +38,38 @@ MEANING = {
 
 
 class Asked(NamedTuple):
-    """What is to be measured: how many images, by which extractors, and the labels there are.
+    """What is to be measured: rows of the training images, how many drawn ones, and by what.
+
+    `labels` are those of the training images, if they have any.
 
     The first extractor is a classifier of the labels where there are any; copies are looked for on
     its features.
     """
 
+    rows: np.ndarray
     drawn: int
     extractors: Sequence[Extractor]
-    labels: np.ndarray | None
+    labels: np.ndarray | None = None
 
 
 def image_report(
     generators: Mapping[str, nn.Module],
-    sampler: Sampler,
-    dataset: Any,
+    source: Drawn,
+    store: Any,
     read: Callable[[np.ndarray], Tensor],
     asked: Asked,
 ) -> Report:
     """All that is known of generators of one run, by the name of their weights; the last counts."""
-    rows = training_rows(dataset)
     columns: dict[str, dict[str, float]] = {name: {} for name in (*generators, FLOOR)}
     measures: dict[str, Any] = {name: {} for name in generators}
     looked: dict[str, Seen] = {}
     first = asked.extractors[0]
     for extractor in asked.extractors:
-        real = reference(dataset.store, rows, read, extractor)
+        real = reference(store, asked.rows, read, extractor)
         columns[FLOOR] |= _halves(real, extractor)
         for name, generator in generators.items():
             drawn = tqdm(
-                sampler.drawn(generator, asked.drawn),
+                source.drawn(generator, asked.drawn),
                 f"{name} weights, {extractor.name}",
                 -(-asked.drawn // PORTION),
                 disable=None,
@@ -77,7 +78,7 @@ def image_report(
             found = distances(fake, real, extractor)
             if extractor is first:
                 looked[name], truth = fake, real
-                found |= _variety(fake, real, asked.labels, sampler.asked(asked.drawn))
+                found |= _variety(fake, real, asked.labels, source.asked(asked.drawn))
             columns[name] |= found
             said = _said(asked.drawn, fake, real, extractor)
             measures[name] |= {key: {"value": value, **said} for key, value in found.items()}
@@ -86,7 +87,7 @@ def image_report(
     return Report(
         "How good the images are",
         _sentence(columns[chosen], columns[FLOOR], asked),
-        _text(columns, asked, len(rows)),
+        _text(columns, asked),
         {
             **columns[chosen],
             **{
@@ -96,18 +97,18 @@ def image_report(
                 for key, value in columns[name].items()
             },
         },
-        {"measures": measures, "floor": columns[FLOOR], "noise_seed": sampler.seed},
+        {"measures": measures, "floor": columns[FLOOR]},
         {
             f"{GRID} images by the {chosen} weights.": images.grid(
-                sampler.some(
+                source.some(
                     generators[chosen],
                     asked.drawn,
                     torch.from_numpy(evenly(np.arange(asked.drawn), GRID)),
                 ),
-                enlarge=images.enlargement(dataset.store.shape[0]),
+                enlarge=images.enlargement(store.shape[0]),
             ),
             "The drawn images that resemble a training image most, beside it.": _sheet(
-                sampler, generators[chosen], asked.drawn, found_copies, rows, read
+                source, generators[chosen], asked, found_copies, read
             ),
         },
     )
@@ -150,7 +151,7 @@ def _said(count: int, fake: Seen, real: Seen, extractor: Extractor) -> dict[str,
     }
 
 
-def _text(columns: Mapping[str, Mapping[str, float]], asked: Asked, training: int) -> str:
+def _text(columns: Mapping[str, Mapping[str, float]], asked: Asked) -> str:
     names = list(dict.fromkeys(name for column in columns.values() for name in column))
     wide = max(map(len, names)) + 2
     across = [max(12, len(column) + 2) for column in columns]
@@ -162,8 +163,8 @@ def _text(columns: Mapping[str, Mapping[str, float]], asked: Asked, training: in
         lines.append(name.ljust(wide) + "".join(shown))
     lines += [
         "",
-        f"{asked.drawn} drawn images beside {training} training images, unflipped; neighbours are "
-        f"looked for among at most {NEIGHBOURS} of each.",
+        f"{asked.drawn} drawn images beside {len(asked.rows)} training images, unflipped; "
+        f"neighbours are looked for among at most {NEIGHBOURS} of each.",
         f"{FLOOR}: one half of them against the other.",
         *(f"{name}: {MEANING[name]}." for name in names if name in MEANING),
         *(
@@ -201,18 +202,17 @@ def _sentence(found: Mapping[str, float], floor: Mapping[str, float], asked: Ask
 
 
 def _sheet(
-    sampler: Sampler,
+    source: Drawn,
     generator: nn.Module,
-    count: int,
+    asked: Asked,
     found: Copies,
-    rows: np.ndarray,
     read: Callable[[np.ndarray], Tensor],
 ) -> np.ndarray:
     order = found.distance.argsort().tolist()
     first = {int(found.which[place]): place for place in reversed(order)}  # of each training image
     closest = torch.tensor(sorted(first.values(), key=order.index)[:SHOWN])
-    kept = evenly(rows, NEIGHBOURS)
-    drawn = sampler.some(generator, count, closest)
+    kept = evenly(asked.rows, NEIGHBOURS)
+    drawn = source.some(generator, asked.drawn, closest)
     trained = read(kept[found.which[closest].numpy()])
     columns = {"drawn": drawn, "nearest training image": trained}
     return images.table(columns, images.enlargement(drawn.shape[-1]))

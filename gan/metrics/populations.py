@@ -6,7 +6,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -42,6 +42,41 @@ class Seen(NamedTuple):
     moments: Moments
     features: Tensor
     logits: Tensor
+
+
+class Drawn(Protocol):
+    """Where drawn images come from: the same every time."""
+
+    def drawn(self, generator: nn.Module, count: int) -> Iterator[Tensor]:
+        """So many images, a few at a time, on the device."""
+
+    def some(self, generator: nn.Module, count: int, which: Tensor) -> Tensor:
+        """Those of so many images that are asked for."""
+
+    def asked(self, count: int) -> Tensor | None:
+        """The labels of so many images; None where none are asked for."""
+
+
+class Translations(NamedTuple):
+    """What a generator makes of given images, of which there are as many as rows."""
+
+    translate: Callable[[nn.Module, Tensor], Tensor]
+    read: Callable[[np.ndarray], Tensor]
+    rows: np.ndarray
+
+    def drawn(self, generator: nn.Module, count: int) -> Iterator[Tensor]:
+        """The translations, a few at a time."""
+        for part in torch.split(torch.arange(count), PORTION):
+            yield self.some(generator, count, part)
+
+    @torch.no_grad()
+    def some(self, generator: nn.Module, count: int, which: Tensor) -> Tensor:
+        """Those that are asked for."""
+        return self.translate(generator, self.read(self.rows[which.numpy()])).float()
+
+    def asked(self, count: int) -> Tensor | None:
+        """No labels."""
+        return None
 
 
 class Sampler(NamedTuple):
@@ -122,8 +157,9 @@ def reference(
     shown = np.isin(rows, evenly(rows, NEIGHBOURS))
 
     def looked() -> Iterator[Tensor]:
+        hidden = None if path else True  # in training; elsewhere where there is no terminal
         starts = range(0, len(rows), PORTION)
-        for start in tqdm(starts, f"training images, {extractor.name}", disable=None):
+        for start in tqdm(starts, f"training images, {extractor.name}", disable=hidden):
             part = slice(start, start + PORTION)
             found, _ = extractor(read(rows[part]))
             features.append(found[torch.from_numpy(shown[part])])

@@ -86,6 +86,19 @@ def test_kernel_distance_equals_both_libraries(pair):
     assert abs(float(biased) / found - 1) > 1e-2
 
 
+def test_kernel_distance_of_sets_of_different_sizes(pair):
+    fake, real = (x.double() for x in pair)
+
+    def cubic(x, y):
+        return (x @ y.T / 24 + 1) ** 3
+
+    def within(z):
+        return (cubic(z, z).sum() - cubic(z, z).trace()) / len(z) / (len(z) - 1)
+
+    expected = within(fake) + within(real) - 2 * cubic(fake, real).mean()
+    assert kernel(*pair)[0] == pytest.approx(float(expected), rel=EXACT)
+
+
 def test_kernel_distance_over_subsets_is_unbiased(pair):
     fake, real = pair
     whole, _ = kernel(fake[:300], real[:300])

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from gan.build import build
+from gan.commands import main
 from gan.metrics import evaluation, image_evaluation
 
 NAMES = ("fd", "kd", "precision", "recall", "density", "coverage")
@@ -79,3 +80,49 @@ def test_measuring_changes_nothing_and_gives_the_same_again(tiny):
         next(generator.parameters()).mul_(3)
     assert measure(generator) != first
     trainer.stream.close()
+
+
+@pytest.fixture
+def unpaired(composed, tmp_path):
+    """Dark images, and the same ones bright."""
+    rng = np.random.default_rng(0)
+    for kind, base in (("a", 0), ("b", 120)):
+        (tmp_path / "kinds" / kind).mkdir(parents=True)
+        for number in range(34):
+            pixels = base + rng.integers(0, 120, (16, 16, 1), dtype=np.uint8)
+            Image.fromarray(pixels.repeat(3, 2)).save(tmp_path / "kinds" / kind / f"{number}.png")
+    sizes = ["generator.width=2", "generator.blocks=1", "discriminator.width=2", "image.size=16"]
+    data = ["data=unpaired", "data.path=kinds", "data.held_out=0.5", "trainer.batch_size=4"]
+    return composed("model=cyclegan", *data, *sizes, "run_dir=run", "trainer.steps=2")
+
+
+def test_translations_without_pairs_are_measured_beside_the_other_kind(unpaired):
+    trainer = build(unpaired)
+    measure = trainer.monitor.evaluation.measure
+
+    class Brighter(torch.nn.Module):
+        def __init__(self, by):
+            super().__init__()
+            self.to_b, self.to_a = torch.nn.Identity(), torch.nn.Identity()
+            self.to_b.register_forward_hook(lambda module, given, made: made + by)
+
+    right, wrong = measure(Brighter(240 / 255)), measure(Brighter(0.0))
+    assert right.keys() == {f"{name}_random" for name in NAMES}
+    assert right["fd_random"] < 0.2 * wrong["fd_random"]
+    assert right["coverage_random"] > wrong["coverage_random"]
+    assert "17 drawn images beside 17 training images" in trainer.monitor.evaluation.report(
+        Brighter(0.0)
+    )
+    trainer.stream.close()
+
+
+@pytest.mark.slow
+def test_translations_without_pairs_are_reported(unpaired):
+    trainer = build(unpaired, lambda _: None)
+    trainer.play()
+    trainer.save()
+    trainer.stream.close()
+    assert main(["evaluate", "run"]) == 0
+    found = json.loads(Path("run/evaluation/evaluation.json").read_text())
+    assert found["measures"]["raw"]["fd_random"]["drawn"] == 17
+    assert len(list(Path("run/evaluation").glob("*.png"))) == 2
