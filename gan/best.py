@@ -24,12 +24,12 @@ class Best:
         value: what was measured then.
     """
 
-    def __init__(self, tag: str | None, measures: Mapping[str, Better]) -> None:
-        """`measures` says of each name whether less or more of it is better.
+    def __init__(self, tag: str | None, better: Mapping[str, Better]) -> None:
+        """`better` says of each measure whether less or more of it is better.
 
         Raises: ConfigError for a measure that the run does not take.
         """
-        known = {f"metric/{name}": better for name, better in measures.items()}
+        known = {f"metric/{name}": which for name, which in better.items()}
         if tag is not None and tag not in known:
             way_out = nearest(tag, known) if known else "this recipe is not measured on these data"
             raise ConfigError(f"trainer.best={tag} is no measure of this run; {way_out}")
@@ -42,7 +42,7 @@ class Best:
         """Take in the measures of a step; what to log beside them. Of equals the first is best."""
         if self.tag is None:
             return {}
-        value = values[self.tag]
+        value = values.get(self.tag, math.nan)
         better = self.step is None or self._sign * value < self._sign * self.value
         if better and math.isfinite(value):
             self._before = self.step, self.value

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gan.ending import STOPPED
-from gan.metrics.glyphs import bootstrap
+from gan.metrics.scores import bootstrap
 from gan.plain import parsed
 from gan.rundir import FINISHED, FREE
 from gan.signature import flat, nearest

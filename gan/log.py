@@ -157,6 +157,18 @@ class Log:
             self._failed = True
 
 
+def noted(run_dir: Path, counts: Mapping[str, int], values: Mapping[str, float]) -> None:
+    """Add numbers that were measured after training to a run's lines, and to its TensorBoard."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    line = {**counts, **{tag: v if np.isfinite(v) else str(v) for tag, v in values.items()}}
+    with (run_dir / "metrics.jsonl").open("a", encoding="utf-8") as lines:
+        lines.write(json.dumps(line) + "\n")
+    with SummaryWriter(str(run_dir / "tensorboard")) as board:
+        for tag, value in values.items():
+            board.add_scalar(tag, value, counts["step"])
+
+
 def go_back(path: Path, updates: int) -> None:
     """Drop the lines beyond so many discriminator updates, and a half one at the end."""
     if not path.exists():

@@ -33,7 +33,7 @@ class Evaluation(Protocol):
     """Measures of a generator that a run logs, and its last word."""
 
     @property
-    def measures(self) -> Mapping[str, Better]:
+    def better(self) -> Mapping[str, Better]:
         """The names of what is measured, and whether less or more of each is better."""
 
     def measure(self, generator: nn.Module) -> dict[str, float]:
@@ -82,7 +82,7 @@ class Monitor:
             shown or {},
             evaluation,
         )
-        self.best = Best(best, evaluation.measures if best and evaluation else {})
+        self.best = Best(best, evaluation.better if best and evaluation else {})
         self.outcome: dict[str, Any] = {}
         self._terms: dict[str, list[Tensor]] = {}
         self._recent: dict[str, deque[Tensor]] = {}

@@ -27,9 +27,10 @@ from gan.recipes.conditional import Conditional
 from gan.recipes.synthesis import Synthesis
 from gan.recipes.wnet import WNet
 from gan.registry import ConfigError, Entry
-from gan.signature import Count, Positive, Whole, coerce, nearest
+from gan.signature import Count, Positive, Whole, coerce, listed, nearest
 
 CHUNK = 64  # images drawn at once
+CLOCKS = ("step", "images", "discriminator_updates")
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ class Run:
     Attributes:
         path: the checkpoint's folder.
         step: generator updates behind it.
+        clocks: `step`, `images` and `discriminator_updates`, as a log has them.
+        content: hash of the store that it was trained on, or None.
         config: the stored configuration.
         weights: `raw`, or the name of the average that the generator holds.
         generator: its parameters need no gradient.
@@ -48,6 +51,8 @@ class Run:
 
     path: Path
     step: int
+    clocks: Mapping[str, int]
+    content: str | None
     config: Mapping[str, Any]
     weights: str
     generator: nn.Module
@@ -233,12 +238,51 @@ def load(
     return Run(
         stored.path,
         stored.step,
+        {clock: stored.state.get(clock, 0) for clock in CLOCKS},
+        stored.state.get("content"),
         config,
         chosen,
         generator.to(device),
         recipe.build,
         classes,
     )
+
+
+def every(
+    path: str | Path,
+    device: str | torch.device = "cpu",
+    plugins: bool = False,
+    checkpoint: str | int = "last",
+) -> dict[str, Run]:
+    """The raw generator of one checkpoint and each average of it, by name; the last is the best.
+
+    Raises:
+        ValueError: as `load` does.
+    """
+    stored = located(Path(path), checkpoint)
+    names = "raw", *stored.state.get("averages", {})
+    return {name: load(stored.path, name, device, plugins) for name in names}
+
+
+def dataset(run: Run) -> Any:
+    """What a run was trained on; its store is built anew where it is missing, never downloaded.
+
+    Raises:
+        ValueError: the data are not there.
+    """
+    node = run.config.get("data")
+    if not isinstance(node, dict):
+        raise ConfigError(f"{run.path / checkpoint.CONFIG} names no data")
+    source = registry.entry("source", str(node.get("name")), "data.name")
+    values = {key: listed(value) for key, value in node.items() if key != "name"}
+    if "download" in values:
+        values["download"] = False
+    found = source.create(values, "data")
+    if run.content not in (None, found.store.content_hash):
+        raise ValueError(
+            f"{found.store.path} holds other images than {run.path} was trained on: put those back"
+        )
+    return found
 
 
 def located(path: Path, which: str | int = "last") -> Checkpoint:

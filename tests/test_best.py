@@ -24,7 +24,7 @@ SCORES = {1: 0.9, 2: 0.5, 3: 0.2, 4: 0.6, 5: 0.7, 6: 0.4, 7: 0.3, 8: 0.8}
 class Scripted:
     """Measures that are a function of the step alone."""
 
-    measures = {"l1": "less", "ssim": "more"}
+    better = {"l1": "less", "ssim": "more"}
 
     def __init__(self, scores=SCORES):
         self.scores, self.run, self.reported = scores, None, []
@@ -188,7 +188,7 @@ def test_the_first_process_decides(monkeypatch):
     ("model", "best", "words"),
     [
         ("wnet", "metric/validation_l2", "did you mean 'metric/validation_l1'"),
-        ("dcgan", "metric/fid", "is no measure of this run; this recipe is not measured"),
+        ("dcgan", "metric/fid", "this recipe is not measured"),
     ],
 )
 def test_an_unknown_measure_is_refused_at_the_start(tiny, model, best, words):
@@ -212,7 +212,7 @@ def test_every_evaluation_says_what_is_better(tiny, model):
     evaluation.judge = Always() if hasattr(type(evaluation), "judge") else None
     run.recipe.eval()
     with torch.no_grad():
-        assert evaluation.measure(run.recipe.generator).keys() == evaluation.measures.keys()
+        assert evaluation.measure(run.recipe.generator).keys() == evaluation.better.keys()
 
 
 class Always:

@@ -199,15 +199,16 @@ def require_search(hydra: Any, best: str | None) -> None:
 
 
 def _better(name: str) -> str | None:
-    from gan.metrics import evaluation, translation
+    from gan.metrics.evaluation import LabelEvaluation
+    from gan.metrics.glyph_evaluation import GlyphEvaluation
+    from gan.metrics.image_evaluation import better
+    from gan.metrics.pairs import PairEvaluation
+    from gan.metrics.translation import GlyphTranslation
 
-    known = {
-        **evaluation.PairEvaluation.measures,
-        **evaluation.LabelEvaluation.measures,
-        **evaluation.GlyphEvaluation.measures,
-        **translation.GlyphTranslation.measures,
-    }
-    return known.get(name)
+    parts = (PairEvaluation, LabelEvaluation, GlyphEvaluation, GlyphTranslation)
+    images = (better(labelled=True), better(labelled=False))
+    known = (*(part.better for part in parts), *images)
+    return next((which[name] for which in known if name in which), None)
 
 
 def searches(hydra: Any) -> bool:

@@ -149,7 +149,7 @@ def test_values_by_font_are_paired_by_font_over_families(tmp_path):
     first, second = groups_of(tmp_path)
     by_font = comparison.by_font(second, first, "UFUC/l1")
     values = -0.15 * (1 + np.array([0.1, 0.4, 0.2]))  # of one, three, two
-    from gan.metrics.glyphs import bootstrap
+    from gan.metrics.scores import bootstrap
 
     assert by_font[:3] == pytest.approx(bootstrap(values, np.array([0, 1, 1])))
     assert by_font.pairs == 3
