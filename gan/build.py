@@ -21,7 +21,7 @@ Say = Callable[[str], None]
 
 def build(config: Mapping[str, Any], say: Say = print, stop: Stop | None = None) -> Trainer:
     """A trainer ready to train, resumed from its newest checkpoint where there is one."""
-    stop = stop or Stop()
+    stop = Stop() if stop is None else stop
     checked = check(config)
     for note in checked.notes:
         say(note)

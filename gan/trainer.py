@@ -45,7 +45,7 @@ class Trainer:
         self.recipe, self.stream, self.averages = recipe, stream, averages
         self.players = self.generator, self.discriminator = generator, discriminator
         self.settings, self.monitor, self.seed = settings, monitor, seed
-        self.config, self.run_id, self.stop = config, run_id, stop or Stop()
+        self.config, self.run_id, self.stop = config, run_id, Stop() if stop is None else stop
         self.guard = Guard(recipe, monitor.tell)
         self.saves = Saves(monitor.run_dir / "checkpoints", settings.failed_saves, monitor.tell)
         self.device = generator.parameters[0].device

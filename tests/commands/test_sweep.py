@@ -13,8 +13,10 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
+from gan.build import build
 from gan.commands import composing, sweep
 from gan.commands.composing import UsageError
+from gan.signals import Stop
 
 TRAIN = Path(__file__).parents[2] / "train.py"
 SMALL = ["data=fonts", "image.size=16", "trainer.batch_size=8", "trainer.log_every=1"]
@@ -48,11 +50,12 @@ def ended(child):
 
 
 def runs(folder):
-    """The lines of every run's log, by seed."""
+    """The steps whose terms every run has logged, by seed."""
     found = {}
     for path in (folder / "runs/all").glob("*/metrics.jsonl"):
-        lines = [json.loads(line) for line in path.read_text().splitlines()]
-        found[int(path.parent.name.split("seed=")[1].split(",")[0])] = lines
+        lines = [json.loads(line) for line in path.read_text().splitlines() if line[-1] == "}"]
+        steps = [line["step"] for line in lines if "generator/adversarial" in line]
+        found[int(path.parent.name.split("seed=")[1].split(",")[0])] = steps
     return found
 
 
@@ -153,6 +156,14 @@ def test_submitits_own_handler_comes_after_the_stop(monkeypatch):
         signal.signal(signal.SIGUSR2, before)
 
 
+def test_a_trainer_listens_to_the_stop_that_it_is_given(tiny):
+    """One that has not been asked yet is false, and yet no other one will do."""
+    stop = Stop()
+    trainer = build(tiny("dcgan"), lambda said: None, stop)
+    trainer.stream.close()
+    assert trainer.stop is stop
+
+
 @pytest.mark.parametrize(
     ("key", "value", "refused"),
     [
@@ -190,17 +201,15 @@ def test_a_sweep_killed_in_its_second_job_finishes_what_is_missing(command, tmp_
         if line.startswith("step 20/") and len(runs(tmp_path)) == 2:
             break
     child.send_signal(signal.SIGKILL)
-    child.wait()
-    first = {seed: lines[-1]["step"] for seed, lines in runs(tmp_path).items()}
-    assert first[0] == 300
-    assert 20 <= first[1] < 300
+    child.communicate()
+    first = runs(tmp_path)
+    assert first[0] == [*range(1, 301)]
+    assert 20 <= first[1][-1] < 300
     status, said = ended(command(*DCGAN, *steps))
     assert status == 0, said
     assert said.count(" is finished") == 1
     assert "goes on at step" in said
-    assert {seed: len(lines) for seed, lines in runs(tmp_path).items()} == dict.fromkeys(
-        range(3), 300
-    )
+    assert runs(tmp_path) == dict.fromkeys(range(3), [*range(1, 301)])
     assert "| all  | 3 " in said
     assert (tmp_path / "runs/all/compare.png").exists()
     status, said = ended(command(*DCGAN, *steps))  # all of them are
@@ -247,14 +256,14 @@ def test_jobs_run_in_parallel_by_joblib(command, tmp_path):
     status, said = ended(command(*DCGAN, *launcher, "trainer.steps=4", "seed=0,-1,1"))
     assert status == 2, said
     assert "gan: 1 of 3 jobs failed" in said
-    assert {seed: lines[-1]["step"] for seed, lines in runs(tmp_path).items()} == {0: 4, 1: 4}
+    assert runs(tmp_path) == {0: [1, 2, 3, 4], 1: [1, 2, 3, 4]}
 
 
 @pytest.mark.slow
 def test_a_preempted_job_saves_is_submitted_again_and_goes_on(command, tmp_path):
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     launcher = ["hydra/launcher=submitit_local"]
-    steps = ["trainer.steps=150", "trainer.save_every=1000", "seed=0"]
+    steps = ["trainer.steps=800", "trainer.save_every=1000", "seed=0"]
     child = command(*DCGAN, *launcher, *steps)
     (log,) = waited_for(lambda: [*(tmp_path / "runs/all").glob("*seed=0*/metrics.jsonl")])
     waited_for(lambda: log.read_text().count("\n") > 20)
@@ -266,7 +275,7 @@ def test_a_preempted_job_saves_is_submitted_again_and_goes_on(command, tmp_path)
     text = path.read_text()
     assert "stopped by SIGUSR2" in text
     assert "goes on at step" in text
-    assert [line["step"] for line in runs(tmp_path)[0]] == list(range(1, 151))
+    assert runs(tmp_path) == {0: [*range(1, 801)]}
 
 
 def waited_for(found, seconds=300):
