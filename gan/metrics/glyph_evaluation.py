@@ -1,6 +1,7 @@
 """How well characters are drawn that training has not seen, in styles it has not seen."""
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,11 @@ from torch import Tensor, nn
 from gan.best import Better
 from gan.metrics.baselines import baselines
 from gan.metrics.glyphs import CELLS, Cells, Draw, common_characters, shuffled_reference
-from gan.metrics.scores import compare, score
+from gan.metrics.scores import Scores, compare, score
 from gan.metrics.tables import signed, table
 from gan.recipe import Recipe
 
+AMONG = [cell for cell in CELLS if cell != "validation"]
 MOST = 256  # characters of each part of the split that take part in a measure
 
 
@@ -32,6 +34,11 @@ class GlyphEvaluation:
         (self.cells, _), self.fonts = cells_of(dataset), dataset.style_names
         self.families = dict(zip(self.fonts, dataset.families.tolist(), strict=True))
 
+    @cached_property
+    def baselines(self) -> dict[str, Scores]:
+        """The scores of every baseline, once for the last generator and the best."""
+        return baselines(self.cells, AMONG)
+
     def measure(self, generator: nn.Module) -> dict[str, float]:
         """L1, SSIM and sharpness on validation styles and characters, on which nothing trains."""
         scores = score(self.cells, self.draw(generator), among=["validation"]).cells["validation"]
@@ -40,11 +47,9 @@ class GlyphEvaluation:
     def report(self, generator: nn.Module) -> str:
         """A table of the generator beside every baseline, and what the reference is worth."""
         draw = self.draw(generator)
-        among = [cell for cell in CELLS if cell != "validation"]
-        rows = baselines(self.cells, among)
-        copy, ours = rows["prototype copy"], score(self.cells, draw, among=among)
-        shuffled = score(self.cells, draw, control=shuffled_reference, among=among)
-        rows |= {"W-Net": ours, "W-Net, shuffled reference": shuffled}
+        copy, ours = self.baselines["prototype copy"], score(self.cells, draw, among=AMONG)
+        shuffled = score(self.cells, draw, control=shuffled_reference, among=AMONG)
+        rows = {**self.baselines, "W-Net": ours, "W-Net, shuffled reference": shuffled}
         lines = [
             "Unseen styles and characters (UFUC), L1 paired by font, 95 % intervals over families:",
             f"  shuffled reference minus W-Net: {signed(compare(shuffled, ours))}",

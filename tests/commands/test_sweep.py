@@ -156,6 +156,7 @@ def test_submitits_own_handler_comes_after_the_stop(monkeypatch):
         signal.signal(signal.SIGUSR2, before)
 
 
+@pytest.mark.slow
 def test_a_trainer_listens_to_the_stop_that_it_is_given(tiny):
     """One that has not been asked yet is false, and yet no other one will do."""
     stop = Stop()
@@ -310,6 +311,7 @@ def test_a_search_by_optuna_minimises_the_measure(command, tmp_path):
     assert (status, said.count(" is finished")) == (0, 2)
 
 
+@pytest.mark.slow
 def test_the_ablation_switches_each_trick_off_alone_and_all_together(composed):
     conf = TRAIN.parent / "conf"
     experiment = yaml.safe_load((conf / "experiment/wnet_ablation.yaml").read_text())
