@@ -13,9 +13,11 @@ class Stop:
     exit. May be entered again inside.
     """
 
+    signals: tuple[signal.Signals, ...] = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
     def __init__(self, also: Iterable[signal.Signals] = ()) -> None:
         """Not asked yet; `also` are more signals to listen to."""
-        self.signals = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, *also)
+        self.signals = (*self.signals, *also)
         self.name = ""
         self._before: list[dict[signal.Signals, object]] = []
 
