@@ -235,9 +235,9 @@ def named(group: Group, baseline: Group) -> str:
 
 
 def _short(key: str, keys: Sequence[str]) -> str:
-    """The fewest last parts of a dotted key that no other key ends with."""
+    """The fewest last parts of a dotted key, two or more, that no other key ends with."""
     parts = key.split(".")
-    for count in range(1, len(parts)):
+    for count in range(2, len(parts)):
         end = ".".join(parts[-count:])
         if sum(f".{other}".endswith(f".{end}") for other in keys) == 1:
             return end

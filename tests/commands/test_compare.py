@@ -65,8 +65,8 @@ def test_students_quantile_is_that_of_the_tables(freedom):
 def test_runs_that_differ_in_their_seed_are_one_group_named_by_its_settings(sweep):
     first, second = groups_of(sweep)
     assert [set(group.runs) for group in (first, second)] == [{0, 1, 2}] * 2
-    assert comparison.named(first, first) == "feature=75"
-    assert comparison.named(second, first) == "feature=0"
+    assert comparison.named(first, first) == "recipe.feature=75"
+    assert comparison.named(second, first) == "recipe.feature=0"
 
 
 def test_a_name_is_as_long_as_it_must_be(tmp_path):
@@ -123,7 +123,7 @@ def test_unfinished_runs_are_read_and_marked(tmp_path):
         lines.write('{"step": 24, "event": "save", "text": "full"}\n')
         lines.write('{"step": 25, "metric/l1": "nan"}\n{"step": 26, "metr')
     text = compare([tmp_path])
-    assert "| feature=0*" in text
+    assert "| recipe.feature=0*" in text
     assert f"- {killed}: step 25 of 30" in text
     assert str(tmp_path / "a") not in text
     stopped = written(tmp_path / "c", 0, (0.7,))
@@ -160,7 +160,7 @@ def test_values_by_font_are_paired_by_font_over_families(tmp_path):
         "UFUC/l1",
         "metric/l1",
     ]
-    assert "feature=0, by font" in compare([tmp_path])
+    assert "recipe.feature=0, by font" in compare([tmp_path])
 
 
 def test_an_evaluation_with_rows_counts_before_what_training_has_measured(tmp_path):
@@ -185,7 +185,11 @@ def test_files_are_written_where_out_says(sweep, tmp_path, capsys):
     text = capsys.readouterr().out
     assert (out / "compare.md").read_text() == text
     lines = text.splitlines()
-    assert [cell.strip() for cell in lines[2].split("|")[1:4]] == ["feature=0", "3", "0.3 ± 0.17"]
+    assert [cell.strip() for cell in lines[2].split("|")[1:4]] == [
+        "recipe.feature=0",
+        "3",
+        "0.3 ± 0.17",
+    ]
     facts = json.loads((out / "compare.json").read_text())
     assert [group["baseline"] for group in facts["groups"]] == [False, True]
     assert facts["groups"][0]["differences"]["metric/l1"]["mean"] == pytest.approx(0.2)
