@@ -91,21 +91,22 @@ class OfReference:
 
 
 def downloaded(name: str) -> Path:
-    """The file of a reference network's weights, fetched by torch.hub unless it is there.
+    """The file of Inception's weights, or of a network of torchvision's, fetched once.
 
     Only for those who ask for it: nothing else here opens a connection.
     """
     if name == "inception":
         url = _library(REFERENCES[name].module, "URL_INCEPTION_V3")
     else:
-        from torchvision.models import VGG16_Weights
+        from torchvision.models import get_model_weights
 
-        url = VGG16_Weights.IMAGENET1K_V1.url
+        url = get_model_weights(name).IMAGENET1K_V1.url
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     path = folder / url.rpartition("/")[2]
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(path), REFERENCES[name].digest)
+        digest = path.stem.rpartition("-")[2]  # the name ends in how the hash begins
+        torch.hub.download_url_to_file(url, str(path), digest)
     return path
 
 

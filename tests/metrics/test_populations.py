@@ -203,11 +203,12 @@ def test_weights_are_fetched_by_their_hash_and_once(tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     monkeypatch.setattr(torch.hub, "download_url_to_file", fetch)
-    for name in ("inception", "vgg16"):
+    for name in ("inception", "vgg16", "alexnet"):
         assert downloaded(name) == downloaded(name)
     assert asked == [
         ("weights-inception-2015-12-05-6726825d.pth", "6726825d"),
         ("vgg16-397923af.pth", "397923af"),
+        ("alexnet-owt-7be5be79.pth", "7be5be79"),
     ]
 
 
