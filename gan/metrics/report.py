@@ -7,11 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from PIL import Image
+
+Better = Literal["less", "more"]
+"""Which values of a measure are better."""
 
 LIBRARIES = ("gan", "torch", "torchvision", "numpy", "pillow", "torch-fidelity", "torchmetrics")
 
