@@ -14,7 +14,7 @@ from gan.metrics.extractors import Extractor, OfNothing
 from gan.metrics.glyph_report import glyph_judge, glyph_report, writing
 from gan.metrics.image_evaluation import LEAST, extractor_of, training_rows
 from gan.metrics.image_report import Asked, image_report
-from gan.metrics.pairs import METRICS, Metric, Translate, pair_report
+from gan.metrics.pairs import MEASURES, Measure, Translate, pair_report
 from gan.metrics.populations import Sampler, Translations
 from gan.metrics.report import Report
 from gan.metrics.translation import translation_report
@@ -88,14 +88,14 @@ def _of_translations(
     translate, stream = TRANSLATIONS[kind], Stream(dataset, 1, 0, device, kind.reads)
     if kind is CycleGAN:
         return translation_report(generators, translate, dataset, stream, device)
-    metrics: dict[str, Metric] = dict(METRICS)
+    measures: dict[str, Measure] = dict(MEASURES)
     facts = {"ssim": "7x7 uniform window, data range 1, as scikit-image"}
     if "lpips" in options.weights or options.download:
         lpips = Lpips(options.weights.get("lpips") or downloaded("alexnet"), device)
-        metrics["lpips"] = lpips
+        measures["lpips"] = lpips
         facts["lpips"] = f"version 0.1, {lpips.name}, weights {lpips.key}"
     test = stream.read(dataset.held_out("test"))
-    return pair_report(generators, translate, test, metrics, facts)
+    return pair_report(generators, translate, test, measures, facts)
 
 
 def _of_images(

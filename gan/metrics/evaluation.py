@@ -1,6 +1,6 @@
 """How well a recipe does on what it was not trained on, during training and at its end."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, cached_property, partial
 from typing import Any
 
@@ -22,7 +22,6 @@ from gan.metrics.image_evaluation import (
 from gan.metrics.judges import Judge
 from gan.metrics.pairs import PairEvaluation, Translate
 from gan.metrics.populations import Sampler, Translations
-from gan.metrics.report import Better
 from gan.metrics.translation import GlyphTranslation
 from gan.recipe import Recipe
 
@@ -95,11 +94,6 @@ class Together:
     def __init__(self, parts: Sequence[Any]) -> None:
         self.parts = parts
 
-    @property
-    def measures(self) -> dict[str, Better]:
-        """The names of all, and which values are better."""
-        return {k: v for part in self.parts for k, v in part.measures.items()}
-
     def measure(self, generator: nn.Module) -> dict[str, float]:
         """All numbers."""
         return {k: v for part in self.parts for k, v in part.measure(generator).items()}
@@ -111,8 +105,6 @@ class Together:
 
 class LabelEvaluation:
     """How many samples have the label that they were asked for, in the eyes of a classifier."""
-
-    measures: Mapping[str, Better] = {"label_accuracy": "more", "worst_class": "more"}
 
     def __init__(
         self, recipe: Any, judge: Callable[[], Judge], classes: int, device: torch.device

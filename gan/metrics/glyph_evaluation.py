@@ -1,6 +1,5 @@
 """How well characters are drawn that training has not seen, in styles it has not seen."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,7 +8,6 @@ from torch import Tensor, nn
 
 from gan.metrics.baselines import baselines
 from gan.metrics.glyphs import CELLS, Cells, Draw, common_characters, shuffled_reference
-from gan.metrics.report import Better
 from gan.metrics.scores import compare, score
 from gan.metrics.tables import signed, table
 from gan.recipe import Recipe
@@ -19,12 +17,6 @@ MOST = 256  # characters of each part of the split that take part in a measure
 
 class GlyphEvaluation:
     """Scores on cells of seen and unseen styles and characters, with one reference glyph each."""
-
-    measures: Mapping[str, Better] = {
-        "validation_l1": "less",
-        "validation_ssim": "more",
-        "validation_sharpness": "more",
-    }
 
     def __init__(self, recipe: Recipe, dataset: Any, device: torch.device) -> None:
         """`dataset` gives the store, its table of rows and both splits."""

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from gan.data.datasets import evenly
 from gan.metrics.extractors import Extractor, OfClassifier, OfNothing
 from gan.metrics.judges import Judge, judge_of
-from gan.metrics.populations import Drawn, classes_hit, distances, names, reference, seen
-from gan.metrics.report import Better
+from gan.metrics.populations import Drawn, classes_hit, distances, reference, seen
 
 DRAWN = 1024  # images that are drawn for a measure, beside as many training images
 LESSON = 10_000  # images that the classifier of an unconditional game learns from
@@ -41,13 +40,6 @@ class ImageEvaluation:
         self.source, self._make, self.labels = source, extractor, labels
         self.store, self._read, self.count = store, read, count or DRAWN
         self.rows = evenly(rows, DRAWN)
-
-    @property
-    def measures(self) -> dict[str, Better]:
-        """The names of what is measured, and which values are better."""
-        if self.labels is None:
-            return names("random", logits=False)
-        return {**names("classifier", logits=True), "classes_hit": "more"}
 
     @cached_property
     def extractor(self) -> Extractor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from gan import images as pictures
 from gan.data.datasets import evenly
 from gan.metrics import images
-from gan.metrics.report import Better, Report
+from gan.metrics.report import Report
 from gan.metrics.scores import bootstrap
 from gan.metrics.tables import signed
 from gan.recipe import Batch
@@ -18,29 +18,27 @@ from gan.recipe import Batch
 PORTION = 64  # images that a network draws at once
 SHOWN = 12  # rows of a sheet
 
-Metric = Callable[[Tensor, Tensor], Tensor]
+Measure = Callable[[Tensor, Tensor], Tensor]
 """Images and truths [N, C, H, W] in [0, 1] to values [N]."""
 
 Translate = Callable[[nn.Module, Batch], Tensor]
 """A generator and a batch to images [N, C, H, W] in [-1, 1]."""
 
-METRICS: dict[str, Metric] = {"l1": images.l1, "psnr": images.psnr, "ssim": images.ssim}
+MEASURES: dict[str, Measure] = {"l1": images.l1, "psnr": images.psnr, "ssim": images.ssim}
 MORE_IS_BETTER = ("psnr", "ssim")
 
 
 class PairEvaluation:
     """Distances to the truth on held-out pairs, beside the input as it is."""
 
-    measures: Mapping[str, Better] = {"l1": "less", "psnr": "more", "ssim": "more"}
-
     def __init__(
         self,
         translate: Translate,
         parts: Mapping[str, Batch],
-        metrics: Mapping[str, Metric] = METRICS,
+        measures: Mapping[str, Measure] = MEASURES,
     ) -> None:
         """`parts` are a `validation` and a `test` batch, with a `target`."""
-        self.translate, self.parts, self.metrics = translate, parts, metrics
+        self.translate, self.parts, self.measures = translate, parts, measures
 
     def measure(self, generator: nn.Module) -> dict[str, float]:
         """L1, PSNR and SSIM on the validation pairs, images taken as values in [0, 1]."""
@@ -60,11 +58,11 @@ class PairEvaluation:
 
     def each(self, part: str, draw: Callable[[Batch], Tensor]) -> dict[str, np.ndarray]:
         """Distances [N] of what is drawn to the truth."""
-        found: dict[str, list[Tensor]] = {name: [] for name in self.metrics}
+        found: dict[str, list[Tensor]] = {name: [] for name in self.measures}
         for batch in _portions(self.parts[part]):
             made, truth = ((1 + x) / 2 for x in (draw(batch), batch["target"]))
-            for name, metric in self.metrics.items():
-                found[name].append(metric(made, truth).float().cpu())
+            for name, measure in self.measures.items():
+                found[name].append(measure(made, truth).float().cpu())
         return {name: torch.cat(values).numpy() for name, values in found.items()}
 
 
@@ -72,14 +70,14 @@ def pair_report(
     generators: Mapping[str, nn.Module],
     translate: Translate,
     test: Batch,
-    metrics: Mapping[str, Metric],
+    measures: Mapping[str, Measure],
     facts: Mapping[str, Any],
 ) -> Report:
     """Distances of every generator, by the name of its weights, on held-out pairs; the last counts.
 
     Intervals are bootstraps over the pairs, which come from one run.
     """
-    evaluation = PairEvaluation(translate, {"test": test}, metrics)
+    evaluation = PairEvaluation(translate, {"test": test}, measures)
     *_, chosen = generators
     rows = {"copy of the input": evaluation.each("test", given)}
     with torch.no_grad():
@@ -99,7 +97,7 @@ def pair_report(
     ours, copy = rows[f"{chosen} weights"], rows["copy of the input"]
     lines = []
     ahead = []
-    for name in metrics:
+    for name in measures:
         gap = bootstrap(ours[name] - copy[name], np.arange(len(ours[name])))
         lines.append(f"  {name:<6}{signed(gap)}")
         if (gap.low > 0) if name in MORE_IS_BETTER else (gap.high < 0):

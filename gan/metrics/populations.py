@@ -26,7 +26,6 @@ from gan.metrics.distances import (
     score,
 )
 from gan.metrics.extractors import PORTION, Extractor
-from gan.metrics.report import Better
 
 FORMAT = 1  # rises when the arithmetic below changes, so that older statistics are not reused
 FOLDER = Path("data/statistics")
@@ -187,22 +186,14 @@ def _keep(path: Path, result: Seen) -> None:
     os.replace(file.name, path)
 
 
-def names(extractor: str, logits: bool) -> dict[str, Better]:
-    """What is measured on features of an extractor, and which values are better."""
-    found: dict[str, Better] = {"fd": "less", "kd": "less"}
-    found |= {"is": "more"} if logits else {}
-    found |= dict.fromkeys(("precision", "recall", "density", "coverage"), "more")
-    return {f"{name}_{extractor}": better for name, better in found.items()}
-
-
 def distances(fake: Seen, real: Seen, extractor: Extractor) -> dict[str, float]:
     """Every distance by the name that it has on features of this extractor.
 
     Raises:
         ValueError: too few images.
     """
-    if not torch.isfinite(fake.features).all():  # a diverged generator is told by its guard
-        return dict.fromkeys(names(extractor.name, bool(fake.logits.shape[1])), float("nan"))
+    if not torch.isfinite(fake.features).all():
+        return {f"fd_{extractor.name}": float("nan")}  # a diverged generator is told by its guard
     among = dict(zip(("precision", "recall"), precision_recall(*_both(fake, real)), strict=True))
     among |= zip(("density", "coverage"), density_coverage(*_both(fake, real)), strict=True)
     if extractor.known:

@@ -7,14 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-
-Better = Literal["less", "more"]
-"""Which values of a measure are better."""
 
 LIBRARIES = ("gan", "torch", "torchvision", "numpy", "pillow", "torch-fidelity", "torchmetrics")
 

@@ -13,7 +13,7 @@ from gan.data.stream import Stream
 from gan.metrics import images
 from gan.metrics.judges import Judge, judge_of
 from gan.metrics.pairs import Translate
-from gan.metrics.report import Better, Report
+from gan.metrics.report import Report
 
 FIELDS = {"character": "content", "style": "style"}  # what a judge reads, and the name of its share
 PORTION = 64  # images that a network draws at once
@@ -27,8 +27,6 @@ class GlyphTranslation:
     to the generator. Beside them stands L1 to the true glyph, which no recipe of this kind is shown
     next to its input.
     """
-
-    measures: Mapping[str, Better] = {"content": "more", "style": "more", "l1": "less"}
 
     def __init__(
         self,

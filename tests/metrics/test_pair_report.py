@@ -10,7 +10,7 @@ from torchmetrics.functional.image.lpips import _LPIPS
 from torchvision.models import squeezenet1_1
 
 from gan.metrics import images
-from gan.metrics.pairs import METRICS, pair_report
+from gan.metrics.pairs import MEASURES, pair_report
 from gan.networks import lpips
 from gan.networks.lpips import Lpips
 
@@ -32,7 +32,7 @@ def report_of(**generators):
     given = torch.rand(80, 1, 8, 9, generator=random) * 0.5 - 0.5
     batch = {"input": given, "target": given + 0.4}
     modules = {name: Shift(by) for name, by in generators.items()}
-    return pair_report(modules, lambda g, b: g(b["input"]), batch, METRICS, {"note": 1}), batch
+    return pair_report(modules, lambda g, b: g(b["input"]), batch, MEASURES, {"note": 1}), batch
 
 
 def test_every_weight_stands_beside_the_copy_and_the_last_counts():

@@ -102,9 +102,7 @@ def test_distances_are_named_after_what_made_the_features():
     assert shifted["fd_means"] > 3 * found["fd_means"]
     assert shifted["precision_means"] < found["precision_means"]
     broken = seen([images[:30] * float("nan")], extractor)
-    nothing = distances(broken, real, extractor)  # and training goes on
-    assert nothing.keys() == found.keys()
-    assert np.isnan([*nothing.values()]).all()
+    assert np.isnan(distances(broken, real, extractor)["fd_means"])  # and training goes on
 
 
 def test_the_same_noise_every_time_and_labels_in_the_shares_of_the_training():
