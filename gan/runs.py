@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from gan import checkpoint, registry
 from gan.average import settled
-from gan.checkpoint import Checkpoint
+from gan.best import path_of, weights_of
+from gan.checkpoint import Checkpoint, restore
 from gan.recipes.conditional import Conditional
 from gan.recipes.synthesis import Synthesis
 from gan.recipes.wnet import WNet
@@ -192,8 +193,9 @@ def load(
     weights: str = "average",
     device: str | torch.device = "cpu",
     plugins: bool = False,
+    checkpoint: str | int = "last",
 ) -> Run:
-    """The generator of a run's newest checkpoint that verifies, or of one checkpoint's folder.
+    """The generator of a run's newest checkpoint that verifies, or of another one.
 
     Args:
         path: a run's directory, or a checkpoint in it.
@@ -201,12 +203,14 @@ def load(
             or one average by name.
         device: where the generator goes.
         plugins: whether to import the modules that the run was trained with: that runs their code.
+        checkpoint: which of a run's: the `last`, the `best` (kept by `trainer.best`), or the one of
+            a step.
 
     Raises:
         ValueError: nothing to load, a damaged checkpoint, unknown names, or weights that do not fit
             the network named beside them.
     """
-    stored = located(Path(path))
+    stored = located(Path(path), checkpoint)
     config = _configuration(stored)
     if plugins and config.get("plugins"):
         from gan.commands.train import import_plugins
@@ -226,7 +230,7 @@ def load(
     facts = _facts(entry, values, tensors)
     with torch.random.fork_rng(devices=[]):  # starting values, which the stored ones replace
         generator = entry.create({**values, **facts}, "generator")
-    checkpoint.restore(generator.state_dict(), tensors, f"the generator of {stored.path}")
+    restore(generator.state_dict(), tensors, f"the generator of {stored.path}")
     generator = generator.eval().requires_grad_(False)
     if chosen != "raw":
         generator = settled(generator)
@@ -245,14 +249,17 @@ def load(
 
 
 def every(
-    path: str | Path, device: str | torch.device = "cpu", plugins: bool = False
+    path: str | Path,
+    device: str | torch.device = "cpu",
+    plugins: bool = False,
+    checkpoint: str | int = "last",
 ) -> dict[str, Run]:
     """The raw generator of one checkpoint and each average of it, by name; the last is the best.
 
     Raises:
         ValueError: as `load` does.
     """
-    stored = located(Path(path))
+    stored = located(Path(path), checkpoint)
     names = "raw", *stored.state.get("averages", {})
     return {name: load(stored.path, name, device, plugins) for name in names}
 
@@ -278,18 +285,46 @@ def dataset(run: Run) -> Any:
     return found
 
 
-def located(path: Path) -> Checkpoint:
-    """The networks of a checkpoint, or of a run's newest one that verifies."""
+def located(path: Path, which: str | int = "last") -> Checkpoint:
+    """The networks of a checkpoint, or of a run's newest one that verifies, its best, or a step.
+
+    Raises: ValueError where there is none.
+    """
     folder = path / "checkpoints"
     if folder.is_dir():
         found = checkpoint.newest(folder, lambda skipped: warnings.warn(skipped, stacklevel=4))
-        path = found or path
+        path = _chosen(found, which) if found else path
+    elif which != "last":
+        raise ValueError(f"{path} is no run: checkpoint={which} cannot be chosen from it")
     if not (path / checkpoint.MANIFEST).exists():
         raise ValueError(
             f"{path} holds no checkpoint: name a run's directory, such as runs/wnet-hanzi, or one "
             "of its checkpoints"
         )
     return checkpoint.load(path, networks_only=True)
+
+
+def _chosen(newest: Path, which: str | int) -> Path:
+    """A checkpoint beside the newest one."""
+    run, step = newest.parents[1], str(which)
+    if step == "last":
+        return newest
+    if step == "best":
+        kept = checkpoint.load(newest, networks_only=True).state.get("best")
+        if not kept:
+            raise ValueError(
+                f"{run} keeps no best checkpoint: train with trainer.best=MEASURE, such as "
+                "trainer.best=metric/validation_l1"
+            )
+        step = str(kept["step"])
+    there = sorted(path.name for path in newest.parent.glob("step-*"))
+    chosen = path_of(newest.parent, int(step)) if step.isdecimal() else newest.parent / step
+    if chosen.name not in there:
+        raise ValueError(
+            f"checkpoint={which} is none of {run}: choose last, best, or the step of one of "
+            f"{', '.join(there)}"
+        )
+    return chosen
 
 
 def _configuration(stored: Checkpoint) -> dict[str, Any]:
@@ -316,9 +351,7 @@ def _weights(stored: Checkpoint, weights: str) -> tuple[str, dict[str, Tensor]]:
     if chosen not in ("raw", *averages):
         hint = nearest(chosen, ["average", "raw", *averages])
         raise ValueError(f"{stored.path} keeps no weights {weights!r}; {hint}")
-    prefix = "recipe/generator." if chosen == "raw" else f"average/{chosen}/"
-    named = stored.networks.items()
-    return chosen, {k.removeprefix(prefix): tensor for k, tensor in named if k.startswith(prefix)}
+    return chosen, weights_of(stored.networks, chosen)
 
 
 def _facts(entry: Entry, values: Mapping[str, Any], stored: Mapping[str, Tensor]) -> dict[str, int]:

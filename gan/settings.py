@@ -68,6 +68,7 @@ class Settings:
     save_every: Count = 500
     keep: Annotated[int, Bounds(2)] = 2
     failed_saves: Count = 3
+    best: str | None = None  # the measure whose best checkpoint is kept, such as metric/fid
     watch: tuple[Watched, ...] = ("data", "discriminator", "collapse", "disk")
 
     def critic(self, step: int) -> int:

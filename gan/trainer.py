@@ -106,13 +106,13 @@ class Trainer:
                 self.discriminate(shared=False)
             else:
                 self.play()
-            if self._due(self.settings.log_every):
+            if self.due(self.settings.log_every):
                 self.monitor.scalars(self.counts(), self.players, self.stream.waited)
-            if self.step and self._due(self.settings.sample_every):
+            if self.step and self.due(self.settings.sample_every):
                 self.monitor.sample(self.counts(), self.recipe, self.generators())
-            if self.step and self._due(self.settings.measure_every) and not self.stop:
+            if self.step and self.due(self.settings.measure_every) and not self.stop:
                 self.monitor.measure(self.counts(), self.generators())
-            if self._due(self.settings.save_every) and self.save():
+            if self.saves.due(self) and self.save():
                 saved = self.step, self.discriminator_updates
         if saved != (self.step, self.discriminator_updates):
             self.save(last=True)
@@ -120,7 +120,8 @@ class Trainer:
     def _asked(self) -> bool:
         return distributed.anywhere(bool(self.stop), self.device)
 
-    def _due(self, every: int) -> bool:
+    def due(self, every: int) -> bool:
+        """Whether something that happens every so many steps happens now; the last step has all."""
         clock = self.step or self.discriminator_updates  # the second during the warm-up
         return clock % every == 0 or self.step == self.settings.steps
 

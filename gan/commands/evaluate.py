@@ -20,9 +20,7 @@ def add_parser(commands: Any) -> None:
     """Adds `evaluate` with the function `func(args) -> exit status`."""
     parser = commands.add_parser("evaluate", help=__doc__)
     parser.add_argument("run", type=Path, help="a run's directory, or one of its checkpoints")
-    parser.add_argument(
-        "--checkpoint", metavar="STEP", help="a step, or a checkpoint's folder (the newest)"
-    )
+    parser.add_argument("--checkpoint", default="last", help="last, best, or a step (last)")
     parser.add_argument(
         "--out", type=Path, metavar="FOLDER", help="where the report goes (evaluation/ in the run)"
     )
@@ -51,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     given = {name: getattr(args, name) for name in WEIGHTS if getattr(args, name)}
     options = Options(count, given, args.download)
     device = distributed.device(args.device)
-    loaded = runs.every(chosen(args.run, args.checkpoint), device, args.plugins)
+    loaded = runs.every(args.run, device, args.plugins, args.checkpoint)
     last = [*loaded.values()][-1]
     found = report_of(loaded, runs.dataset(last), device, options)
     print(found.text, found.verdict, sep="\n\n")
@@ -61,24 +59,6 @@ def run(args: argparse.Namespace) -> int:
     if args.out is None and last.folder != last.path.parent:
         note(last, found)
     return 0
-
-
-def chosen(run: Path, checkpoint: str | None) -> Path:
-    """The checkpoint that was asked for, by its step in the run or its folder; else the run.
-
-    Raises:
-        ValueError: there is no such checkpoint.
-    """
-    if checkpoint is None:
-        return run
-    path = run / "checkpoints" / f"step-{int(checkpoint):08d}" if checkpoint.isdigit() else None
-    path = path or Path(checkpoint)
-    if not path.is_dir():
-        kept = ", ".join(sorted(p.name for p in run.glob("checkpoints/step-*")))
-        raise ValueError(
-            f"--checkpoint {checkpoint}: there is no {path}; {run} keeps {kept or 'none'}"
-        )
-    return path
 
 
 def facts(loaded: dict[str, "Run"]) -> dict[str, Any]:

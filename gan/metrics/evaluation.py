@@ -1,12 +1,13 @@
 """How well a recipe does on what it was not trained on, during training and at its end."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, cached_property, partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from gan.best import Better
 from gan.data.datasets import Glyphs, evenly
 from gan.data.stream import Stream
 from gan.data.translation import Unpaired
@@ -94,6 +95,11 @@ class Together:
     def __init__(self, parts: Sequence[Any]) -> None:
         self.parts = parts
 
+    @property
+    def better(self) -> dict[str, Better]:
+        """Of each measure, whether less or more is better."""
+        return {name: better for part in self.parts for name, better in part.better.items()}
+
     def measure(self, generator: nn.Module) -> dict[str, float]:
         """All numbers."""
         return {k: v for part in self.parts for k, v in part.measure(generator).items()}
@@ -105,6 +111,8 @@ class Together:
 
 class LabelEvaluation:
     """How many samples have the label that they were asked for, in the eyes of a classifier."""
+
+    better: Mapping[str, Better] = {"label_accuracy": "more", "worst_class": "more"}
 
     def __init__(
         self, recipe: Any, judge: Callable[[], Judge], classes: int, device: torch.device

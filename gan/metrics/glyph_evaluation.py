@@ -1,11 +1,13 @@
 """How well characters are drawn that training has not seen, in styles it has not seen."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gan.best import Better
 from gan.metrics.baselines import baselines
 from gan.metrics.glyphs import CELLS, Cells, Draw, common_characters, shuffled_reference
 from gan.metrics.scores import compare, score
@@ -18,10 +20,17 @@ MOST = 256  # characters of each part of the split that take part in a measure
 class GlyphEvaluation:
     """Scores on cells of seen and unseen styles and characters, with one reference glyph each."""
 
+    better: Mapping[str, Better] = {
+        "validation_l1": "less",
+        "validation_ssim": "more",
+        "validation_sharpness": "more",
+    }
+
     def __init__(self, recipe: Recipe, dataset: Any, device: torch.device) -> None:
         """`dataset` gives the store, its table of rows and both splits."""
         self.recipe, self.device = recipe, device
-        self.cells, _ = cells_of(dataset)
+        (self.cells, _), self.fonts = cells_of(dataset), dataset.style_names
+        self.families = dict(zip(self.fonts, dataset.families.tolist(), strict=True))
 
     def measure(self, generator: nn.Module) -> dict[str, float]:
         """L1, SSIM and sharpness on validation styles and characters, on which nothing trains."""
@@ -42,6 +51,17 @@ class GlyphEvaluation:
             f"  prototype copy minus W-Net:     {signed(compare(copy, ours))}",
         ]
         return "\n".join([table(rows), "", *lines])
+
+    def by_font(self, generator: nn.Module) -> dict[str, dict[str, dict[str, float]]]:
+        """Every metric of each unseen font on unseen characters."""
+        cells = score(self.cells, self.draw(generator), among=["UFUC"]).cells
+        return {
+            name: {
+                self.fonts[style]: {metric: float(v[place]) for metric, v in cell.values.items()}
+                for place, style in enumerate(cell.styles)
+            }
+            for name, cell in cells.items()
+        }
 
     def draw(self, generator: nn.Module) -> Draw:
         """The generator as a function of ink."""

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gan.best import Better
 from gan.data.datasets import evenly
 from gan.metrics.extractors import Extractor, OfClassifier, OfNothing
 from gan.metrics.judges import Judge, judge_of
@@ -51,6 +52,11 @@ class ImageEvaluation:
         """What the extractor sees in training images, once."""
         return reference(self.store, self.rows, self._read, self.extractor, folder=None)
 
+    @property
+    def better(self) -> dict[str, Better]:
+        """Of each measure, whether less or more is better."""
+        return better(labelled=self.labels is not None)
+
     def measure(self, generator: nn.Module) -> dict[str, float]:
         """Distances by name, and the share of classes that are drawn where there are labels."""
         fake = seen(self.source.drawn(generator, self.count), self.extractor)
@@ -73,6 +79,15 @@ class ImageEvaluation:
             f"{of[self.extractor.name]}:\n{listed}\n"
             "`gan evaluate` measures more of them, and FID where Inception's weights are given."
         )
+
+
+def better(labelled: bool) -> dict[str, Better]:
+    """Of each measure, whether less or more is better: a classifier's where there are labels."""
+    network = "classifier" if labelled else "random"
+    more = ("precision", "recall", "density", "coverage", *(("is",) if labelled else ()))
+    found: dict[str, Better] = {f"fd_{network}": "less", f"kd_{network}": "less"}
+    found |= {f"{name}_{network}": "more" for name in more}
+    return found | ({"classes_hit": "more"} if labelled else {})
 
 
 def extractor_of(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gan import images as pictures
+from gan.best import Better
 from gan.data.datasets import evenly
 from gan.metrics import images
 from gan.metrics.report import Report
@@ -30,6 +31,8 @@ MORE_IS_BETTER = ("psnr", "ssim")
 
 class PairEvaluation:
     """Distances to the truth on held-out pairs, beside the input as it is."""
+
+    better: Mapping[str, Better] = {"l1": "less", "psnr": "more", "ssim": "more"}
 
     def __init__(
         self,

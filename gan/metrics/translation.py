@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gan import images as pictures
+from gan.best import Better
 from gan.data.datasets import Glyphs, evenly
 from gan.data.stream import Stream
 from gan.metrics import images
@@ -27,6 +28,8 @@ class GlyphTranslation:
     to the generator. Beside them stands L1 to the true glyph, which no recipe of this kind is shown
     next to its input.
     """
+
+    better: Mapping[str, Better] = {"content": "more", "style": "more", "l1": "less"}
 
     def __init__(
         self,

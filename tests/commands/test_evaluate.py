@@ -46,8 +46,8 @@ def test_what_is_not_there_is_named(trained, capsys):
     trained("dcgan")
     for arguments, words in (
         (["nowhere"], "nowhere holds no checkpoint"),
-        (["run", "--checkpoint", "7"], "keeps step-00000002"),
-        (["run", "--checkpoint", "elsewhere"], "there is no elsewhere"),
+        (["run", "--checkpoint", "7"], "checkpoint=7 is none of run"),
+        (["run", "--checkpoint", "elsewhere"], "checkpoint=elsewhere is none of run"),
         (["run", "--inception", "weights.pth"], "there is no such file"),
         (["run", "--count", "0"], "--count must be at least 1"),
     ):
