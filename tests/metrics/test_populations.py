@@ -232,8 +232,8 @@ def test_reference_numbers_are_those_of_the_library_on_the_reference_protocol(
     monkeypatch.setitem(REFERENCES, "inception", known._replace(digest=digest[:8]))
     extractor = OfReference("inception", path, CPU)
     assert extractor.key == digest
-    images = pictures(40, seed=1)
-    fake, real = (seen([part], extractor) for part in images.split(20))
+    images = pictures(22, seed=1)
+    fake, real = (seen([part], extractor) for part in images.split(11))
     found = distances(fake, real, extractor)
 
     class Bytes(torch.utils.data.Dataset):
@@ -247,10 +247,10 @@ def test_reference_numbers_are_those_of_the_library_on_the_reference_protocol(
             return self.part[place].expand(3, -1, -1)
 
     library = calculate_metrics(
-        input1=Bytes(images[:20]),
-        input2=Bytes(images[20:]),
+        input1=Bytes(images[:11]),
+        input2=Bytes(images[11:]),
         **dict.fromkeys(("fid", "kid", "isc"), True),
-        **{"kid_subset_size": 20, "cuda": False, "cache": False, "verbose": False},
+        **{"kid_subset_size": 11, "cuda": False, "cache": False, "verbose": False},
         feature_extractor_weights_path=str(path),
         save_cpu_ram=True,
     )
