@@ -1,6 +1,7 @@
 """Many images together: what is seen, kept, named, copied; and the reference networks' guards."""
 
 import hashlib
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -210,6 +211,12 @@ def test_weights_are_fetched_by_their_hash_and_once(tmp_path, monkeypatch):
         ("vgg16-397923af.pth", "397923af"),
         ("alexnet-owt-7be5be79.pth", "7be5be79"),
     ]
+
+
+def test_without_the_library_the_way_to_it_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch_fidelity", None)
+    with pytest.raises(ValueError, match=r"need torch_fidelity: pip install 'gan\[metrics\]'"):
+        downloaded("inception")
 
 
 @pytest.mark.slow
