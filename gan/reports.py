@@ -90,8 +90,8 @@ def _of_translations(
         return translation_report(generators, translate, dataset, stream, device)
     measures: dict[str, Measure] = dict(MEASURES)
     facts = {"ssim": "7x7 uniform window, data range 1, as scikit-image"}
-    if "lpips" in options.weights:
-        lpips = Lpips(options.weights["lpips"], device)
+    if "lpips" in options.weights or options.download:
+        lpips = Lpips(options.weights.get("lpips") or downloaded("alexnet"), device)
         measures["lpips"] = lpips
         facts["lpips"] = f"version 0.1, {lpips.name}, weights {lpips.key}"
     test = stream.read(dataset.held_out("test"))

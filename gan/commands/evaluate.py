@@ -2,11 +2,11 @@
 
 import argparse
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gan.metrics.report import Report
     from gan.runs import Run
 
 WEIGHTS = {
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     for path in report.write(found, facts(loaded), out):
         print(path)
     if args.out is None and last.folder != last.path.parent:
-        note(last, found.numbers)
+        note(last, found)
     return 0
 
 
@@ -74,8 +74,8 @@ def facts(loaded: dict[str, "Run"]) -> dict[str, Any]:
     }
 
 
-def note(last: "Run", numbers: Mapping[str, float]) -> None:
-    """Adds the numbers to the run's own log, at the checkpoint's step; not while it is training."""
+def note(last: "Run", found: "Report") -> None:
+    """Adds a report to the run's own log, at the checkpoint's step; not while it is training."""
     from gan import rundir
     from gan.log import noted
     from gan.registry import ConfigError
@@ -86,6 +86,8 @@ def note(last: "Run", numbers: Mapping[str, float]) -> None:
         print(f"gan: the numbers are not added to the run's log: {error}", file=sys.stderr)
         return
     try:
-        noted(last.folder, last.clocks, {f"evaluation/{tag}": v for tag, v in numbers.items()})
+        numbers = {f"evaluation/{tag}": value for tag, value in found.numbers.items()}
+        text = f"{found.verdict}\n\n{found.text}"
+        noted(last.folder, last.clocks, numbers, text, found.pictures.values())
     finally:
         rundir.release(last.folder)

@@ -123,7 +123,7 @@ def _differences(rows: Mapping[str, Scores]) -> str:
     wide = max(map(len, others))
     lines = [
         f"{NAME} minus the row on UFUC, paired by font, 95 % intervals over families",
-        f"{'':{wide}}  {'L1 (less is better)':<28}  {'style (more is better)':<28}",
+        f"{'':{wide}}  {'L1 (less is better)':<28}  style (more is better)",
     ]
     for row in others:
         try:

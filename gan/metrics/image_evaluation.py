@@ -1,5 +1,6 @@
 """How near drawn images come to the training images as a whole: cheap, for use in training."""
 
+import math
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any
@@ -60,7 +61,8 @@ class ImageEvaluation:
     def measure(self, generator: nn.Module) -> dict[str, float]:
         """Distances by name, and the share of classes that are drawn where there are labels."""
         fake = seen(self.source.drawn(generator, self.count), self.extractor)
-        found = distances(fake, self.real, self.extractor)
+        missing = dict.fromkeys(self.better, math.nan)  # where a generator has diverged
+        found = missing | distances(fake, self.real, self.extractor)
         if self.labels is not None and fake.logits.shape[1]:
             hit, classes, _ = classes_hit(fake.logits, self.labels)
             found["classes_hit"] = hit / classes

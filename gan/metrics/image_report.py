@@ -1,6 +1,6 @@
 """How good a generator of images is: distances, variety, copies of training images, pictures."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,12 +38,14 @@ MEANING = {
 
 
 class Asked(NamedTuple):
-    """What is to be measured: rows of the training images, how many drawn ones, and by what.
+    """What is to be measured.
 
-    `labels` are those of the training images, if they have any.
-
-    The first extractor is a classifier of the labels where there are any; copies are looked for on
-    its features.
+    Attributes:
+        rows: those of the training images.
+        drawn: how many images.
+        extractors: by what. Copies are looked for on the first one's features; it is a classifier
+            of the labels where there are any.
+        labels: those of the training images.
     """
 
     rows: np.ndarray
@@ -62,81 +64,62 @@ def image_report(
     """All that is known of generators of one run, by the name of their weights; the last counts."""
     columns: dict[str, dict[str, float]] = {name: {} for name in (*generators, FLOOR)}
     measures: dict[str, Any] = {name: {} for name in generators}
-    looked: dict[str, Seen] = {}
-    first = asked.extractors[0]
+    alike: dict[str, Copies] = {}
     for extractor in asked.extractors:
         real = reference(store, asked.rows, read, extractor)
         columns[FLOOR] |= _halves(real, extractor)
         for name, generator in generators.items():
-            drawn = tqdm(
-                source.drawn(generator, asked.drawn),
-                f"{name} weights, {extractor.name}",
-                -(-asked.drawn // PORTION),
-                disable=None,
-            )
-            fake = seen(drawn, extractor)
+            fake = seen(_progress(source, generator, name, asked, extractor), extractor)
             found = distances(fake, real, extractor)
-            if extractor is first:
-                looked[name], truth = fake, real
-                found |= _variety(fake, real, asked.labels, source.asked(asked.drawn))
+            if extractor is asked.extractors[0]:
+                alike[name] = copies(fake.features, real.features)
+                found |= {"memorised": alike[name].memorised, "duplicates": alike[name].duplicates}
+                found |= _classes(fake, asked.labels, source.asked(asked.drawn))
             columns[name] |= found
             said = _said(asked.drawn, fake, real, extractor)
             measures[name] |= {key: {"value": value, **said} for key, value in found.items()}
-    *_, chosen = generators
-    found_copies = copies(looked[chosen].features, truth.features)
+    *others, chosen = generators
     return Report(
         "How good the images are",
         _sentence(columns[chosen], columns[FLOOR], asked),
         _text(columns, asked),
-        {
-            **columns[chosen],
-            **{
-                f"{name}_weights/{key}": value
-                for name in generators
-                if name != chosen
-                for key, value in columns[name].items()
-            },
-        },
+        columns[chosen] | {f"{w}_weights/{k}": v for w in others for k, v in columns[w].items()},
         {"measures": measures, "floor": columns[FLOOR]},
         {
-            f"{GRID} images by the {chosen} weights.": images.grid(
-                source.some(
-                    generators[chosen],
-                    asked.drawn,
-                    torch.from_numpy(evenly(np.arange(asked.drawn), GRID)),
-                ),
-                enlarge=images.enlargement(store.shape[0]),
-            ),
+            f"{GRID} images by the {chosen} weights.": _grid(source, generators[chosen], asked),
             "The drawn images that resemble a training image most, beside it.": _sheet(
-                source, generators[chosen], asked, found_copies, read
+                source, generators[chosen], asked, alike[chosen], read
             ),
         },
     )
 
 
-def _variety(
-    fake: Seen, real: Seen, labels: np.ndarray | None, wanted: Tensor | None
-) -> dict[str, float]:
-    """Copies; classes, where there are labels that the logits are of; and those asked for."""
-    memorised, duplicates, *_ = copies(fake.features, real.features)
-    found = {"memorised": memorised, "duplicates": duplicates}
-    if labels is not None and fake.logits.shape[1]:
+def _progress(
+    source: Drawn, generator: nn.Module, name: str, asked: Asked, extractor: Extractor
+) -> Iterator[Tensor]:
+    parts = -(-asked.drawn // PORTION)
+    title = f"{name} weights, {extractor.name}"
+    yield from tqdm(source.drawn(generator, asked.drawn), title, parts, disable=None)
+
+
+def _classes(fake: Seen, labels: np.ndarray | None, wanted: Tensor | None) -> dict[str, float]:
+    """Which classes are drawn, where there are labels, and whether those that were asked for."""
+    found: dict[str, float] = {}
+    if labels is not None:
         hit, classes, divergence = classes_hit(fake.logits, labels)
         found |= {"classes_hit": hit / classes, "class_divergence": divergence}
     if wanted is not None:
         right = (fake.logits.argmax(1) == wanted).double()
-        by_class = [right[wanted == label].mean() for label in torch.unique(wanted)]
-        accuracy = {"label_accuracy": right.mean(), "worst_class": torch.stack(by_class).min()}
-        found |= {name: float(value) for name, value in accuracy.items()}
+        by_class = torch.stack([right[wanted == label].mean() for label in torch.unique(wanted)])
+        found |= {"label_accuracy": float(right.mean()), "worst_class": float(by_class.min())}
     return found
 
 
 def _halves(real: Seen, extractor: Extractor) -> dict[str, float]:
-    """One half of the kept training images against the other: what no generator can be below."""
+    """One half of the kept training images against the other: how far apart equals are."""
     sides = [real.features[start::2] for start in range(2)]
     one, other = (Seen(moments([side]), side, torch.empty(len(side), 0)) for side in sides)
-    found = distances(one, other, extractor)
-    return {key: value for key, value in found.items() if not key.startswith("is")}
+    return distances(one, other, extractor)
 
 
 def _said(count: int, fake: Seen, real: Seen, extractor: Extractor) -> dict[str, Any]:
@@ -201,6 +184,12 @@ def _sentence(found: Mapping[str, float], floor: Mapping[str, float], asked: Ask
     return f"{asked.drawn} images: " + "; ".join(parts) + "."
 
 
+def _grid(source: Drawn, generator: nn.Module, asked: Asked) -> np.ndarray:
+    which = torch.from_numpy(evenly(np.arange(asked.drawn), GRID))
+    drawn = source.some(generator, asked.drawn, which)
+    return images.grid(drawn, enlarge=images.enlargement(drawn.shape[-1]))
+
+
 def _sheet(
     source: Drawn,
     generator: nn.Module,
@@ -208,9 +197,10 @@ def _sheet(
     found: Copies,
     read: Callable[[np.ndarray], Tensor],
 ) -> np.ndarray:
-    order = found.distance.argsort().tolist()
-    first = {int(found.which[place]): place for place in reversed(order)}  # of each training image
-    closest = torch.tensor(sorted(first.values(), key=order.index)[:SHOWN])
+    once: dict[int, int] = {}  # of each training image, the drawn one nearest to it
+    for place in found.distance.argsort().tolist():
+        once.setdefault(int(found.which[place]), place)
+    closest = torch.tensor([*once.values()][:SHOWN])
     kept = evenly(asked.rows, NEIGHBOURS)
     drawn = source.some(generator, asked.drawn, closest)
     trained = read(kept[found.which[closest].numpy()])

@@ -212,7 +212,7 @@ def _both(fake: Seen, real: Seen) -> tuple[Tensor, Tensor]:
 
 
 def _library(fake: Seen, real: Seen) -> dict[str, float]:
-    """FID, KID and inception score by torch-fidelity itself."""
+    """FID, KID and, where there are logits, inception score, by torch-fidelity itself."""
     from torch_fidelity import metric_fid, metric_isc, metric_kid
 
     both = (fake.moments, real.moments)
@@ -221,14 +221,16 @@ def _library(fake: Seen, real: Seen) -> dict[str, float]:
     features = (x.double() for x in _both(fake, real))
     fid = metric_fid.fid_statistics_to_metric(*given, False)
     kid = metric_kid.kid_features_to_metric(*features, kid_subset_size=size, verbose=False)
-    score = metric_isc.isc_features_to_metric(fake.logits)
-    return {
+    found = {
         "fid": fid[metric_fid.KEY_METRIC_FID],
         "kid": kid[metric_kid.KEY_METRIC_KID_MEAN],
         "kid_deviation": kid[metric_kid.KEY_METRIC_KID_STD],
-        "is": score[metric_isc.KEY_METRIC_ISC_MEAN],
-        "is_deviation": score[metric_isc.KEY_METRIC_ISC_STD],
     }
+    if fake.logits.shape[1]:
+        named = metric_isc.isc_features_to_metric(fake.logits)
+        found["is"] = named[metric_isc.KEY_METRIC_ISC_MEAN]
+        found["is_deviation"] = named[metric_isc.KEY_METRIC_ISC_STD]
+    return found
 
 
 class Copies(NamedTuple):

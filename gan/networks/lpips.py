@@ -38,7 +38,13 @@ class Lpips:
 
     @torch.no_grad()
     def __call__(self, image: Tensor, truth: Tensor) -> Tensor:
-        """Distances [N] of images and truths [N, 1 or 3, H, W] in [0, 1]."""
+        """Distances [N] of images and truths [N, 1 or 3, H, W] in [0, 1].
+
+        Raises:
+            ValueError: images of less than 32 pixels, of which deep maps have none left.
+        """
+        if min(image.shape[-2:]) < 32:
+            raise ValueError(f"--lpips needs images of 32 pixels or more, not {image.shape[-1]}")
         total = torch.zeros(len(image), device=image.device)
         both = zip(self._maps(image), self._maps(truth), self.heads, strict=True)
         for one, other, head in both:

@@ -4,7 +4,6 @@ Their weights come from a file, or are downloaded for those who ask for it.
 """
 
 import hashlib
-import importlib
 import tempfile
 from collections.abc import Collection
 from pathlib import Path
@@ -23,7 +22,6 @@ PORTION = 64  # images that a network sees at once
 class Known(NamedTuple):
     """A reference network: its class in torch-fidelity, its layers, how its file's hash begins."""
 
-    module: str
     build: str
     layers: tuple[str, ...]
     digest: str
@@ -32,14 +30,12 @@ class Known(NamedTuple):
 
 REFERENCES = {
     "inception": Known(
-        "torch_fidelity.feature_extractor_inceptionv3",
         "FeatureExtractorInceptionV3",
         ("2048", "logits_unbiased"),
         "6726825d",
         "bilinear to 299 px as TensorFlow 1, no antialias",
     ),
     "vgg16": Known(
-        "torch_fidelity.feature_extractor_vgg16",
         "FeatureExtractorVGG16",
         ("fc2_relu",),
         "397923af",
@@ -64,7 +60,7 @@ class OfReference:
         with tempfile.NamedTemporaryFile(suffix=".pth") as safe:
             torch.save(state, safe.name)  # the library unpickles its file without restriction
             with torch.random.fork_rng(devices=[]):
-                network = _library(known.module, known.build)(
+                network = getattr(_library(), known.build)(
                     name, [*known.layers], feature_extractor_weights_path=safe.name
                 )
         self.network: nn.Module = network.to(device)
@@ -91,21 +87,22 @@ class OfReference:
 
 
 def downloaded(name: str) -> Path:
-    """The file of a reference network's weights, fetched by torch.hub unless it is there.
+    """The file of Inception's weights, or of a network of torchvision's, fetched once.
 
     Only for those who ask for it: nothing else here opens a connection.
     """
     if name == "inception":
-        url = _library(REFERENCES[name].module, "URL_INCEPTION_V3")
+        url = _library().feature_extractor_inceptionv3.URL_INCEPTION_V3
     else:
-        from torchvision.models import VGG16_Weights
+        from torchvision.models import get_model_weights
 
-        url = VGG16_Weights.IMAGENET1K_V1.url
+        url = get_model_weights(name).IMAGENET1K_V1.url
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     path = folder / url.rpartition("/")[2]
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(path), REFERENCES[name].digest)
+        digest = path.stem.rpartition("-")[2]  # the name ends in how the hash begins
+        torch.hub.download_url_to_file(url, str(path), digest)
     return path
 
 
@@ -130,9 +127,10 @@ def require_digest(option: str, weights: Path, known: Collection[str]) -> str:
     return digest
 
 
-def _library(module: str, name: str) -> Any:
+def _library() -> Any:
     try:
-        return getattr(importlib.import_module(module), name)
+        import torch_fidelity
     except ImportError as error:
         needed = f"reference networks need {error.name}: pip install 'gan[metrics]'"
         raise ValueError(needed) from error
+    return torch_fidelity

@@ -79,6 +79,10 @@ def test_measuring_changes_nothing_and_gives_the_same_again(tiny):
     with torch.no_grad():
         next(generator.parameters()).mul_(3)
     assert measure(generator) != first
+    with torch.no_grad():
+        next(generator.parameters()).fill_(torch.nan)
+    assert measure(generator).keys() == first.keys()
+    assert np.isnan(measure(generator)["coverage_classifier"])
     trainer.stream.close()
 
 

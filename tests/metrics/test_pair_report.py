@@ -85,6 +85,12 @@ def test_lpips_equals_torchmetrics(weights):
     assert Lpips(path, CPU)(truth, truth).abs().max() == 0
 
 
+def test_lpips_of_images_that_are_too_small_is_refused(weights):
+    path, _ = weights
+    with pytest.raises(ValueError, match="32 pixels or more, not 16"):
+        Lpips(path, CPU)(*torch.rand(2, 1, 1, 16, 16))
+
+
 def test_lpips_of_other_weights_is_refused(tmp_path):
     (tmp_path / "weights.pth").write_bytes(b"some")
     with pytest.raises(ValueError, match="not 7be5be79 or 397923af or b8a52dc0"):
