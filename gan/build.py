@@ -24,14 +24,16 @@ Say = Callable[[str], None]
 def build(config: Mapping[str, Any], say: Say = print, stop: Stop | None = None) -> Trainer:
     """A trainer ready to train, resumed from its newest checkpoint where there is one."""
     stop = stop or Stop()
-    checked = check(config)
-    for note in checked.notes:
-        say(note)
-    resumed = rundir.previous(checked.run_dir, checked.resume, checked.values, say)
+    with distributed.first():
+        checked = check(config)
+        for note in checked.notes:
+            say(note)
+        resumed = rundir.previous(checked.run_dir, checked.resume, checked.values, say)
     rundir.fix_lengths(checked)
     torch.set_float32_matmul_precision("high")  # TF32 where the device has it
     device = distributed.device(checked.settings.device)
-    dataset = checked.create("data")
+    with distributed.first():
+        dataset = checked.create("data")
     require_keys(checked, dataset.gives)
     reads = checked.entries["recipe"][0].build.reads
     ranks = {"rank": distributed.rank(), "size": distributed.size()}
@@ -72,12 +74,11 @@ def _recipe(
     rehearse_classes(checked, facts)
     distributed.seed(checked.seed, "start", 0, device)
     networks = {side: checked.create(side, **facts) for side in SIDES}
-    recipe = checked.recipe(
-        facts,
-        **networks,
-        reconstruction=checked.named("reconstruction"),
-        classifier=features.classifier_for(checked, dataset, stream, device, say),
-    )
+    with distributed.first():
+        classifier = features.classifier_for(checked, dataset, stream, device, say)
+    parts = {"reconstruction": checked.named("reconstruction"), "classifier": classifier}
+    recipe = checked.recipe(facts, **networks, **parts)
+    distributed.synchronise(recipe, device)
     return recipe.to(device).to(memory_format=torch.channels_last)
 
 

@@ -210,7 +210,7 @@ def _contradictions(checked: Checked) -> None:
     if settings.batch_size % distributed.size():
         raise ConfigError(
             f"trainer.batch_size={settings.batch_size} cannot be split over "
-            f"{distributed.size()} processes"
+            f"{distributed.size()} processes: choose a multiple of it, or start another number"
         )
     recipe = checked.entries["recipe"][0]
     least = getattr(recipe.build, "least", 1)

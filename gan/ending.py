@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from gan import checkpoint, diagnosis, distributed, rundir
+from gan import checkpoint, diagnosis, distributed, peers, rundir
+from gan.distributed import PeerError
 from gan.guard import DivergedError
 from gan.saves import StorageError
 
@@ -18,11 +19,13 @@ STOPPED = "stopped.json"
 def told(run: Any) -> Iterator[None]:
     """Whatever ends a trainer's run inside the block, leave the record that scripts can read.
 
-    `stopped.json` has the reason (`signal`, `non-finite`, `storage`, `stall`, `error`), a detail,
-    both clocks, the newest checkpoint and the time; a finished run has none.
+    `stopped.json` has the reason (`signal`, `non-finite`, `storage`, `stall`, `process`, `error`),
+    a detail, both clocks, the newest checkpoint and the time and, where several processes train,
+    what each of them says; a finished run has none.
     """
     try:
-        yield
+        with peers.heard(run):
+            yield
         if run.step >= run.settings.steps:
             _forget(run)
         else:
@@ -33,7 +36,10 @@ def told(run: Any) -> Iterator[None]:
     except BaseException as error:
         if isinstance(error, DivergedError):
             error.args = (f"{error}; see {diagnosis.write(run, error)}",)
-        _write(run, _reason(error), f"{type(error).__name__}: {error}")
+        found = peers.reports(run, error)
+        if isinstance(error, PeerError):
+            error.args = (f"{error}: {peers.culprit(found)}",)
+        _write(run, _reason(error), f"{type(error).__name__}: {error}", found)
         raise
     finally:
         run.stream.close()
@@ -46,13 +52,15 @@ def _reason(error: BaseException) -> str:
         DivergedError: "non-finite",
         StorageError: "storage",
         TimeoutError: "stall",
+        PeerError: "process",
         KeyboardInterrupt: "signal",
     }
     return next((name for kind, name in kinds.items() if isinstance(error, kind)), "error")
 
 
-def _write(run: Any, reason: str, detail: str) -> None:
-    if distributed.rank():
+def _write(run: Any, reason: str, detail: str, found: peers.Reports | None = None) -> None:
+    speaker = peers.speaker(found) if found and reason == "process" else 0
+    if distributed.rank() != speaker:
         return
     newest = checkpoint.newest(run.monitor.run_dir / "checkpoints", notice=lambda skipped: None)
     record = {
@@ -61,6 +69,7 @@ def _write(run: Any, reason: str, detail: str) -> None:
         **run.counts(),
         "checkpoint": str(newest) if newest else None,
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        **({"processes": found} if found else {}),
     }
     temporary = run.monitor.run_dir / f".{STOPPED}"
     try:

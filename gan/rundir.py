@@ -27,6 +27,7 @@ FREE = (
     "trainer.keep",
     "trainer.failed_saves",
     "trainer.watch",
+    "trainer.timeout",
     "trainer.device",
     "data.resident",
     "resume",

@@ -68,6 +68,7 @@ class Settings:
     save_every: Count = 500
     keep: Annotated[int, Bounds(2)] = 2
     failed_saves: Count = 3
+    timeout: Positive = 100.0
     watch: tuple[Watched, ...] = ("data", "discriminator", "collapse", "disk")
 
     def critic(self, step: int) -> int:

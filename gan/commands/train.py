@@ -63,7 +63,9 @@ def _train(config: DictConfig, stop: Stop) -> None:
         distributed.spare_a_core()
         from gan.build import build  # imports torch's and TensorBoard's slower parts
 
-        trainer = build(values, stop=stop)
+        trainer = build(values, _say if distributed.rank() == 0 else _hush, stop)
+    except distributed.FirstError as error:  # it has said why
+        raise SystemExit(2) from error
     except (ValueError, OSError) as error:
         run = HydraConfig.get()
         if run.mode == RunMode.MULTIRUN:  # the other jobs go on, and Hydra tells of the first alone
@@ -94,23 +96,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         require_options(given)
         import_plugins(_named_plugins(given))  # what they register takes part in the composition
-        with _raising(), guarded():
+        with distributed.group(), _raising(), guarded():
             job()
     except KeyboardInterrupt:
         return 1
     except SystemExit as stop:
         return int(stop.code or 0)
-    except UsageError as error:
+    except (UsageError, ConfigError) as error:
         if _verbose():
             raise
         return _fail(str(error))
     except (HydraException, OmegaConfBaseException) as error:
         if _verbose():
             raise
-        return _fail(explained(error, given))
+        return 2 if distributed.rank() else _fail(explained(error, given))  # all say the same
     except yaml.YAMLError as error:  # it says in which file and line
         return _fail(" ".join(str(error).split()))
-    except (FloatingPointError, StorageError, TimeoutError) as error:
+    except (FloatingPointError, StorageError, TimeoutError, ConnectionError) as error:
         print(f"gan: {error}", file=sys.stderr)
         return 1
     return 0
@@ -198,8 +200,17 @@ def _sentence(error: Exception) -> str:
     return lines[0] if lines else type(error).__name__
 
 
+def _say(text: str) -> None:
+    print(text)
+
+
+def _hush(text: str) -> None:
+    """What the first process says, the others need not repeat."""
+
+
 def _fail(sentence: str) -> int:
-    print(f"gan: {sentence}", file=sys.stderr)
+    who = f", rank {distributed.rank()}" if distributed.rank() else ""
+    print(f"gan{who}: {sentence}", file=sys.stderr)
     return 2
 
 
