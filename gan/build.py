@@ -1,13 +1,13 @@
 """From a configuration to a Trainer: the only place that knows every part."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
 import yaml
 
-from gan import distributed, features, finetune, parts, rundir
+from gan import distributed, features, finetune, parts, pieces, rundir
 from gan.check import Checked, check, require_keys
 from gan.data.stream import Stream
 from gan.metrics.evaluation import evaluation_for
@@ -21,7 +21,7 @@ from gan.trainer import Trainer
 Say = Callable[[str], None]
 
 
-def build(config: Mapping[str, Any], say: Say = print, stop: Stop | None = None) -> Trainer:
+def build(config: dict[str, Any], say: Say = distributed.say, stop: Stop | None = None) -> Trainer:
     """A trainer ready to train, resumed from its newest checkpoint where there is one."""
     stop = stop or Stop()
     with distributed.first():
@@ -29,11 +29,10 @@ def build(config: Mapping[str, Any], say: Say = print, stop: Stop | None = None)
         for note in checked.notes:
             say(note)
         resumed = rundir.previous(checked.run_dir, checked.resume, checked.values, say)
+        dataset = checked.create("data")
     rundir.fix_lengths(checked)
     torch.set_float32_matmul_precision("high")  # TF32 where the device has it
     device = distributed.device(checked.settings.device)
-    with distributed.first():
-        dataset = checked.create("data")
     require_keys(checked, dataset.gives)
     reads = checked.entries["recipe"][0].build.reads
     ranks = {"rank": distributed.rank(), "size": distributed.size()}
@@ -43,7 +42,7 @@ def build(config: Mapping[str, Any], say: Say = print, stop: Stop | None = None)
     if checked.init and resumed is None:
         say(finetune.adopt(recipe, checked.init))
     asleep = parts.freeze(recipe, checked.freeze)
-    trainer = Trainer(
+    trainer = pieces.trainer_for(checked.settings)(
         recipe,
         generator=_player(checked, recipe, "generator", asleep),
         discriminator=_player(checked, recipe, "discriminator", asleep),

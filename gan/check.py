@@ -219,6 +219,13 @@ def _contradictions(checked: Checked) -> None:
             f"trainer.batch_size={settings.batch_size} is too small: recipe={recipe.name} needs at "
             f"least {least} images per process for its batch norm"
         )
+    share, rows = settings.batch_size // distributed.size(), settings.rows(distributed.size())
+    if share % rows or rows < least:
+        raise ConfigError(
+            f"trainer.micro_batch={settings.micro_batch} must divide the {share} images of "
+            f"trainer.batch_size={settings.batch_size} that each of {distributed.size()} processes "
+            f"has, and be at least {least}"
+        )
     extra = checked.switched_on("reconstruction")
     if extra and "reconstruction" not in recipe.given:
         raise ConfigError(f"{extra[0]} needs a target, which recipe={recipe.name} does not have")

@@ -18,6 +18,8 @@ import torch
 import torch.distributed
 from torch import Tensor, nn
 
+from gan import draws
+from gan.draws import Share
 from gan.signature import ConfigError
 
 THREADS = torch.get_num_threads()  # as torch chose them
@@ -145,6 +147,12 @@ def _collect(collective: Callable[..., Any], *given: Any) -> None:
         raise PeerError(f"rank {rank()} waited for the others in vain ({said})") from error
 
 
+def say(text: str) -> None:
+    """Print a line, once for all processes."""
+    if not rank():
+        print(text)
+
+
 def rank() -> int:
     """The number of this process, 0 when it is alone."""
     return torch.distributed.get_rank() if _together() else 0
@@ -204,12 +212,39 @@ def seed(root: int, side: str, count: int, device: torch.device) -> None:
     Sets the generators in use directly: `torch.manual_seed` would visit every device. The CPU
     generator reads 32 bits of a seed, hence the hash.
     """
-    value = zlib.crc32(f"{root}/{side}/{count}/{rank()}".encode())
+    value = _hash(root, side, count, rank())
     random.seed(value)
     numpy.random.seed(value)  # noqa: NPY002 - the global generator is what users' modules draw from
     torch.default_generator.manual_seed(value)
     if device.type == "cuda":
         torch.cuda.default_generators[device.index or 0].manual_seed(value)
+
+
+def _hash(root: int, side: str, count: int, rank: int) -> int:
+    return zlib.crc32(f"{root}/{side}/{count}/{rank}".encode())
+
+
+def share(batch_size: int) -> Share | None:
+    """The rows of a batch that this process plays; None for all of them."""
+    count = batch_size // size()
+    return Share(rank() * count, count, batch_size) if size() > 1 else None
+
+
+@contextmanager
+def seeded(
+    root: int, device: torch.device, share: Share | None, side: str, count: int
+) -> Iterator[None]:
+    """Inside the block chance is a function of (root seed, side, count) and of the sample.
+
+    What is drawn for no sample depends on the share as well.
+    """
+    if share is None:
+        seed(root, side, count, device)
+        yield
+        return
+    seed(root, f"{side}/{share.first}", count, device)
+    with draws.shared(share, _hash(root, side, count, 0)):
+        yield
 
 
 def average_gradients(parameters: Sequence[Tensor], said: Tensor) -> Tensor:

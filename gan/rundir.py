@@ -28,6 +28,7 @@ FREE = (
     "trainer.failed_saves",
     "trainer.watch",
     "trainer.timeout",
+    "trainer.micro_batch",
     "trainer.device",
     "data.resident",
     "resume",

@@ -258,7 +258,7 @@ def halves(folder, same_seed=False):
     def second(rank):
         if same_seed:
             seed = distributed.seed
-            distributed.seed = lambda root, side, count, device: _as_first(seed, root, side, count)
+            distributed.seed = lambda root, side, count, device: _as_first(seed, root, count)
         run = started(folder / "parts", steps=8, save_every=8)
         run.resume(newest(folder / "parts"))
         run.train()
@@ -269,10 +269,10 @@ def halves(folder, same_seed=False):
     return expected, forked(second)
 
 
-def _as_first(seed, root, side, count):
+def _as_first(seed, root, count):
     rank, distributed.rank = distributed.rank, lambda: 0
     try:
-        seed(root, side, count, torch.device("cpu"))
+        seed(root, "either", count, torch.device("cpu"))
     finally:
         distributed.rank = rank
 

@@ -63,7 +63,7 @@ def _train(config: DictConfig, stop: Stop) -> None:
         distributed.spare_a_core()
         from gan.build import build  # imports torch's and TensorBoard's slower parts
 
-        trainer = build(values, _say if distributed.rank() == 0 else _hush, stop)
+        trainer = build(values, stop=stop)
     except distributed.FirstError as error:  # it has said why
         raise SystemExit(2) from error
     except (ValueError, OSError) as error:
@@ -198,14 +198,6 @@ def _verbose() -> bool:
 def _sentence(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
-
-
-def _say(text: str) -> None:
-    print(text)
-
-
-def _hush(text: str) -> None:
-    """What the first process says, the others need not repeat."""
 
 
 def _fail(sentence: str) -> int:
