@@ -13,7 +13,9 @@ from small import newest
 from test_ranks import started as ring_game
 
 from gan import distributed, draws, pieces
+from gan.check import check
 from gan.draws import Share
+from gan.registry import ConfigError
 from gan.settings import Settings
 from gan.trainer import Trainer
 
@@ -231,3 +233,40 @@ def test_a_run_goes_on_with_another_number_of_processes(tmp_path, before, after,
             for name, weight in whole.recipe.named_parameters():
                 torch.testing.assert_close(result["weights"][name], weight, rtol=1e-9, atol=1e-12)
     tried(1)
+
+
+# -- what a user is told
+
+
+REFUSED = {
+    r"trainer\.micro_batch=24 must divide the 64 images": ["trainer.micro_batch=24"],
+    r"trainer\.micro_batch must be": ["trainer.micro_batch=-1"],
+    r"trainer\.micro_batch=1 must .* and be at least 2": ["model=wnet", "trainer.micro_batch=1"],
+}
+
+
+@pytest.mark.row("F3")
+@pytest.mark.parametrize("said", REFUSED)
+def test_a_micro_batch_that_cannot_be_is_refused(composed, said):
+    with pytest.raises(ConfigError, match=said):
+        check(composed(*(["model=dcgan"] if len(REFUSED[said]) == 1 else []), *REFUSED[said]))
+
+
+ALONE = ["generator.norm=group", "discriminator.norm=layer"]
+NOTED = {
+    "": ALONE,
+    "batch norm will see 16 images": [],
+    "adversarial=ragan will see 16 images": [*ALONE, "adversarial=ragan"],
+}
+
+
+@pytest.mark.parametrize("said", NOTED)
+@pytest.mark.parametrize("split", ["pieces", "processes"])
+def test_what_depends_on_the_split_is_noted(composed, monkeypatch, said, split):
+    micro = ["trainer.micro_batch=16"] if split == "pieces" else []
+    config = composed("model=dcgan", "trainer.device=cpu", *NOTED[said], *micro)
+    with monkeypatch.context() as patch:
+        if split == "processes":
+            patch.setattr(distributed, "size", lambda: 4)
+        notes = check(config).notes
+    assert [said in note for note in notes] == [True] * bool(said)
