@@ -1,7 +1,6 @@
 """From a configuration to a Trainer: the only place that knows every part."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +11,6 @@ from gan.check import Checked, check, require_keys
 from gan.data.stream import Stream
 from gan.metrics.evaluation import evaluation_for
 from gan.monitor import Monitor
-from gan.player import Player
 from gan.recipe import Recipe
 from gan.rehearsal import SIDES, rehearse_classes
 from gan.signals import Stop
@@ -44,8 +42,8 @@ def build(config: dict[str, Any], say: Say = distributed.say, stop: Stop | None 
     asleep = parts.freeze(recipe, checked.freeze)
     trainer = pieces.trainer_for(checked.settings)(
         recipe,
-        generator=_player(checked, recipe, "generator", asleep),
-        discriminator=_player(checked, recipe, "discriminator", asleep),
+        generator=parts.player(checked, recipe, "generator", asleep),
+        discriminator=parts.player(checked, recipe, "discriminator", asleep),
         stream=stream,
         averages=checked.create("average", generator=recipe.generator),
         settings=checked.settings,
@@ -75,23 +73,7 @@ def _recipe(
     networks = {side: checked.create(side, **facts) for side in SIDES}
     with distributed.first():
         classifier = features.classifier_for(checked, dataset, stream, device, say)
-    parts = {"reconstruction": checked.named("reconstruction"), "classifier": classifier}
-    recipe = checked.recipe(facts, **networks, **parts)
+    given = {"reconstruction": checked.named("reconstruction"), "classifier": classifier}
+    recipe = checked.recipe(facts, **networks, **given)
     distributed.synchronise(recipe, device)
     return recipe.to(device).to(memory_format=torch.channels_last)
-
-
-def _player(checked: Checked, recipe: Recipe, side: str, asleep: parts.Asleep) -> Player:
-    (opponent,) = (recipe.get_submodule(other) for other in SIDES if other != side)
-    groups = parts.groups(recipe, side, checked.rates)
-    return Player(
-        side,
-        recipe.get_submodule(side),
-        opponent,
-        checked.create(f"optimizer.{side}", parameters=groups),
-        checked.create(f"schedule.{side}"),
-        checked.clip[side],
-        recipe.statistics,
-        asleep[side],
-        partial(checked.settings.autocast, distributed.device(checked.settings.device)),
-    )

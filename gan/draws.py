@@ -69,12 +69,12 @@ def uniform_like(x: Tensor) -> Tensor:
     return _rows(x, _uniform) if _common else torch.rand_like(x)
 
 
-def integers(high: int, count: int, device: torch.device) -> Tensor:
-    """Uniform integers [count] below `high`."""
+def integers(low: int, high: int, count: int, *shape: int, device: torch.device) -> Tensor:
+    """Uniform integers [count, ...] from `low` to below `high`."""
     if not _common:
-        return torch.randint(high, (count,), device=device)
-    empty = torch.empty(count, dtype=torch.int64, device=device)
-    return _rows(empty, lambda x, generator: x.random_(high, generator=generator))
+        return torch.randint(low, high, (count, *shape), device=device)
+    empty = torch.empty(count, *shape, dtype=torch.int64, device=device)
+    return _rows(empty, lambda x, generator: x.random_(low, high, generator=generator))
 
 
 def _normal(x: Tensor, generator: torch.Generator) -> Tensor:

@@ -39,6 +39,10 @@ class PiecewiseTrainer(Trainer):
         """None yet: they are made piece by piece."""
         return {"update": torch.tensor(self.discriminator_updates), "shared": torch.tensor(shared)}
 
+    def _batch(self) -> Batch:
+        """As it came: it is prepared piece by piece."""
+        return next(self.stream)
+
     def _losses(self, player: Player, dealt: Dealt, count: int) -> Callable[[], Losses]:
         return partial(self._accumulated, player, dealt, count)
 
@@ -68,22 +72,28 @@ class PiecewiseTrainer(Trainer):
 
     def _terms(self, player: Player, dealt: Dealt, count: int, place: int, share: Share) -> Losses:
         """A player's terms of one piece, as parts of the mean over all."""
-        mine, update = player is self.generator, int(dealt[1]["update"])
-        batch = {key: rows[place * share.rows :][: share.rows] for key, rows in dealt[0].items()}
-        prefix = f"{place}/"
+        prefix, mine, update = f"{place}/", player is self.generator, int(dealt[1]["update"])
+        raw = {key: rows[place * share.rows :][: share.rows] for key, rows in dealt[0].items()}
         fakes = {k.removeprefix(prefix): f for k, f in dealt[1].items() if k.startswith(prefix)}
+        here = dealer = player.name, count
+        if fakes:
+            dealer = "generator", self.step
+        elif mine and update < self.discriminator_updates:
+            dealer = "discriminator", update
         seeded = partial(distributed.seeded, self.seed, self.device, share)
-        if mine and update < self.discriminator_updates:  # the discriminator has been dealt them
-            with seeded("discriminator", update):
-                fakes = super()._fakes(batch, shared=True)
-        with seeded(player.name, count):
-            if not fakes:
-                fakes = super()._fakes(batch, shared=mine)
+        with seeded(*dealer):
+            batch = self.recipe.prepare(raw)
+            fakes = fakes or super()._fakes(batch, shared=mine)
+            if dealer == here:
                 kept = detached(fakes) if mine else {}  # the discriminator will be dealt them
                 dealt[1].update({prefix + name: fake for name, fake in kept.items()})
-            losses = super()._losses(player, (batch, fakes), count)
-            pieces = self.settings.batch_size // distributed.size() // share.rows
-            return {name: term / pieces for name, term in losses().items()}
+                return self._part(player, (batch, fakes), count)
+        with seeded(*here):
+            return self._part(player, (batch, fakes), count)
+
+    def _part(self, player: Player, dealt: Dealt, count: int) -> Losses:
+        terms, pieces = super()._losses(player, dealt, count)(), len(list(self._shares()))
+        return {name: term / pieces for name, term in terms.items()}
 
 
 @contextmanager

@@ -70,14 +70,18 @@ class Trainer:
         return dealt
 
     def _turn(self, player: Player, count: int, dealt: Dealt | None, shared: bool) -> Dealt:
-        batch = dealt[0] if dealt else next(self.stream)
-        with self.guard.turn(batch), self.seeded(player.name, count):
-            dealt = dealt or (batch, self._fakes(batch, shared))
-            losses = self._losses(player, dealt, count)
-            self.monitor.note(player.name, player.update(losses, count))
-            for average in self.averages.values() if player is self.generator else ():
-                average.update(self.recipe.generator, images=self.settings.batch_size)
-        return dealt
+        with self.seeded(player.name, count):
+            batch = dealt[0] if dealt else self._batch()
+            with self.guard.turn(batch):
+                dealt = dealt or (batch, self._fakes(batch, shared))
+                losses = self._losses(player, dealt, count)
+                self.monitor.note(player.name, player.update(losses, count))
+                for average in self.averages.values() if player is self.generator else ():
+                    average.update(self.recipe.generator, images=self.settings.batch_size)
+            return dealt
+
+    def _batch(self) -> Batch:
+        return self.recipe.prepare(next(self.stream))
 
     def _fakes(self, batch: Batch, shared: bool) -> dict[str, Tensor]:
         precision = self.settings.autocast(self.device)

@@ -40,7 +40,7 @@ NETWORKS = {
     ),
 }
 SETTINGS = {
-    "wnet": {"feature_source": "discriminator"},
+    "wnet": {"feature_source": "discriminator", "restyle": 0.5},
     "cyclegan": {"pool": 0, "size": SIZE, "channels": 1},
     "pix2pix": {"size": SIZE, "channels": 1},
 }
@@ -121,6 +121,7 @@ def game(kind, loss, penalty=None, every=1, norms=None):
         "reconstruction": {},
         "classifier": None,
         "classes": CLASSES,
+        "augment": {name: create("augment", name) for name in names("augment")},
     }
     chosen = entry("recipe", kind)
     recipe = chosen.build(**{k: given[k] for k in chosen.given}, **SETTINGS.get(kind, {}))

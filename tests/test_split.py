@@ -145,7 +145,7 @@ def test_shares_of_draws_are_rows_of_the_whole(form):
     kinds = {
         "normal": lambda x: draws.normal(len(x), 3, device=x.device),
         "uniform": lambda x: draws.uniform(len(x), 1, device=x.device),
-        "integers": lambda x: draws.integers(5, len(x), device=x.device),
+        "integers": lambda x: draws.integers(-2, 5, len(x), device=x.device),
         "normal_like": draws.normal_like,
         "uniform_like": draws.uniform_like,
     }
