@@ -231,7 +231,7 @@ def test_weights_of_any_memory_format_reach_the_others():
 # -- faults
 
 
-def spoiled(fault, at=30):
+def spoiled(fault, at=12):
     def alter(batch, position):
         if distributed.rank() == 1 and position == at:
             fault()
@@ -244,9 +244,9 @@ def raise_planned():
     raise ValueError("planned")
 
 
-NAMED = r"rank 1 does not answer \(killed, or frozen\): last heard of at step 30 in waiting for"
+NAMED = r"rank 1 does not answer \(killed, or frozen\): last heard of at step 12 in waiting for"
 FAULTS = {
-    "raises": (raise_planned, r"rank 1 at step 30 in waiting for data .*: ValueError: planned"),
+    "raises": (raise_planned, r"rank 1 at step 12 in waiting for data .*: ValueError: planned"),
     "dies": (lambda: (time.sleep(0.2), os.kill(os.getpid(), signal.SIGKILL)), NAMED),
     "freezes": (lambda: time.sleep(4), NAMED),
 }
@@ -268,7 +268,7 @@ def test_the_process_at_fault_is_named_with_step_and_phase(tmp_path, monkeypatch
     def work(rank):
         begun = time.monotonic()
         try:
-            started(tmp_path, steps=100, save_every=10, alter=spoiled(act), timeout=1.0).train()
+            started(tmp_path, steps=100, save_every=4, alter=spoiled(act), timeout=1.0).train()
         except distributed.PeerError as error:
             return {"said": str(error), "seconds": time.monotonic() - begun}
 
@@ -283,5 +283,5 @@ def test_the_process_at_fault_is_named_with_step_and_phase(tmp_path, monkeypatch
     assert "alter" in told["processes"]["1"]["stack"]
     assert "all_reduce" in told["processes"]["0"]["traceback"]
     assert ("planned" in told["processes"]["1"].get("traceback", "")) == (fault == "raises")
-    assert checkpoint.load(newest(tmp_path)).step == 30
+    assert checkpoint.load(newest(tmp_path)).step == 12
     tried(1)
