@@ -3,10 +3,13 @@
 One process is the special case in which nothing is sent.
 """
 
+import hashlib
 import itertools
 import os
 import random
+import re
 import time
+import uuid
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +20,7 @@ import numpy
 import torch
 import torch.distributed
 from torch import Tensor, nn
+from torch.distributed import distributed_c10d as c10d
 
 from gan import draws
 from gan.draws import Share
@@ -67,10 +71,16 @@ def _meet() -> None:
         ) from None
     if not 0 <= mine < count:
         raise ConfigError(f"RANK={mine} must be below WORLD_SIZE={count}: start with torchrun")
+    limit = timedelta(seconds=START)
+    hosts = mine == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     try:
+        met = c10d.TCPStore(*address, is_master=hosts, timeout=limit, wait_for_workers=False)
         torch.distributed.init_process_group(
             "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
-            timeout=timedelta(seconds=START),
+            store=c10d.PrefixStore(_roll_call(met, mine, count), met),
+            rank=mine,
+            world_size=count,
+            timeout=limit,
         )
     except (RuntimeError, OSError) as error:
         raise ConnectionError(
@@ -78,6 +88,33 @@ def _meet() -> None:
             f"({str(error).partition(chr(10))[0]}): start as many as WORLD_SIZE says, and choose "
             "another MASTER_PORT (torchrun --master-port) if this one is taken"
         ) from error
+
+
+def _roll_call(met: Any, mine: int, count: int) -> str:
+    """A name for these very processes, on which all of them agree.
+
+    torchrun keeps its store over a restart, and with it the notes of processes that are dead. Each
+    living one has a name of its own and answers to a list with that name; dead ones never answer.
+
+    Raises: TimeoutError with the ranks that have not come.
+    """
+    name, until = uuid.uuid4().hex, time.monotonic() + START
+    met.set(f"here/{mine}", name)
+    missing = list(range(count))
+    while time.monotonic() < until:
+        if mine == 0:
+            missing = [rank for rank in range(count) if not met.check([f"here/{rank}"])]
+            if not missing:
+                met.set("list", ",".join(met.get(f"here/{rank}").decode() for rank in range(count)))
+        called = met.get("list").decode() if met.check(["list"]) else ""
+        if name in called:
+            answer = hashlib.sha256(called.encode()).hexdigest()
+            met.set(f"{answer}/{mine}", "here")
+            missing = [rank for rank in range(count) if not met.check([f"{answer}/{rank}"])]
+            if not missing:
+                return answer
+        time.sleep(TICK)
+    raise TimeoutError(f"rank {', '.join(map(str, missing))} did not come")
 
 
 @contextmanager
@@ -125,13 +162,13 @@ def _await(turn: str) -> None:
 
 def store() -> Any:
     """Where the processes leave each other notes."""
-    return torch.distributed.distributed_c10d._get_default_store()
+    return c10d._get_default_store()
 
 
 def limit(seconds: float) -> None:
     """From now on wait at most so long for another process."""
     change = getattr(torch.distributed, "set_timeout", None)  # from torch 2.14 on
-    change = change or torch.distributed.distributed_c10d._set_pg_timeout
+    change = change or c10d._set_pg_timeout
     change(timedelta(seconds=seconds))
 
 
@@ -143,7 +180,7 @@ def _collect(collective: Callable[..., Any], *given: Any) -> None:
     try:
         collective(*given)
     except RuntimeError as error:
-        said = str(error).partition("\n")[0]
+        said = re.split(r"\n|\. This is", str(error))[0]
         raise PeerError(f"rank {rank()} waited for the others in vain ({said})") from error
 
 

@@ -65,6 +65,7 @@ def test_processes_that_do_not_meet_say_so(monkeypatch, fault, tried):
     assert f"the 2 processes did not meet at localhost:{port}" in str(error.value)
     assert "WORLD_SIZE" in str(error.value)
     assert "--master-port" in str(error.value)
+    assert ("rank 1 did not come" in str(error.value)) == (fault == "one is missing")
     assert time.monotonic() - begun < 10
     tried(1)
 

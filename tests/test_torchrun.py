@@ -53,7 +53,9 @@ def launched(tmp_path, glyph_store):
 
     def launch(options, *overrides, alone=False):
         command = [sys.executable] if alone else [*TORCHRUN, *options]
-        command += [str(TRAIN), *SMALL, f"data.path={glyph_store}", *overrides]
+        flags = [given for given in overrides if given == "-m"]  # before all overrides
+        given = [given for given in overrides if given != "-m"]
+        command += [str(TRAIN), *flags, *SMALL, f"data.path={glyph_store}", *given]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         children.append(subprocess.Popen(command, cwd=tmp_path, env=environment, **pipes))
         return children[-1]
@@ -161,7 +163,7 @@ def test_a_mistake_is_told_once_and_named(launched):
     assert status != 0
     assert said.count("gan: trainer.batch_size=7 cannot be split over 2 processes") == 1
     status, said = ended(launched(TWO, "trainer.bach_size=8"))
-    assert said.count("gan: trainer.bach_size is unknown; did you mean batch_size") == 1
+    assert said.count("gan: trainer.bach_size is unknown; did you mean 'batch_size'") == 1
     assert "Traceback" not in said.split("torch/distributed/elastic")[0]
 
 
