@@ -74,7 +74,8 @@ def _meet() -> None:
     limit = timedelta(seconds=START)
     hosts = mine == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     try:
-        met = c10d.TCPStore(*address, is_master=hosts, timeout=limit, wait_for_workers=False)
+        options: dict[str, Any] = {"timeout": limit, "wait_for_workers": False}
+        met = torch.distributed.TCPStore(*address, is_master=hosts, **options)  # type: ignore[attr-defined]  # it is there
         torch.distributed.init_process_group(
             "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
             store=c10d.PrefixStore(_roll_call(met, mine, count), met),
