@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from gan import checkpoint, diagnosis, distributed, rundir
+from gan import checkpoint, diagnosis, distributed, peers, rundir
+from gan.distributed import PeerError
 from gan.guard import DivergedError
 from gan.rundir import FINISHED
 from gan.saves import StorageError
@@ -19,14 +20,16 @@ STOPPED = "stopped.json"
 def told(run: Any) -> Iterator[None]:
     """Whatever ends a trainer's run inside the block, leave the record that scripts can read.
 
-    `stopped.json` has the reason (`signal`, `non-finite`, `storage`, `stall`, `error`), a detail,
-    both clocks, the newest checkpoint and the time. A finished run has `finished.json` instead,
-    with the clocks, the time, and what its monitor has measured by font.
+    `stopped.json` has the reason (`signal`, `non-finite`, `storage`, `stall`, `process`, `error`),
+    a detail, both clocks, the newest checkpoint and the time and, where several processes train,
+    what each of them says. A finished run has `finished.json` instead, with the clocks, the time,
+    and what its monitor has measured by font.
     """
     try:
         if run.step < run.settings.steps:
             _forget(run, FINISHED)
-        yield
+        with peers.heard(run):
+            yield
         if run.step >= run.settings.steps:
             _forget(run, STOPPED)
             _write(run, FINISHED, run.monitor.outcome)
@@ -38,7 +41,10 @@ def told(run: Any) -> Iterator[None]:
     except BaseException as error:
         if isinstance(error, DivergedError):
             error.args = (f"{error}; see {diagnosis.write(run, error)}",)
-        _stopped(run, _reason(error), f"{type(error).__name__}: {error}")
+        found = peers.reports(run, error)
+        if isinstance(error, PeerError):
+            error.args = (f"{error}: {peers.culprit(found)}",)
+        _stopped(run, _reason(error), f"{type(error).__name__}: {error}", found)
         raise
     finally:
         run.stream.close()
@@ -51,19 +57,22 @@ def _reason(error: BaseException) -> str:
         DivergedError: "non-finite",
         StorageError: "storage",
         TimeoutError: "stall",
+        PeerError: "process",
         KeyboardInterrupt: "signal",
     }
     return next((name for kind, name in kinds.items() if isinstance(error, kind)), "error")
 
 
-def _stopped(run: Any, reason: str, detail: str) -> None:
+def _stopped(run: Any, reason: str, detail: str, found: peers.Reports | None = None) -> None:
     newest = checkpoint.newest(run.monitor.run_dir / "checkpoints", notice=lambda skipped: None)
     where = {"checkpoint": str(newest) if newest else None}
-    _write(run, STOPPED, {"reason": reason, "detail": detail, **where})
+    said = {"processes": found} if found else {}
+    speaker = peers.speaker(found) if found and reason == "process" else 0
+    _write(run, STOPPED, {"reason": reason, "detail": detail, **where, **said}, speaker)
 
 
-def _write(run: Any, name: str, facts: Mapping[str, Any]) -> None:
-    if distributed.rank():
+def _write(run: Any, name: str, facts: Mapping[str, Any], speaker: int = 0) -> None:
+    if distributed.rank() != speaker:
         return
     record = {**facts, **run.counts(), "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
     temporary = run.monitor.run_dir / f".{name}"

@@ -6,6 +6,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -13,7 +14,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from gan import checkpoint, images
+from gan import checkpoint, distributed, images
 from gan.best import Best, Better
 from gan.log import Log
 from gan.player import Losses, Player
@@ -158,7 +159,8 @@ class Monitor:
         means = {tag: torch.stack(terms).float().mean() for tag, terms in self._terms.items()}
         values: dict[str, float] = {}
         if means:  # none where every update since was skipped
-            values = dict(zip(means, torch.stack(list(means.values())).tolist(), strict=True))
+            read = distributed.mean(torch.stack(list(means.values())))
+            values = dict(zip(means, read.tolist(), strict=True))
         self._warn(self._watch.game(counts["step"], values))
         self._terms = {}
         for player in players:
@@ -181,6 +183,9 @@ class Monitor:
 
     def sample(self, counts: Counts, recipe: Recipe, generators: Generators) -> None:
         """Pictures of the shown batches, by every generator."""
+        distributed.by_first(partial(self._sample, counts, recipe, generators))
+
+    def _sample(self, counts: Counts, recipe: Recipe, generators: Generators) -> None:
         with self._pause():
             for name, batch in self.shown.items():
                 columns: dict[str, Tensor] = {}
@@ -198,14 +203,16 @@ class Monitor:
 
     def measure(self, counts: Counts, generators: Generators) -> None:
         """Evaluate: `metric/NAME` of the generator to use, `metric/raw_NAME` beside it."""
-        if self.evaluation is None:
-            return
+        if self.evaluation is not None:
+            distributed.by_first(partial(self._measure, self.evaluation, counts, generators))
+
+    def _measure(self, evaluation: Evaluation, counts: Counts, generators: Generators) -> None:
         values: dict[str, float] = {}
         with self._pause():
             for source, generator in generators.items():
                 prefix = "" if generator is best(generators) else f"{source}_"
                 with evaluated(generator):
-                    measured = self.evaluation.measure(generator)
+                    measured = evaluation.measure(generator)
                 values |= {f"metric/{prefix}{key}": value for key, value in measured.items()}
         values |= self.best.offer(counts["step"], values)
         self._last |= values
@@ -213,6 +220,9 @@ class Monitor:
 
     def finish(self, counts: Counts, generators: Generators, config: str) -> None:
         """The row among the runs, and the evaluation's report, printed and kept as `report.txt`."""
+        distributed.by_first(partial(self._finish, counts, generators, config))
+
+    def _finish(self, counts: Counts, generators: Generators, config: str) -> None:
         measured = {k: v for k, v in self._last.items() if k.startswith(("metric/", "best/"))}
         metrics = measured or self._last
         if metrics:  # a finished run that was started again has its row
@@ -222,8 +232,7 @@ class Monitor:
         report = self._reported(counts["step"], generators)
         self.log.say(report)
         self.log.text(counts["step"], "report", report)
-        if self.log.active:
-            (self.run_dir / "report.txt").write_text(report + "\n", encoding="utf-8")
+        (self.run_dir / "report.txt").write_text(report + "\n", encoding="utf-8")
 
     def _reported(self, step: int, generators: Generators) -> str:
         """The evaluation's report on the last generator and, where there is one, on the best."""

@@ -49,7 +49,7 @@ class Player:
         with explained(self.name, count, losses_of), frozen(self.opponent):
             with self.autocast():
                 terms = losses_of()
-            loss = torch.stack([t for name, t in terms.items() if self._trains(name, t)]).sum()
+            loss = torch.stack([t for name, t in terms.items() if self.trains(name, t)]).sum()
             torch.autograd.backward(loss)
         loss = distributed.average_gradients(self.parameters, loss.detach())
         norm = get_total_norm([p.grad for p in self.parameters if p.grad is not None])
@@ -70,7 +70,8 @@ class Player:
             for parameter in parameters:
                 parameter.requires_grad = count >= until
 
-    def _trains(self, name: str, term: Tensor) -> bool:
+    def trains(self, name: str, term: Tensor) -> bool:
+        """Whether the term is part of the loss; Raises: ValueError for one that cannot be."""
         if name in self.statistics:
             return False
         if term.ndim:

@@ -29,6 +29,8 @@ FREE = (
     "trainer.failed_saves",
     "trainer.best",
     "trainer.watch",
+    "trainer.timeout",
+    "trainer.micro_batch",
     "trainer.device",
     "data.resident",
     "resume",

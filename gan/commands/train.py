@@ -75,6 +75,8 @@ def job(config: DictConfig) -> float | None:
 def _alone(config: DictConfig, stop: Stop) -> None:
     try:
         trainer = _built(plain(config), stop)
+    except distributed.FirstError as error:  # it has said why
+        raise SystemExit(2) from error
     except (ValueError, OSError) as error:
         if _verbose():
             raise
@@ -150,23 +152,23 @@ def _called(given: Sequence[str]) -> int:
     try:
         require_options(given)
         import_plugins(_named_plugins(given))  # what they register takes part in the composition
-        with _raising():
+        with distributed.group(), _raising():
             job()
     except (KeyboardInterrupt, sweep.JobError):
         return 1
     except SystemExit as stop:
         return int(stop.code or 0)
-    except UsageError as error:
+    except (UsageError, ConfigError) as error:
         if _verbose():
             raise
         return _fail(str(error))
     except (HydraException, OmegaConfBaseException) as error:
         if _verbose():
             raise
-        return _fail(explained(error, given))
+        return 2 if distributed.rank() else _fail(explained(error, given))  # all say the same
     except yaml.YAMLError as error:  # it says in which file and line
         return _fail(" ".join(str(error).split()))
-    except (FloatingPointError, StorageError, TimeoutError) as error:
+    except (FloatingPointError, StorageError, TimeoutError, ConnectionError) as error:
         print(f"gan: {error}", file=sys.stderr)
         return 1
     return 0
@@ -255,7 +257,8 @@ def _sentence(error: Exception) -> str:
 
 
 def _fail(sentence: str) -> int:
-    print(f"gan: {sentence}", file=sys.stderr)
+    who = f", rank {distributed.rank()}" if distributed.rank() else ""
+    print(f"gan{who}: {sentence}", file=sys.stderr)
     return 2
 
 
