@@ -2,9 +2,10 @@
 
 import copy
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 
 class Average(nn.Module, ABC):
@@ -20,26 +21,36 @@ class Average(nn.Module, ABC):
         self.generator = copy.deepcopy(generator).eval().requires_grad_(False)
         self.updates = 0
         self.images = 0
-        self._averaged: list[Tensor] = list(self.generator.parameters())
-        self._buffers_here = list(self.generator.buffers())
+        # kept lists: a walk over the modules would cost more than the averaging of small networks
+        self._followed, self._averaged = [list(g.parameters()) for g in (generator, self.generator)]
+        self._buffers_there, self._buffers_here = _places(generator), _places(self.generator)
 
     @abstractmethod
     def weight(self, images: int) -> float:
         """The weight of the newest parameters, when this update stands for so many images."""
 
     @torch.no_grad()
-    def update(self, generator: nn.Module, images: int) -> None:
-        """Take in the generator after one of its updates."""
-        weight = self.weight(images)
-        torch._foreach_lerp_(self._averaged, list(generator.parameters()), weight)
+    def update(self, images: int) -> None:
+        """Take in the generator that it was made of, after an update of so many images."""
+        torch._foreach_lerp_(self._averaged, self._followed, self.weight(images))
         if self._buffers_here:
-            torch._foreach_copy_(self._buffers_here, list(generator.buffers()))
+            here, there = (
+                [owner[name] for owner, name in places]
+                for places in (self._buffers_here, self._buffers_there)
+            )
+            torch._foreach_copy_(here, there)
         self.updates += 1
         self.images += images
 
     def refreshed(self) -> nn.Module:
         """The averaged generator, ready to draw."""
         return settled(self.generator)
+
+
+def _places(module: nn.Module) -> list[tuple[dict[str, Any], str]]:
+    """Where the buffers are: modules may put others in their place."""
+    owners = [part._buffers for part in module.modules()]
+    return [(owner, name) for owner in owners for name in owner if owner[name] is not None]
 
 
 @torch.no_grad()

@@ -43,8 +43,8 @@ def build(config: Mapping[str, Any], say: Say = print, stop: Stop | None = None)
     asleep = parts.freeze(recipe, checked.freeze)
     trainer = Trainer(
         recipe,
-        generator=_player(checked, recipe, "generator", asleep),
-        discriminator=_player(checked, recipe, "discriminator", asleep),
+        generator=player(checked, recipe, "generator", asleep),
+        discriminator=player(checked, recipe, "discriminator", asleep),
         stream=stream,
         averages=checked.create("average", generator=recipe.generator),
         settings=checked.settings,
@@ -81,7 +81,8 @@ def _recipe(
     return recipe.to(device).to(memory_format=torch.channels_last)
 
 
-def _player(checked: Checked, recipe: Recipe, side: str, asleep: parts.Asleep) -> Player:
+def player(checked: Checked, recipe: Recipe, side: str, asleep: parts.Asleep) -> Player:
+    """The player of a side, with what the configuration says of it."""
     (opponent,) = (recipe.get_submodule(other) for other in SIDES if other != side)
     groups = parts.groups(recipe, side, checked.rates)
     return Player(

@@ -6,7 +6,7 @@ of images); the guard of the turn puts those back. A few such turns are passed o
 run, since going on with the same settings would meet them again.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -60,7 +60,7 @@ class Guard:
             for name, buffer in module._buffers.items()
             if buffer is not None
         ]
-        self._kept = [buffer.clone() for buffer in self._buffers()]
+        self._copies = _Copies(self._buffers())
         self._recipe, self._unseen = recipe, FIRST
 
     @contextmanager
@@ -113,22 +113,56 @@ class Guard:
                     )
 
     def _buffers(self) -> list[Tensor]:
-        """The buffers as they are now, apart from autograd's count of versions: a graph that waits
-        for its backward reads none of the values that are put back."""
-        return [module._buffers[name].data for module, name in self._places]  # type: ignore[union-attr]  # chosen above
+        return [module._buffers[name] for module, name in self._places]  # type: ignore[misc]  # chosen above
 
     def _remember(self) -> None:
         buffers = self._buffers()
-        if any(a.shape != b.shape for a, b in zip(self._kept, buffers, strict=True)):
-            self._kept = [buffer.clone() for buffer in buffers]
-        elif buffers:
-            torch._foreach_copy_(self._kept, buffers)
+        if self._copies.serve(buffers):
+            self._copies.take()
+        else:  # a module has put another tensor in a buffer's place
+            self._copies = _Copies(buffers)
 
     def _restore(self) -> None:
-        for (module, name), buffer, kept in zip(
-            self._places, self._buffers(), self._kept, strict=True
-        ):
-            if buffer.shape == kept.shape:
-                buffer.copy_(kept)
-            else:
-                module._buffers[name] = kept.clone()
+        self._copies.put_back()
+        for (module, name), buffer in zip(self._places, self._copies.tensors, strict=True):
+            module._buffers[name] = buffer
+
+
+class _Copies:
+    """Copies of tensors that change in place, taken by one call for each kind of number.
+
+    The tensors are reached apart from autograd's count of versions: a graph that waits for its
+    backward reads none of the values that are put back.
+    """
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        """The first copies are taken here."""
+        self.tensors = tensors
+        self._places = [tensor.data_ptr() for tensor in tensors]
+        kinds: dict[object, list[Tensor]] = {}
+        for tensor in tensors:
+            dense = _dense(tensor.data)
+            kind = id(tensor) if dense is None else (tensor.dtype, tensor.device)
+            kinds.setdefault(kind, []).append(tensor.data if dense is None else dense)
+        self._kinds = [(group, torch.cat(group)) for group in kinds.values()]
+
+    def serve(self, tensors: Sequence[Tensor]) -> bool:
+        """Whether these lie where the ones lie that are copied."""
+        return [tensor.data_ptr() for tensor in tensors] == self._places
+
+    def take(self) -> None:
+        """Copy the values of now."""
+        for group, copies in self._kinds:
+            torch.cat(group, out=copies)
+
+    def put_back(self) -> None:
+        """Write the copied values into the tensors."""
+        for group, copies in self._kinds:
+            torch._foreach_copy_(group, copies.split([len(part) for part in group]))
+
+
+def _dense(tensor: Tensor) -> Tensor | None:
+    """A view as one row in the order of the memory, where all of that is the tensor's."""
+    if tensor.is_contiguous() or tensor.is_contiguous(memory_format=torch.channels_last):
+        return tensor.as_strided((tensor.numel(),), (1,))
+    return None

@@ -66,7 +66,7 @@ class Trainer:
             losses = partial(self.recipe.generator_losses, batch, fakes, self.step)
             self.monitor.note("generator", self.generator.update(losses, self.step))
             for average in self.averages.values():
-                average.update(self.recipe.generator, images=self.settings.batch_size)
+                average.update(images=self.settings.batch_size)
         return batch, fakes
 
     def discriminate(self, shared: bool, dealt: Dealt | None = None) -> Dealt:

@@ -112,7 +112,7 @@ def test_nothing_takes_in_a_value_that_is_not_finite(tmp_path, place, tried):
 @pytest.mark.parametrize("protection", ["decision", "buffers"])
 def test_without_its_protection_a_bad_value_gets_in(tmp_path, protection, monkeypatch):
     if protection == "decision":
-        monkeypatch.setattr(torch.Tensor, "isfinite", lambda tensor: torch.tensor(True))
+        monkeypatch.setattr(player, "isfinite", lambda number: True)
         monkeypatch.setattr(guard.Guard, "_restore", lambda guard: None)
         with pytest.raises((AssertionError, pytest.fail.Exception)):
             poisoned_step_changes_nothing(tmp_path, "data", torch.nan)
