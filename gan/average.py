@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class Average(nn.Module, ABC):
@@ -22,7 +22,8 @@ class Average(nn.Module, ABC):
         self.updates = 0
         self.images = 0
         # kept lists: a walk over the modules would cost more than the averaging of small networks
-        self._followed, self._averaged = [list(g.parameters()) for g in (generator, self.generator)]
+        self._followed: list[Tensor] = list(generator.parameters())
+        self._averaged: list[Tensor] = list(self.generator.parameters())
         self._buffers_there, self._buffers_here = _places(generator), _places(self.generator)
 
     @abstractmethod

@@ -158,7 +158,7 @@ class _Copies:
     def put_back(self) -> None:
         """Write the copied values into the tensors."""
         for group, copies in self._kinds:
-            torch._foreach_copy_(group, copies.split([len(part) for part in group]))
+            torch._foreach_copy_(group, torch.split(copies, [len(part) for part in group]))
 
 
 def _dense(tensor: Tensor) -> Tensor | None:

@@ -62,7 +62,7 @@ def total_norm(parameters: Sequence[Tensor]) -> Tensor:
     small = [g for g in gradients if g.numel() <= SMALL and g.device.type == "cpu"]
     if len(small) < 2 or len({g.dtype for g in small}) > 1:
         return get_total_norm(gradients)
-    joined = torch.linalg.vector_norm(_flatten_dense_tensors(small))
+    joined = torch.linalg.vector_norm(_flatten_dense_tensors(small))  # type: ignore[no-untyped-call]  # torch's own
     if len(small) == len(gradients):
         return joined
     large = [g for g in gradients if g.numel() > SMALL]

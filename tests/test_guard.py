@@ -10,7 +10,7 @@ from small import Numbers, Pooled, differing, everything, newest, trainer
 from torch import nn
 
 import gan
-from gan import checkpoint, diagnosis, guard
+from gan import checkpoint, diagnosis, guard, player
 from gan.guard import DivergedError, NonFiniteError
 
 pytestmark = pytest.mark.usefixtures("quick_disk")

@@ -48,23 +48,24 @@ def _lean(
 ) -> Step:
     """Discriminator, generator and average in turn."""
     generator, optimizers = game.recipe.generator, [p.optimizer for p in game.players]
+    seen = 0
     judge = list(game.recipe.discriminator.parameters())
-    average = next(iter(game.averages.values()))
-    weights, averaged = list(generator.parameters()), list(average.generator.parameters())
+    average: Any = next(iter(game.averages.values()))
+    weights: list[Tensor] = list(generator.parameters())
+    averaged: list[Tensor] = list(average.generator.parameters())
     buffers, copied = list(generator.buffers()), list(average.generator.buffers())
     images = game.settings.batch_size
-    seen = 0
 
     def step() -> None:
         nonlocal seen
         made = make()
         optimizers[1].zero_grad(set_to_none=True)
-        judged(made).backward()
+        torch.autograd.backward(judged(made))
         optimizers[1].step()
         optimizers[0].zero_grad(set_to_none=True)
         for weight in judge:
             weight.requires_grad = False
-        fooled(made).backward()
+        torch.autograd.backward(fooled(made))
         for weight in judge:
             weight.requires_grad = True
         optimizers[0].step()
@@ -79,9 +80,10 @@ def _lean(
 
 
 def _synthesis_losses(game: Trainer) -> Losses:
-    generator, judge = game.recipe.generator, game.recipe.discriminator
+    recipe: Any = game.recipe
+    generator, judge = recipe.generator, recipe.discriminator
     real = next(game.stream)["real"]
-    on_real, on_fake, fool = FORMULAS[type(game.recipe.adversarial).__name__]
+    on_real, on_fake, fool = FORMULAS[type(recipe.adversarial).__name__]
 
     def make() -> Tensor:
         return generator(torch.randn(len(real), generator.latent))
@@ -99,8 +101,8 @@ def _synthesis_losses(game: Trainer) -> Losses:
 
 def _wnet_losses(game: Trainer) -> Losses:
     """The preset's losses and weights (Jiang et al. 2018, arXiv:2406.06122, equations 1 and 2)."""
-    writer, critic = game.recipe.generator, game.recipe.discriminator
-    (classifier,) = game.recipe._classifier
+    recipe: Any = game.recipe
+    writer, critic, (classifier,) = recipe.generator, recipe.discriminator, recipe._classifier
     given = next(game.stream)
     prototype, references, target = given["prototype"], given["reference"], given["target"]
     reference, style, character = references[:, 0], given["style"], given["character"]
@@ -146,9 +148,10 @@ def usual(game: Trainer) -> Step:
     Two backward passes for the discriminator, fakes made once, nothing frozen, Adam as a loop,
     maps as they come (NCHW), weights normalised at every forward pass; no average.
     """
-    generator, judge = game.recipe.generator, game.recipe.discriminator
+    recipe: Any = game.recipe
+    generator, judge = recipe.generator, recipe.discriminator
     real = next(game.stream)["real"].contiguous()
-    on_real, on_fake, fool = FORMULAS[type(game.recipe.adversarial).__name__]
+    on_real, on_fake, fool = FORMULAS[type(recipe.adversarial).__name__]
     optimizers = []
     for network in (judge, generator):
         network.to(memory_format=torch.contiguous_format)
@@ -159,12 +162,12 @@ def usual(game: Trainer) -> Step:
 
     def step() -> None:
         judge.zero_grad()
-        on_real(judge(real)).backward()
+        torch.autograd.backward(on_real(judge(real)))
         fake = generator(torch.randn(len(real), generator.latent))
-        on_fake(judge(fake.detach())).backward()
+        torch.autograd.backward(on_fake(judge(fake.detach())))
         optimizers[0].step()
         generator.zero_grad()
-        fool(judge(fake)).backward()
+        torch.autograd.backward(fool(judge(fake)))
         optimizers[1].step()
 
     return step

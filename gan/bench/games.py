@@ -98,9 +98,11 @@ def trainer(values: Mapping[str, Any], run_dir: Path = Path("unused")) -> Traine
     )
     recipe = recipe.to(device).to(memory_format=torch.channels_last)
     asleep = parts.freeze(recipe, checked.freeze)
+    generator, discriminator = (build.player(checked, recipe, side, asleep) for side in SIDES)
     return Trainer(
         recipe,
-        *(build.player(checked, recipe, side, asleep) for side in SIDES),
+        generator,
+        discriminator,
         Still(batch(recipe.reads, values, device)),
         checked.create("average", generator=recipe.generator),
         settings,
