@@ -48,6 +48,13 @@ MODELS: Mapping[str, tuple[str, ...]] = {  # small enough for two cores, with th
         "discriminator.width=4",
         "trainer.batch_size=4",
     ),
+    "tiny_sngan": (
+        "model=sngan",
+        "image.size=8",
+        "generator.width=4",
+        "discriminator.width=4",
+        "trainer.batch_size=4",
+    ),
     "tiny_wnet": (
         "model=wnet",
         "image.size=8",

@@ -18,8 +18,6 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 VIEWS = {"view", "detach", "alias", "expand", "permute", "transpose", "slice", "select", "t"}
-    ["view", "detach", "alias", "expand", "permute", "transpose", "slice", "select", "split", "t"]
-)
 
 
 @dataclass(frozen=True)
