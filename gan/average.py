@@ -2,10 +2,11 @@
 
 import copy
 from abc import ABC, abstractmethod
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from gan.buffers import places
 
 
 class Average(nn.Module, ABC):
@@ -21,10 +22,9 @@ class Average(nn.Module, ABC):
         self.generator = copy.deepcopy(generator).eval().requires_grad_(False)
         self.updates = 0
         self.images = 0
-        # kept lists: a walk over the modules would cost more than the averaging of small networks
         self._followed: list[Tensor] = list(generator.parameters())
         self._averaged: list[Tensor] = list(self.generator.parameters())
-        self._buffers_there, self._buffers_here = _places(generator), _places(self.generator)
+        self._places = places(generator), places(self.generator)
 
     @abstractmethod
     def weight(self, images: int) -> float:
@@ -34,11 +34,8 @@ class Average(nn.Module, ABC):
     def update(self, images: int) -> None:
         """Take in the generator that it was made of, after an update of so many images."""
         torch._foreach_lerp_(self._averaged, self._followed, self.weight(images))
-        if self._buffers_here:
-            here, there = (
-                [owner[name] for owner, name in places]
-                for places in (self._buffers_here, self._buffers_there)
-            )
+        there, here = ([owner[name] for owner, name in found] for found in self._places)
+        if here:
             torch._foreach_copy_(here, there)
         self.updates += 1
         self.images += images
@@ -46,12 +43,6 @@ class Average(nn.Module, ABC):
     def refreshed(self) -> nn.Module:
         """The averaged generator, ready to draw."""
         return settled(self.generator)
-
-
-def _places(module: nn.Module) -> list[tuple[dict[str, Any], str]]:
-    """Where the buffers are: modules may put others in their place."""
-    owners = [part._buffers for part in module.modules()]
-    return [(owner, name) for owner in owners for name in owner if owner[name] is not None]
 
 
 @torch.no_grad()

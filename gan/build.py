@@ -9,6 +9,7 @@ import yaml
 
 from gan import distributed, features, finetune, parts, rundir
 from gan.check import Checked, check, require_keys
+from gan.compiling import compile_calls
 from gan.data.stream import Stream
 from gan.metrics.evaluation import evaluation_for
 from gan.monitor import Monitor
@@ -41,6 +42,8 @@ def build(config: Mapping[str, Any], say: Say = print, stop: Stop | None = None)
     if checked.init and resumed is None:
         say(finetune.adopt(recipe, checked.init))
     asleep = parts.freeze(recipe, checked.freeze)
+    if checked.settings.compile:
+        compile_calls(recipe, say)
     trainer = Trainer(
         recipe,
         generator=player(checked, recipe, "generator", asleep),

@@ -6,11 +6,13 @@ of images); the guard of the turn puts those back. A few such turns are passed o
 run, since going on with the same settings would meet them again.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+
+from gan.buffers import Copies, places
 
 FIRST = 2  # steps after which common slips are looked for
 IN_A_ROW, IN_ALL, WINDOW = 3, 10, 10_000  # skipped updates of one player that a run survives
@@ -54,13 +56,8 @@ class Guard:
         """`tell` is given a kind of event and a text."""
         self.skipped: dict[str, list[int]] = {"generator": [], "discriminator": []}
         self._tell = tell
-        self._places = [
-            (module, name)
-            for module in recipe.modules()
-            for name, buffer in module._buffers.items()
-            if buffer is not None
-        ]
-        self._copies = _Copies(self._buffers())
+        self._places = places(recipe)
+        self._copies = Copies(self._buffers())
         self._recipe, self._unseen = recipe, FIRST
 
     @contextmanager
@@ -113,56 +110,16 @@ class Guard:
                     )
 
     def _buffers(self) -> list[Tensor]:
-        return [module._buffers[name] for module, name in self._places]  # type: ignore[misc]  # chosen above
+        return [owner[name] for owner, name in self._places]
 
     def _remember(self) -> None:
         buffers = self._buffers()
         if self._copies.serve(buffers):
             self._copies.take()
         else:  # a module has put another tensor in a buffer's place
-            self._copies = _Copies(buffers)
+            self._copies = Copies(buffers)
 
     def _restore(self) -> None:
         self._copies.put_back()
-        for (module, name), buffer in zip(self._places, self._copies.tensors, strict=True):
-            module._buffers[name] = buffer
-
-
-class _Copies:
-    """Copies of tensors that change in place, taken by one call for each kind of number.
-
-    The tensors are reached apart from autograd's count of versions: a graph that waits for its
-    backward reads none of the values that are put back.
-    """
-
-    def __init__(self, tensors: Sequence[Tensor]) -> None:
-        """The first copies are taken here."""
-        self.tensors = tensors
-        self._places = [tensor.data_ptr() for tensor in tensors]
-        kinds: dict[object, list[Tensor]] = {}
-        for tensor in tensors:
-            dense = _dense(tensor.data)
-            kind = id(tensor) if dense is None else (tensor.dtype, tensor.device)
-            kinds.setdefault(kind, []).append(tensor.data if dense is None else dense)
-        self._kinds = [(group, torch.cat(group)) for group in kinds.values()]
-
-    def serve(self, tensors: Sequence[Tensor]) -> bool:
-        """Whether these lie where the ones lie that are copied."""
-        return [tensor.data_ptr() for tensor in tensors] == self._places
-
-    def take(self) -> None:
-        """Copy the values of now."""
-        for group, copies in self._kinds:
-            torch.cat(group, out=copies)
-
-    def put_back(self) -> None:
-        """Write the copied values into the tensors."""
-        for group, copies in self._kinds:
-            torch._foreach_copy_(group, torch.split(copies, [len(part) for part in group]))
-
-
-def _dense(tensor: Tensor) -> Tensor | None:
-    """A view as one row in the order of the memory, where all of that is the tensor's."""
-    if tensor.is_contiguous() or tensor.is_contiguous(memory_format=torch.channels_last):
-        return tensor.as_strided((tensor.numel(),), (1,))
-    return None
+        for (owner, name), buffer in zip(self._places, self._copies.tensors, strict=True):
+            owner[name] = buffer

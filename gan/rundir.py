@@ -28,6 +28,7 @@ FREE = (
     "trainer.failed_saves",
     "trainer.watch",
     "trainer.device",
+    "trainer.compile",
     "data.resident",
     "resume",
     "run_dir",

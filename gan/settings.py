@@ -80,6 +80,7 @@ class Settings:
     discriminator_warmup: Whole = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    compile: bool = False  # what the recipe calls while it trains
     log_every: Count = 20
     sample_every: Count = 500
     measure_every: Count = 500

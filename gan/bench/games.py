@@ -1,5 +1,6 @@
 """Trainers on one batch that never changes: what a step costs, apart from data."""
 
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from gan import build, distributed, parts
 from gan.check import check
+from gan.compiling import compile_calls
 from gan.monitor import Monitor
 from gan.rehearsal import SIDES
 from gan.trainer import Trainer
@@ -105,6 +107,8 @@ def trainer(values: Mapping[str, Any], run_dir: Path = Path("unused")) -> Traine
     )
     recipe = recipe.to(device).to(memory_format=torch.channels_last)
     asleep = parts.freeze(recipe, checked.freeze)
+    if settings.compile:
+        compile_calls(recipe, lambda said: print(said, file=sys.stderr))
     generator, discriminator = (build.player(checked, recipe, side, asleep) for side in SIDES)
     return Trainer(
         recipe,
