@@ -58,6 +58,7 @@ def build(config: Mapping[str, Any], say: Say = print, stop: Stop | None = None)
             evaluation_for(recipe, dataset, stream, device, say),
             checked.settings.discriminator_warmup,
             checked.settings.watch,
+            checked.settings.profile,
         ),
         seed=checked.seed,
         config=yaml.safe_dump(checked.values, sort_keys=False, allow_unicode=True),

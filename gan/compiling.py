@@ -52,9 +52,13 @@ class _Gate:
         return self.compiled(*args, **kwargs)
 
     def _compile(self) -> Callable[..., Any]:
-        torch._dynamo.config.recompile_limit = LIMIT
         for inner in self.module.modules():
             if inner is not self.module:
                 inner._compiled_call_impl = None
         self.say(f"{self.path} is compiled; the first steps take longer")
-        return torch.compile(self.module._call_impl, dynamic=False)
+        return _compiled(self.module._call_impl)
+
+
+def _compiled(call: Callable[..., Any]) -> Callable[..., Any]:
+    torch._dynamo.config.recompile_limit = max(LIMIT, torch._dynamo.config.recompile_limit)
+    return torch.compile(call, dynamic=False)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from gan import images
 from gan.log import Log
 from gan.player import Losses, Player
+from gan.profiling import Profile
 from gan.recipe import Batch, Recipe
 from gan.signature import flat
 from gan.watch import Watch
@@ -53,8 +54,12 @@ class Monitor:
         evaluation: Evaluation | None = None,
         warmup: int = 0,
         watch: Collection[str] = (),
+        profile: int = 0,
     ) -> None:
-        """`shown` are the named batches of which samples are drawn, `watch` names watchdogs."""
+        """`shown` are the named batches of which samples are drawn, `watch` names watchdogs.
+
+        `profile` is the number of steps to trace.
+        """
         self.run_dir, self.steps, self.shown, self.evaluation = (
             run_dir,
             steps,
@@ -66,6 +71,7 @@ class Monitor:
         self._last: dict[str, float] = {}
         self._warmup, self._watch = warmup, Watch(watch)
         self._waited = 0.0
+        self._profile = Profile(run_dir, profile)
 
     def start(self, clocks: Callable[[], Counts], config: str) -> None:
         """Open the log at this step; show the configuration and, at the start, the real images."""
@@ -88,6 +94,12 @@ class Monitor:
         for name, term in terms.items():
             self._terms.setdefault(f"{player}/{name}", []).append(term)
             self._recent.setdefault(f"{player}/{name}", deque(maxlen=RECENT)).append(term)
+        if player == "generator":  # a step is over
+            self._traced(self._profile.step())
+
+    def _traced(self, path: Path | None) -> None:
+        if path is not None:
+            self.tell("profile", f"{path}: open it at ui.perfetto.dev or in TensorBoard")
 
     def pending(self) -> dict[str, list[float | str]]:
         """Terms noted since the last scalars: a checkpoint between two of them keeps these.
@@ -124,6 +136,7 @@ class Monitor:
     def close(self) -> None:
         """Close the log, if it was opened."""
         if hasattr(self, "log"):
+            self._traced(self._profile.close())
             self.log.close()
 
     def scalars(self, counts: Counts, players: Iterable[Player], waited: float = 0.0) -> None:

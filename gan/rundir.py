@@ -29,6 +29,7 @@ FREE = (
     "trainer.watch",
     "trainer.device",
     "trainer.compile",
+    "trainer.profile",
     "data.resident",
     "resume",
     "run_dir",
