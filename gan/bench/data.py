@@ -157,11 +157,12 @@ def _copied(pictures: Pictures, size: int) -> Work:
 
 def _taken(pixels: np.ndarray, size: int) -> Work:
     """One epoch by `np.take` into a reused buffer."""
+    pixels = np.asarray(pixels)
     buffer = np.empty((_batch(size), *pixels.shape[1:]), np.uint8)
 
     def take() -> None:
         for rows in _batches(_shuffled(len(pixels)), len(buffer)):
-            np.take(pixels, rows, axis=0, out=buffer)
+            np.take(pixels, rows, axis=0, out=buffer, mode="clip")  # without a second buffer
 
     return take
 
