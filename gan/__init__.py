@@ -1,12 +1,13 @@
 """Train generative adversarial networks. Importing this package fills the registries."""
 
-from gan import averages, losses, networks, optimizers, recipes, robust
+from gan import augment, averages, losses, networks, optimizers, recipes, robust
 from gan.data import entries
 from gan.images import to_bytes, to_floats
 from gan.runs import Run, load
 
 __all__ = [
     "Run",
+    "augment",
     "averages",
     "entries",
     "load",

@@ -1,7 +1,6 @@
 """From a configuration to a Trainer: the only place that knows every part."""
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +12,6 @@ from gan.compiling import compile_calls
 from gan.data.stream import Stream
 from gan.metrics.evaluation import evaluation_for
 from gan.monitor import Monitor
-from gan.player import Player
 from gan.recipe import Recipe
 from gan.rehearsal import SIDES, rehearse_classes
 from gan.signals import Stop
@@ -46,8 +44,8 @@ def build(config: Mapping[str, Any], say: Say = print, stop: Stop | None = None)
         compile_calls(recipe, say)
     trainer = Trainer(
         recipe,
-        generator=player(checked, recipe, "generator", asleep),
-        discriminator=player(checked, recipe, "discriminator", asleep),
+        generator=parts.player(checked, recipe, "generator", asleep),
+        discriminator=parts.player(checked, recipe, "discriminator", asleep),
         stream=stream,
         averages=checked.create("average", generator=recipe.generator),
         settings=checked.settings,
@@ -83,20 +81,3 @@ def _recipe(
         classifier=features.classifier_for(checked, dataset, stream, device, say),
     )
     return recipe.to(device).to(memory_format=torch.channels_last)
-
-
-def player(checked: Checked, recipe: Recipe, side: str, asleep: parts.Asleep) -> Player:
-    """The player of a side, with what the configuration says of it."""
-    (opponent,) = (recipe.get_submodule(other) for other in SIDES if other != side)
-    groups = parts.groups(recipe, side, checked.rates)
-    return Player(
-        side,
-        recipe.get_submodule(side),
-        opponent,
-        checked.create(f"optimizer.{side}", parameters=groups),
-        checked.create(f"schedule.{side}"),
-        checked.clip[side],
-        recipe.statistics,
-        asleep[side],
-        partial(checked.settings.autocast, distributed.device(checked.settings.device)),
-    )

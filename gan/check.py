@@ -26,7 +26,11 @@ CHOICES = {  # section of the configuration -> kind of entry
     "classification": "classification",
     "classifier": "classifier",
 }
-NAMED = {"penalties": "penalty", "reconstruction": "reconstruction"}  # any number of each, by name
+NAMED = {  # any number of each, by name
+    "penalties": "penalty",
+    "reconstruction": "reconstruction",
+    "augment": "augment",
+}
 KNOWN = (
     *CHOICES,
     *NAMED,
@@ -83,6 +87,7 @@ class Checked:
             "adversarial": adversarial,
             "penalties": self.named("penalties", adversarial=adversarial),
             "classification": self.create("classification"),
+            "augment": self.named("augment"),
         }
         classes = facts.get("classes", 0)
         recipe: Recipe = self.create("recipe", classes=classes, **{**losses, **given})
@@ -222,6 +227,12 @@ def _contradictions(checked: Checked) -> None:
     extra = checked.switched_on("reconstruction")
     if extra and "reconstruction" not in recipe.given:
         raise ConfigError(f"{extra[0]} needs a target, which recipe={recipe.name} does not have")
+    changes = checked.switched_on("augment")
+    if changes and "augment" not in recipe.given:
+        raise ConfigError(
+            f"{changes[0]} changes images from noise alone: recipe={recipe.name} shows its "
+            "discriminator more than one image, which would have to be changed alike"
+        )
     average, start = checked.entries["average"][0], checked.entries["average"][1].get("start", 1)
     if start > settings.steps:
         raise ConfigError(

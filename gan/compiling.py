@@ -46,7 +46,7 @@ class _Gate:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """What the module gives."""
         if _eager or not self.module.training:
-            return self.module._call_impl(*args, **kwargs)
+            return self.module._call_impl(*args, **kwargs)  # type: ignore[no-untyped-call]  # torch's own
         if self.compiled is None:
             self.compiled = self._compile()
         return self.compiled(*args, **kwargs)

@@ -1,14 +1,20 @@
-"""Named parts of a recipe: frozen ones, and ones with learning rates of their own."""
+"""A recipe's parts as the players train them: some frozen, some with rates of their own."""
 
 from collections.abc import Mapping
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 from torch.nn import Parameter
 
+from gan import distributed
+from gan.player import Player
 from gan.recipe import Recipe
 from gan.registry import ConfigError
 from gan.signature import nearest
+
+if TYPE_CHECKING:
+    from gan.check import Checked
 
 Freeze = list[str] | dict[str, int]
 Asleep = dict[str, list[tuple[int, list[Parameter]]]]
@@ -45,6 +51,22 @@ def groups(recipe: Recipe, side: str, rates: Mapping[str, float]) -> list[dict[s
             result.append({"params": inside, "lr": rate, "part": name})
     trained = [p for p in recipe.get_submodule(side).parameters() if p.requires_grad]
     return [{"params": [p for p in trained if id(p) not in taken], "part": side}, *result]
+
+
+def player(checked: "Checked", recipe: Recipe, side: str, asleep: Asleep) -> Player:
+    """A side's player: what its optimizer moves, and how."""
+    (opponent,) = (recipe.get_submodule(other) for other in asleep if other != side)
+    return Player(
+        side,
+        recipe.get_submodule(side),
+        opponent,
+        checked.create(f"optimizer.{side}", parameters=groups(recipe, side, checked.rates)),
+        checked.create(f"schedule.{side}"),
+        checked.clip[side],
+        recipe.statistics,
+        asleep[side],
+        partial(checked.settings.autocast, distributed.device(checked.settings.device)),
+    )
 
 
 def _part(recipe: Recipe, name: str, key: str) -> nn.Module:

@@ -2,9 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import reduce
 from math import isfinite
-from operator import add
 from typing import Any
 
 import torch
@@ -12,8 +10,9 @@ from torch import Tensor, nn
 
 from gan import distributed
 from gan.explain import explained
+from gan.gradients import clear, total, total_norm
 from gan.guard import NonFiniteError
-from gan.settings import UNCLIPPED, Clip, total_norm
+from gan.settings import UNCLIPPED, Clip
 
 Losses = dict[str, Tensor]
 
@@ -47,12 +46,11 @@ class Player:
         Raises: NonFiniteError before the step, in all processes alike, if the sum or norm is none.
         """
         self.prepare(count)
-        for parameter in self.parameters:
-            parameter.grad = None
+        clear(self.parameters)
         with explained(self.name, count, losses_of), frozen(self.opponent):
             with self.autocast():
                 terms = losses_of()
-            loss = reduce(add, [t for name, t in terms.items() if self._trains(name, t)])
+            loss = total([t for name, t in terms.items() if self._trains(name, t)])
             torch.autograd.backward(loss)
         loss = distributed.average_gradients(self.parameters, loss.detach())
         norm = total_norm(self.parameters)

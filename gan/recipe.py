@@ -29,6 +29,10 @@ class Recipe(nn.Module, ABC):
     facts: Mapping[str, int] = {}  # what its networks are built with, beside facts of the data
     statistics: tuple[str, ...] = ("logits_real", "logits_fake")
 
+    def prepare(self, batch: Batch) -> Batch:
+        """The batch as it is played: the place for changes of the data that are drawn anew."""
+        return batch
+
     @abstractmethod
     def generate(self, batch: Batch) -> dict[str, Tensor]:
         """All that the generator makes of this batch, with its graph."""

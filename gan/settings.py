@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
-from torch._utils import _flatten_dense_tensors
-from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_, get_total_norm
+from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_
 
+from gan.gradients import total_norm
 from gan.signature import Bounds, Count, Positive, Whole
 
 Watched = Literal["data", "discriminator", "collapse", "disk"]
@@ -50,23 +50,6 @@ class Clip:
 
 
 UNCLIPPED = Clip()
-SMALL = 4096  # elements up to which copying a gradient is cheaper than a call for it
-
-
-def total_norm(parameters: Sequence[Tensor]) -> Tensor:
-    """The L2 norm of all gradients there are, as one vector; 0 where there are none.
-
-    On the CPU a call costs more than the work on a small gradient: those are joined first.
-    """
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    small = [g for g in gradients if g.numel() <= SMALL and g.device.type == "cpu"]
-    if len(small) < 2 or len({g.dtype for g in small}) > 1:
-        return get_total_norm(gradients)
-    joined = torch.linalg.vector_norm(_flatten_dense_tensors(small))  # type: ignore[no-untyped-call]  # torch's own
-    if len(small) == len(gradients):
-        return joined
-    large = [g for g in gradients if g.numel() > SMALL]
-    return torch.linalg.vector_norm(torch.stack([joined, *torch._foreach_norm(large)]))
 
 
 @dataclass(frozen=True)

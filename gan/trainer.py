@@ -60,7 +60,7 @@ class Trainer:
     def generate(self, dealt: Dealt | None = None) -> Dealt:
         """One generator update, on what the discriminator was dealt or on a fresh batch."""
         distributed.seed(self.seed, "generator", self.step, self.device)
-        batch = dealt[0] if dealt else next(self.stream)
+        batch = dealt[0] if dealt else self.recipe.prepare(next(self.stream))
         with self.guard.turn(batch):
             fakes = dealt[1] if dealt else self._fakes(batch, shared=True)
             losses = partial(self.recipe.generator_losses, batch, fakes, self.step)
@@ -73,7 +73,7 @@ class Trainer:
         """One discriminator update; shared fakes keep their graph for the generator's turn."""
         update = self.discriminator_updates
         distributed.seed(self.seed, "discriminator", update, self.device)
-        batch = dealt[0] if dealt else next(self.stream)
+        batch = dealt[0] if dealt else self.recipe.prepare(next(self.stream))
         with self.guard.turn(batch):
             fakes = dealt[1] if dealt else self._fakes(batch, shared)
             losses = partial(self.recipe.discriminator_losses, batch, detached(fakes), update)

@@ -1,5 +1,7 @@
 """A tiny set of glyphs, and configurations composed as on the command line."""
 
+import copy
+import functools
 import os
 from pathlib import Path
 
@@ -24,18 +26,19 @@ def glyph_store(tmp_path_factory) -> Path:
     return path
 
 
+@functools.cache
+def _composed(overrides):
+    with hydra.initialize_config_dir(str(conf_dir().resolve()), version_base="1.3"):
+        return OmegaConf.to_container(
+            hydra.compose("config", [*map(switched_on, overrides)]), resolve=True
+        )
+
+
 @pytest.fixture
 def composed(monkeypatch, tmp_path):
     """Compose overrides into plain values, in an empty working directory."""
     monkeypatch.chdir(tmp_path)
-
-    def compose(*overrides):
-        with hydra.initialize_config_dir(str(conf_dir().resolve()), version_base="1.3"):
-            return OmegaConf.to_container(
-                hydra.compose("config", [*map(switched_on, overrides)]), resolve=True
-            )
-
-    return compose
+    return lambda *overrides: copy.deepcopy(_composed(overrides))
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from torch import nn
 
 from gan.average import Ema
 from gan.buffers import Copies, places
-from gan.settings import SMALL, total_norm
+from gan.gradients import SMALL, total_norm
 
 
 def assorted():

@@ -145,7 +145,7 @@ run.train()
 
 
 @pytest.mark.row("P4", "the second signal ends the process, <= 2 s; the checkpoint is whole")
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("name", ["SIGINT", pytest.param("SIGTERM", marks=pytest.mark.slow)])
 def test_the_same_signal_again_stops_at_once(tmp_path, name, tried):
     code = CHILD.format(path=sys.path, folder=str(tmp_path), inside="time.sleep(60)")
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as child:

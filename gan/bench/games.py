@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gan import build, distributed, parts
+from gan import distributed, parts
 from gan.check import check
 from gan.compiling import compile_calls
 from gan.monitor import Monitor
@@ -109,7 +109,7 @@ def trainer(values: Mapping[str, Any], run_dir: Path = Path("unused")) -> Traine
     asleep = parts.freeze(recipe, checked.freeze)
     if settings.compile:
         compile_calls(recipe, lambda said: print(said, file=sys.stderr))
-    generator, discriminator = (build.player(checked, recipe, side, asleep) for side in SIDES)
+    generator, discriminator = (parts.player(checked, recipe, side, asleep) for side in SIDES)
     return Trainer(
         recipe,
         generator,

@@ -26,6 +26,7 @@ from gan.saves import StorageError
 from gan.signals import Stop
 from gan.signature import nearest
 
+NAMED = ("penalties.", "reconstruction.", "augment.")  # sections whose keys are chosen by name
 INVISIBLE = ("resume", "run_dir", "sweep", "trainer.device")  # no part of a job folder's name
 
 
@@ -185,7 +186,7 @@ def _unknown_key(key: str, overrides: Iterable[str]) -> str:
 
 def switched_on(argument: str) -> str:
     """An argument as Hydra wants it: a penalty needs no `+`, as in `penalties.r1.weight=10`."""
-    return f"++{argument}" if argument.startswith(("penalties.", "reconstruction.")) else argument
+    return f"++{argument}" if argument.startswith(NAMED) else argument
 
 
 def _verbose() -> bool:

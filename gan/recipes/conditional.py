@@ -7,10 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from gan.augment import Change, augmented
 from gan.losses.adversarial import Adversarial
 from gan.losses.classification import Classification
 from gan.recipe import Batch, Judge, Penalty, penalise
-from gan.recipes.modules import LabelCritic, NoiseToImage
+from gan.recipes.modules import Critique, LabelCritic, NoiseToImage
 from gan.recipes.synthesis import Synthesis
 from gan.registry import Count, NonNegative, Positive, register
 
@@ -23,6 +24,7 @@ from gan.registry import Count, NonNegative, Positive, register
         "discriminator",
         "adversarial",
         "penalties",
+        "augment",
         "classification",
         "classes",
     ),
@@ -52,11 +54,12 @@ class Conditional(Synthesis):
         class_real: NonNegative = 1.0,
         class_fake: NonNegative = 1.0,
         class_generator: NonNegative = 1.0,
+        augment: Mapping[str, Change] | None = None,
     ) -> None:
         """Weights of the auxiliary head's loss: the discriminator's on reals and on fakes, and the
         generator's. `shown` samples are drawn, class by class.
         """
-        super().__init__(generator, discriminator, adversarial, penalties, weight, shown)
+        super().__init__(generator, discriminator, adversarial, penalties, weight, shown, augment)
         self.classification = classification
         self.class_real, self.class_fake = class_real, class_fake
         self.class_generator = class_generator
@@ -74,15 +77,15 @@ class Conditional(Synthesis):
         return {"image": self.draw(self.generator, noise, label)}
 
     def judge(self, batch: Batch) -> Judge:
-        """Image -> logits, with the labels bound."""
+        """Image -> logits through the augmentation, with the labels bound."""
         return partial(self._logits, label=batch["label"])
 
     def discriminator_losses(self, batch: Batch, fakes: Batch, update: int) -> dict[str, Tensor]:
         """The adversarial term, the penalties that are due, and the classes of both."""
         label = batch["label"]
         with parametrize.cached():  # one spectral norm for both
-            real = self.discriminator.critique(batch["real"], label)
-            fake = self.discriminator.critique(fakes["image"], label)
+            real = self._critique(batch["real"], label)
+            fake = self._critique(fakes["image"], label)
         terms = {
             "adversarial": self.weight * self.adversarial.discriminator(real.logits, fake.logits),
             **penalise(self.penalties, self.judge(batch), batch["real"], fakes["image"], update),
@@ -99,7 +102,7 @@ class Conditional(Synthesis):
 
     def generator_losses(self, batch: Batch, fakes: Batch, step: int) -> dict[str, Tensor]:
         """The adversarial term and the class of the fakes."""
-        fake = self.discriminator.critique(fakes["image"], batch["label"])
+        fake = self._critique(fakes["image"], batch["label"])
         loss = self.adversarial.generator(fake.logits, lambda: self.judge(batch)(batch["real"]))
         terms = {"adversarial": self.weight * loss}
         if fake.class_logits is not None and self.class_generator:
@@ -111,5 +114,8 @@ class Conditional(Synthesis):
         """Images of the same noise and labels every time."""
         return {"generated": self.draw(generator, self.shown, self.shown_label)}
 
+    def _critique(self, image: Tensor, label: Tensor) -> Critique:
+        return self.discriminator.critique(augmented(image, self.changes), label)
+
     def _logits(self, image: Tensor, label: Tensor) -> Tensor:
-        return self.discriminator(image, label)
+        return self.discriminator(augmented(image, self.changes), label)

@@ -6,13 +6,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from gan.augment import Change, augmented
 from gan.losses.adversarial import Adversarial
 from gan.recipe import Batch, Judge, Penalty, Recipe, penalise
 from gan.recipes.modules import NoiseToImage
 from gan.registry import Count, Positive, register
 
 
-@register("recipe", "synthesis", given=("generator", "discriminator", "adversarial", "penalties"))
+@register(
+    "recipe",
+    "synthesis",
+    given=("generator", "discriminator", "adversarial", "penalties", "augment"),
+)
 class Synthesis(Recipe):
     """noise -> image. Goodfellow et al. 2014, arXiv:1406.2661."""
 
@@ -28,11 +33,13 @@ class Synthesis(Recipe):
         penalties: Mapping[str, Penalty],
         weight: Positive = 1.0,
         shown: Count = 64,
+        augment: Mapping[str, Change] | None = None,
     ) -> None:
         """`weight` scales the adversarial terms, `shown` is the number of samples in a grid."""
         super().__init__()
         self.generator, self.discriminator = generator, discriminator
         self.adversarial, self.penalties, self.weight = adversarial, penalties, weight
+        self.changes = [*(augment or {}).values()]
         noise = torch.randn(shown, generator.latent, generator=torch.Generator().manual_seed(0))
         self.register_buffer("shown", noise, persistent=False)
 
@@ -43,8 +50,8 @@ class Synthesis(Recipe):
         return {"image": self.generator(noise)}
 
     def judge(self, batch: Batch) -> Judge:
-        """Image -> logits."""
-        return self.discriminator
+        """Image -> logits, through the augmentation."""
+        return lambda image: self.discriminator(augmented(image, self.changes))
 
     def discriminator_losses(self, batch: Batch, fakes: Batch, update: int) -> dict[str, Tensor]:
         """The adversarial term and the penalties that are due."""

@@ -18,7 +18,8 @@ from gan.losses.classification import Classification
 from gan.losses.reconstruction import Reconstruction, feature_distance
 from gan.recipe import Batch, Penalty, Recipe, penalise
 from gan.recipes.modules import GlyphCritic, GlyphWriter, Observer
-from gan.registry import NonNegative, register
+from gan.registry import Fraction, NonNegative, register
+from gan.restyle import restyled
 
 
 @register(
@@ -63,12 +64,14 @@ class WNet(Recipe):
         feature_source: str = "classifier",
         constant_content: NonNegative = 3.0,
         constant_style: NonNegative = 5.0,
+        restyle: Fraction = 0.0,
     ) -> None:
         """`weight` scales the adversarial term; `reconstruction` losses come on top of the eight.
 
         `classifier` is a frozen glyph classifier; it is neither trained nor part of a checkpoint.
         `feature_source` is `classifier` for one of the training glyphs, `discriminator`, or a
-        folder that `gan classifier` wrote.
+        folder that `gan classifier` wrote. `restyle` is the share of samples whose references and
+        target are changed together into a style that no font has; they keep its class.
         """
         super().__init__()
         self.generator, self.discriminator = generator, discriminator
@@ -78,12 +81,20 @@ class WNet(Recipe):
         self.encoder_character, self.encoder_style = encoder_character, encoder_style
         self.constant_content, self.constant_style = constant_content, constant_style
         self.feature_source, self.reconstruction = feature_source, reconstruction
-        self.classification = classification
+        self.classification, self.restyle = classification, restyle
 
     @staticmethod
     def needs_classifier(settings: Mapping[str, Any]) -> bool:
         """Whether the feature loss of these settings looks through a classifier."""
         return bool(settings["feature"]) and settings["feature_source"] != "discriminator"
+
+    def prepare(self, batch: Batch) -> Batch:
+        """Some samples in styles made from theirs."""
+        if not self.restyle:
+            return batch
+        glyphs = torch.cat([batch["target"][:, None], batch["reference"]], 1)
+        target, *references = restyled(glyphs, self.restyle).unbind(1)
+        return {**batch, "target": target, "reference": torch.stack(references, 1)}
 
     def generate(self, batch: Batch) -> dict[str, Tensor]:
         """The image, and what the encoders made of prototype and references."""

@@ -40,7 +40,7 @@ slow = pytest.mark.slow
 WAYS = [
     pytest.param("fork", 0, id="alone"),
     pytest.param("fork", 2, id="fork"),
-    pytest.param("spawn", 2, id="spawn"),
+    pytest.param("spawn", 2, id="spawn", marks=slow),
     pytest.param("forkserver", 2, id="forkserver", marks=slow),
     pytest.param("spawn", 1, id="spawn one", marks=slow),
     pytest.param("forkserver", 1, id="forkserver one", marks=slow),

@@ -197,7 +197,9 @@ def test_a_run_measures_how_many_labels_are_right(composed, glyph_store, preset)
 
 
 @pytest.mark.parametrize("norm", ["conditional", "adain", "batch"])
-@pytest.mark.parametrize("condition", CONDITIONS)
+@pytest.mark.parametrize(
+    "condition", [c if c == "both" else pytest.param(c, marks=pytest.mark.slow) for c in CONDITIONS]
+)
 @pytest.mark.parametrize("network", ["dcgan", "resnet"])
 def test_every_way_to_see_the_label_trains_from_the_command_line(tiny, norm, condition, network):
     chosen = [f"generator={network}", f"discriminator={network}", f"generator.norm={norm}"]

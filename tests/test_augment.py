@@ -1,0 +1,235 @@
+"""Augmentation: the law of every change, both players under it, and what it leaves alone."""
+
+import pytest
+import torch
+from torch import nn
+
+from gan.augment import augmented
+from gan.build import build
+from gan.losses.penalties import input_gradient
+from gan.recipes.conditional import Conditional
+from gan.recipes.synthesis import Synthesis
+from gan.registry import ConfigError, create, names
+
+CHANGES = names("augment")
+
+
+@pytest.fixture
+def image():
+    return 2 * torch.rand(3, 2, 12, 16, generator=torch.Generator().manual_seed(1)).double() - 1
+
+
+def test_no_change_returns_the_images_themselves(image):
+    assert augmented(image, []) is image
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_every_change_is_out_of_place_and_drawn_for_each_sample(name, image):
+    change, before = create("augment", name), image.clone()
+    torch.manual_seed(0)
+    same = image[:1].expand(64, -1, -1, -1)
+    made = change(same)
+    assert made.shape == same.shape
+    assert made.dtype == same.dtype
+    assert torch.equal(image, before)
+    assert len({tuple(sample.flatten().tolist()) for sample in made}) > 10  # one draw a batch: 1
+    torch.manual_seed(0)
+    assert torch.equal(change(same), made)  # torch's generator is the only source
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_gradients_pass_twice(name, image):
+    """To the generator, and through a gradient penalty: each sample's own."""
+    change = create("augment", name)
+
+    def fixed(x):
+        torch.manual_seed(3)
+        return change(x)
+
+    image.requires_grad_()
+    assert torch.autograd.gradcheck(fixed, image[:, :, :4, :5].detach().requires_grad_())
+    slope = input_gradient(lambda x: fixed(x).square().sum((1, 2, 3)), image)
+    (second,) = torch.autograd.grad(slope.square().sum(), image, allow_unused=True)
+    assert second is None  # the penalty's points are leaves of their own
+    weight = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
+    slope = input_gradient(lambda x: (weight * fixed(x)).square().sum((1, 2, 3)), image)
+    (second,) = torch.autograd.grad(slope.sum(), weight)
+    assert torch.allclose(second, slope.sum().detach())  # slope = weight^2 * ..., at weight 2
+
+
+def test_brightness_adds_one_number_a_sample(image):
+    added = create("augment", "brightness", strength=0.5)(image.expand(3, 2, 12, 16)) - image
+    assert torch.allclose(added, added[:, :1, :1, :1].expand_as(added))
+    many = create("augment", "brightness", strength=0.5)(torch.zeros(4000, 1, 1, 1)).flatten()
+    assert -0.5 <= many.min() < -0.49
+    assert 0.49 < many.max() <= 0.5
+    assert abs(many.mean()) < 0.02
+
+
+@pytest.mark.parametrize(
+    ("name", "axes", "low", "high"),
+    [("saturation", (1,), 0.0, 2.0), ("contrast", (1, 2, 3), 0.5, 1.5)],
+)
+def test_saturation_and_contrast_scale_the_distance_to_their_mean(name, axes, low, high, image):
+    made = create("augment", name)(image)
+    mean = image.mean(axes, keepdim=True)
+    assert torch.allclose(made.mean(axes, keepdim=True), mean)
+    factor = ((made - mean) / (image - mean)).flatten(1)
+    assert torch.allclose(factor, factor[:, :1].expand_as(factor))
+    wrong = image.mean((2, 3), keepdim=True)  # the distance to another mean is not scaled
+    factor = ((made - wrong) / (image - wrong)).flatten(1)
+    assert not torch.allclose(factor, factor[:, :1].expand_as(factor), rtol=0.1)
+    point = torch.tensor([-1.0, 1.0]).view(1, 2, 1, 1).expand(4000, 2, 1, 1)
+    factors = create("augment", name)(point)[:, 1].flatten()
+    assert low <= factors.min() < low + 0.02
+    assert high - 0.02 < factors.max() <= high
+
+
+def test_saturation_leaves_grey_images_alone():
+    grey = torch.rand(3, 1, 4, 5)
+    assert torch.allclose(create("augment", "saturation")(grey), grey)
+
+
+@pytest.mark.parametrize("border", [False, True])
+def test_shift_moves_whole_samples_by_up_to_its_share(border):
+    torch.manual_seed(0)
+    height, width = 8, 16
+    place = torch.arange(1.0, 1 + height * width).view(1, 1, height, width).repeat(400, 1, 1, 1)
+    made = create("augment", "shift", ratio=0.25, border=border)(place)
+    seen = set()
+    for before, after in zip(place[:, 0], made[:, 0], strict=True):
+        matches = [
+            (down, right)
+            for down in range(-2, 3)
+            for right in range(-4, 5)
+            if torch.equal(after, moved(before, down, right, border))
+        ]
+        assert len(matches) == 1
+        seen.add(matches[0])
+    assert len(seen) == 5 * 9  # every shift comes up
+
+
+def moved(image, down, right, border):
+    """By loops: a second way to the same."""
+    result = torch.zeros_like(image)
+    height, width = image.shape
+    for row in range(height):
+        for column in range(width):
+            y, x = row - down, column - right
+            if border:
+                y, x = min(max(y, 0), height - 1), min(max(x, 0), width - 1)
+            if 0 <= y < height and 0 <= x < width:
+                result[row, column] = image[y, x]
+    return result
+
+
+def test_cutout_greys_one_box_of_half_the_sides():
+    torch.manual_seed(0)
+    made = create("augment", "cutout")(torch.ones(500, 2, 8, 12))
+    assert torch.equal(made[:, 0], made[:, 1])
+    sizes = set()
+    for sample in made[:, 0]:
+        gone = (sample == 0).nonzero()
+        low, high = gone.min(0).values, gone.max(0).values
+        assert len(gone) == (high - low + 1).prod()  # a full box
+        sizes.add(tuple((high - low + 1).tolist()))
+    assert max(sizes) == (4, 6)
+    assert min(sizes)[0] >= 2  # the centre lies inside or on the border
+
+
+# -- in the game
+
+
+class Recorder(nn.Module):
+    """A discriminator that remembers what it saw."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen, self.weight = [], nn.Parameter(torch.ones(()))
+
+    def forward(self, image):
+        self.seen.append(image.detach())
+        return (self.weight * image).sum((1, 2, 3))
+
+
+def game(**augment):
+    generator = nn.Sequential(nn.Linear(2, 16), nn.Tanh(), nn.Unflatten(1, (1, 4, 4)))
+    generator.latent = 2
+    changes = {name: create("augment", name, **values) for name, values in augment.items()}
+    loss = create("adversarial", "wasserstein")
+    return Synthesis(generator, Recorder(), loss, {}, augment=changes)
+
+
+def test_both_players_see_both_kinds_under_the_changes():
+    recipe = game(brightness={"strength": 0.5})
+    batch = {"real": torch.zeros(64, 1, 4, 4)}
+    fakes = recipe.generate(batch)
+    recipe.discriminator_losses(batch, {"image": torch.zeros(64, 1, 4, 4)}, 0)
+    real, fake = recipe.discriminator.seen
+    recipe.generator_losses(batch, fakes, 0)["adversarial"].backward()
+    shown = recipe.discriminator.seen[-1]
+    for seen, given in ((real, 0), (fake, 0), (shown, fakes["image"].detach())):
+        assert 0.2 < (seen - given).flatten(1).mean(1).std() < 0.4  # uniform of +-0.5: 0.29
+    assert not torch.equal(real, fake)  # drawn anew
+    assert all(p.grad.abs().sum() > 0 for p in recipe.generator.parameters())
+
+
+def test_without_changes_the_game_is_the_same_bit_for_bit():
+    def played(**augment):
+        torch.manual_seed(0)
+        recipe = game(**augment)
+        batch = {"real": torch.rand(3, 1, 4, 4)}
+        return recipe.discriminator_losses(batch, recipe.generate(batch), 0)["adversarial"]
+
+    assert torch.equal(played(), played(brightness={"strength": 0.0}, shift={"ratio": 0.0}))
+    assert not torch.equal(played(), played(brightness={}))
+
+
+def test_samples_are_not_changed():
+    recipe = game(cutout={"ratio": 1.0})
+    shown = recipe.samples(recipe.generator, {})["generated"]
+    assert torch.equal(shown, recipe.generator(recipe.shown))
+
+
+@pytest.mark.parametrize("condition", ["projection", "auxiliary"])
+def test_labels_are_judged_under_the_changes(condition):
+    torch.manual_seed(0)
+    shape = {"size": 8, "channels": 1, "width": 4, "classes": 3}
+    recipe = Conditional(
+        create("generator", "resnet", latent=4, **shape),
+        create("discriminator", "resnet", condition=condition, norm="none", **shape),
+        create("adversarial", "hinge"),
+        {},
+        create("classification", "cross_entropy"),
+        3,
+        augment={"black": lambda image: 0 * image},
+    )
+    label = torch.tensor([2, 0, 1, 2])
+    batch = {"real": torch.rand(4, 1, 8, 8), "label": label}
+    black = recipe.discriminator.critique(torch.zeros(4, 1, 8, 8), label)
+    terms = recipe.discriminator_losses(batch, recipe.generate(batch), 0)
+    assert torch.allclose(terms["logits_real"], black.logits.mean())
+    assert torch.allclose(terms["logits_fake"], black.logits.mean())
+    assert torch.allclose(recipe.judge(batch)(batch["real"]), black.logits)
+    if condition == "auxiliary":
+        loss = recipe.classification(black.class_logits, label)
+        assert torch.allclose(terms["class_real"], loss)
+        assert torch.allclose(terms["class_fake"], loss)
+
+
+def test_a_preset_takes_changes_by_name(tiny):
+    trainer = build(tiny("dcgan", "augment.shift.border=true", "augment.cutout={}"))
+    assert [type(change).__name__ for change in trainer.recipe.changes] == ["Shift", "Cutout"]
+    assert trainer.recipe.changes[0].border
+    trainer.play()
+    trainer.stream.close()
+
+
+def test_a_recipe_of_several_images_refuses_changes(tiny):
+    with pytest.raises(ConfigError, match=r"augment\.shift .* recipe=wnet"):
+        build(tiny("wnet", "augment.shift.ratio=0.1"))
+
+
+def test_an_unknown_change_names_the_nearest(tiny):
+    with pytest.raises(ConfigError, match="shift"):
+        build(tiny("dcgan", "augment.shfit.ratio=0.1"))
