@@ -6,6 +6,7 @@ are not compiled. Samples and measures (evaluation mode) run as they are, and so
 compiled code cannot be differentiated twice.
 """
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -49,7 +50,11 @@ class _Gate:
             return self.module._call_impl(*args, **kwargs)  # type: ignore[no-untyped-call]  # torch's own
         if self.compiled is None:
             self.compiled = self._compile()
-        return self.compiled(*args, **kwargs)
+        with warnings.catch_warnings():  # torch looks at `.grad` of whatever comes in
+            warnings.filterwarnings(
+                "ignore", r"The \.grad attribute of a Tensor that is not a leaf"
+            )
+            return self.compiled(*args, **kwargs)
 
     def _compile(self) -> Callable[..., Any]:
         for inner in self.module.modules():
