@@ -1,8 +1,8 @@
-"""`gan bench`: what this machine reaches, what limits it, and what the framework costs.
+"""`gan bench`: what this machine reaches, what limits it, what the framework costs.
 
 `gan bench data|step|train|gpu`, with options as KEY=VALUE: case, size, model, rounds, steps,
-images, threads, folder. Every result is one line of JSON; what it means follows in words on
-standard error, so that results can be redirected into a file.
+images, threads, folder; cases that do not run by themselves are chosen by name. Every result is one
+line of JSON; what it means follows in words on standard error, so that results can be redirected.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 SUBJECTS = {
-    "data": "reading a store (no torch device)",
+    "data": "reading a store",
     "step": "a training step beside loops by hand",
     "train": "a training loop: waiting for data, and what limits it",
     "gpu": "the same on a GPU",
@@ -23,7 +23,11 @@ SUBJECTS = {
 def add_parser(commands: Any) -> None:
     """Adds `bench` with the function `func(args) -> exit status`."""
     parser = commands.add_parser("bench", help=__doc__.partition("\n")[0], description=__doc__)
-    parser.add_argument("subject", choices=SUBJECTS, help=str(SUBJECTS))
+    parser.add_argument(
+        "subject",
+        choices=SUBJECTS,
+        help="; ".join(f"{name}: {what}" for name, what in SUBJECTS.items()),
+    )
     parser.add_argument("options", nargs="*", metavar="KEY=VALUE")
     parser.set_defaults(func=run)
 
