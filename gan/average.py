@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
+from gan.buffers import places, settled
+
 
 class Average(nn.Module, ABC):
     """A second generator whose parameters follow the first one's.
@@ -20,38 +22,27 @@ class Average(nn.Module, ABC):
         self.generator = copy.deepcopy(generator).eval().requires_grad_(False)
         self.updates = 0
         self.images = 0
+        self._followed: list[Tensor] = list(generator.parameters())
         self._averaged: list[Tensor] = list(self.generator.parameters())
-        self._buffers_here = list(self.generator.buffers())
+        self._places = places(generator), places(self.generator)
 
     @abstractmethod
     def weight(self, images: int) -> float:
         """The weight of the newest parameters, when this update stands for so many images."""
 
     @torch.no_grad()
-    def update(self, generator: nn.Module, images: int) -> None:
-        """Take in the generator after one of its updates."""
-        weight = self.weight(images)
-        torch._foreach_lerp_(self._averaged, list(generator.parameters()), weight)
-        if self._buffers_here:
-            torch._foreach_copy_(self._buffers_here, list(generator.buffers()))
+    def update(self, images: int) -> None:
+        """Take in the generator that it was made of, after an update of so many images."""
+        torch._foreach_lerp_(self._averaged, self._followed, self.weight(images))
+        there, here = ([owner[name] for owner, name in found] for found in self._places)
+        if here:
+            torch._foreach_copy_(here, there)
         self.updates += 1
         self.images += images
 
     def refreshed(self) -> nn.Module:
         """The averaged generator, ready to draw."""
         return settled(self.generator)
-
-
-@torch.no_grad()
-def settled(generator: nn.Module) -> nn.Module:
-    """The same generator, whose power iterations have followed its averaged weights."""
-    for module in generator.modules():
-        for name, entries in getattr(module, "parametrizations", {}).items():
-            entries.train()  # a spectral norm iterates once per reading in training
-            for _ in range(20):
-                getattr(module, name)
-            entries.eval()
-    return generator
 
 
 class Ema(Average):

@@ -8,6 +8,7 @@ import yaml
 
 from gan import distributed, features, finetune, parts, pieces, rundir
 from gan.check import Checked, check, require_keys
+from gan.compiling import compile_calls
 from gan.data.stream import Stream
 from gan.metrics.evaluation import evaluation_for
 from gan.monitor import Monitor
@@ -40,6 +41,8 @@ def build(config: dict[str, Any], say: Say = distributed.say, stop: Stop | None 
     if checked.init and resumed is None:
         say(finetune.adopt(recipe, checked.init))
     asleep = parts.freeze(recipe, checked.freeze)
+    if checked.settings.compile:
+        compile_calls(recipe, say)
     trainer = pieces.trainer_for(checked.settings)(
         recipe,
         generator=parts.player(checked, recipe, "generator", asleep),
@@ -55,6 +58,7 @@ def build(config: dict[str, Any], say: Say = distributed.say, stop: Stop | None 
             checked.settings.discriminator_warmup,
             checked.settings.watch,
             checked.settings.best,
+            checked.settings.profile,
         ),
         seed=checked.seed,
         config=yaml.safe_dump(checked.values, sort_keys=False, allow_unicode=True),

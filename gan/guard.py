@@ -12,6 +12,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from gan.buffers import Copies, places
+
 FIRST = 2  # steps after which common slips are looked for
 IN_A_ROW, IN_ALL, WINDOW = 3, 10, 10_000  # skipped updates of one player that a run survives
 ADVICE = (
@@ -54,13 +56,8 @@ class Guard:
         """`tell` is given a kind of event and a text."""
         self.skipped: dict[str, list[int]] = {"generator": [], "discriminator": []}
         self._tell = tell
-        self._places = [
-            (module, name)
-            for module in recipe.modules()
-            for name, buffer in module._buffers.items()
-            if buffer is not None
-        ]
-        self._kept = [buffer.clone() for buffer in self._buffers()]
+        self._places = places(recipe)
+        self._copies = Copies(self._buffers())
         self._recipe, self._unseen = recipe, FIRST
 
     @contextmanager
@@ -113,22 +110,16 @@ class Guard:
                     )
 
     def _buffers(self) -> list[Tensor]:
-        """The buffers as they are now, apart from autograd's count of versions: a graph that waits
-        for its backward reads none of the values that are put back."""
-        return [module._buffers[name].data for module, name in self._places]  # type: ignore[union-attr]  # chosen above
+        return [owner[name] for owner, name in self._places]
 
     def _remember(self) -> None:
         buffers = self._buffers()
-        if any(a.shape != b.shape for a, b in zip(self._kept, buffers, strict=True)):
-            self._kept = [buffer.clone() for buffer in buffers]
-        elif buffers:
-            torch._foreach_copy_(self._kept, buffers)
+        if self._copies.serve(buffers):
+            self._copies.take()
+        else:  # a module has put another tensor in a buffer's place
+            self._copies = Copies(buffers)
 
     def _restore(self) -> None:
-        for (module, name), buffer, kept in zip(
-            self._places, self._buffers(), self._kept, strict=True
-        ):
-            if buffer.shape == kept.shape:
-                buffer.copy_(kept)
-            else:
-                module._buffers[name] = kept.clone()
+        self._copies.put_back()
+        for (owner, name), buffer in zip(self._places, self._copies.tensors, strict=True):
+            owner[name] = buffer

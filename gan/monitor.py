@@ -18,6 +18,7 @@ from gan import checkpoint, distributed, images
 from gan.best import Best, Better
 from gan.log import Log
 from gan.player import Losses, Player
+from gan.profiling import Profile
 from gan.recipe import Batch, Recipe
 from gan.signature import flat
 from gan.watch import Watch
@@ -72,8 +73,11 @@ class Monitor:
         warmup: int = 0,
         watch: Collection[str] = (),
         best: str | None = None,
+        profile: int = 0,
     ) -> None:
         """`shown` are the named batches of which samples are drawn, `watch` names watchdogs.
+
+        `profile` is the number of steps to trace.
 
         Raises: ConfigError where `best` is no measure of this run.
         """
@@ -90,6 +94,7 @@ class Monitor:
         self._last: dict[str, float] = {}
         self._warmup, self._watch = warmup, Watch(watch)
         self._waited = 0.0
+        self._profile = Profile(run_dir, profile)
 
     def start(self, clocks: Callable[[], Counts], config: str) -> None:
         """Open the log at this step; show the configuration and, at the start, the real images."""
@@ -112,6 +117,12 @@ class Monitor:
         for name, term in terms.items():
             self._terms.setdefault(f"{player}/{name}", []).append(term)
             self._recent.setdefault(f"{player}/{name}", deque(maxlen=RECENT)).append(term)
+        if player == "generator":  # a step is over
+            self._traced(self._profile.step())
+
+    def _traced(self, path: Path | None) -> None:
+        if path is not None:
+            self.tell("profile", f"{path}: open it at ui.perfetto.dev or in TensorBoard")
 
     def pending(self) -> dict[str, list[float | str]]:
         """Terms noted since the last scalars: a checkpoint between two of them keeps these.
@@ -148,6 +159,7 @@ class Monitor:
     def close(self) -> None:
         """Close the log, if it was opened."""
         if hasattr(self, "log"):
+            self._traced(self._profile.close())
             self.log.close()
 
     def scalars(self, counts: Counts, players: Iterable[Player], waited: float = 0.0) -> None:

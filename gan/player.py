@@ -2,14 +2,15 @@
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from math import isfinite
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import get_total_norm
 
 from gan import distributed
 from gan.explain import explained
+from gan.gradients import clear, total, total_norm
 from gan.guard import NonFiniteError
 from gan.settings import UNCLIPPED, Clip
 
@@ -45,16 +46,16 @@ class Player:
         Raises: NonFiniteError before the step, in all processes alike, if the sum or norm is none.
         """
         self.prepare(count)
-        self.optimizer.zero_grad(set_to_none=True)
+        clear(self.parameters)
         with explained(self.name, count, losses_of), frozen(self.opponent):
             with self.autocast():
                 terms = losses_of()
-            loss = torch.stack([t for name, t in terms.items() if self.trains(name, t)]).sum()
+            loss = total([t for name, t in terms.items() if self.trains(name, t)])
             torch.autograd.backward(loss)
         loss = distributed.average_gradients(self.parameters, loss.detach())
-        norm = get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        norm = total_norm(self.parameters)
         terms = {name: term.detach() for name, term in {**terms, "gradient_norm": norm}.items()}
-        if not (loss + norm).isfinite():  # the one host read of an update
+        if not isfinite((loss + norm).item()):  # the one host read of an update
             raise NonFiniteError(self.name, count, terms)
         self.clip.bound_gradients(self.parameters, norm)
         self.optimizer.step()

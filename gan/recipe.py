@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor, nn
 
+from gan.compiling import eager
+
 Batch = Mapping[str, Tensor]
 Judge = Callable[[Tensor], Tensor]
 Penalty = Callable[[Judge, Tensor, Tensor, int], Tensor]
@@ -57,8 +59,9 @@ def penalise(
     penalties: Mapping[str, Penalty], judge: Judge, real: Tensor, fake: Tensor, update: int
 ) -> dict[str, Tensor]:
     """The penalties that are due at this update, by name."""
-    return {
-        name: penalty(judge, real, fake, update)
-        for name, penalty in penalties.items()
-        if update % getattr(penalty, "every", 1) == 0 and getattr(penalty, "weight", 1) != 0
-    }
+    with eager():  # they differentiate twice, which compiled code cannot
+        return {
+            name: penalty(judge, real, fake, update)
+            for name, penalty in penalties.items()
+            if update % getattr(penalty, "every", 1) == 0 and getattr(penalty, "weight", 1) != 0
+        }

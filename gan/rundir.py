@@ -32,6 +32,8 @@ FREE = (
     "trainer.timeout",
     "trainer.micro_batch",
     "trainer.device",
+    "trainer.compile",
+    "trainer.profile",
     "data.resident",
     "resume",
     "run_dir",

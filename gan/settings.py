@@ -8,8 +8,9 @@ from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
-from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_, get_total_norm
+from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_
 
+from gan.gradients import total_norm
 from gan.signature import Bounds, Count, Positive, Whole
 
 Watched = Literal["data", "discriminator", "collapse", "disk"]
@@ -35,7 +36,7 @@ class Clip:
         """Bound the gradients, whose total norm is given, by value and then by norm."""
         if self.value is not None:
             clip_grad_value_(parameters, self.value)
-            norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
+            norm = total_norm(parameters)
         if self.norm is not None:
             clip_grads_with_norm_(parameters, self.norm, norm)
 
@@ -63,6 +64,8 @@ class Settings:
     discriminator_warmup: Whole = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    compile: bool = False  # what the recipe calls while it trains
+    profile: Whole = 0  # steps to trace, once a run has warmed up
     log_every: Count = 20
     sample_every: Count = 500
     measure_every: Count = 500

@@ -77,7 +77,7 @@ class Trainer:
                 losses = self._losses(player, dealt, count)
                 self.monitor.note(player.name, player.update(losses, count))
                 for average in self.averages.values() if player is self.generator else ():
-                    average.update(self.recipe.generator, images=self.settings.batch_size)
+                    average.update(images=self.settings.batch_size)
             return dealt
 
     def _batch(self) -> Batch:

@@ -30,7 +30,7 @@ def test_half_the_weight_is_gone_after_one_halflife(batch):
     average = create("average", "ema", generator=module, halflife=3200.0, rampup=None)["ema"]
     moved(module)
     for _ in range(3200 // batch):
-        average.update(module, batch)
+        average.update(batch)
     halfway = [0.5 * (a + b) for a, b in zip(first.parameters(), module.parameters(), strict=True)]
     for got, expected in zip(average.generator.parameters(), halfway, strict=True):
         torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
@@ -42,7 +42,7 @@ def test_ema_equals_the_recursion_and_its_first_ramped_update_copies():
     expected = None
     for count in range(6):
         moved(module)
-        average.update(module, 20)
+        average.update(20)
         beta = 0.5 ** (20 / min(100.0, 0.5 * 20 * count)) if count else 0.0
         now = [p.detach().clone() for p in module.parameters()]
         expected = (
@@ -61,7 +61,7 @@ def test_uniform_is_the_arithmetic_mean_from_its_start(start):
     seen = []
     for _ in range(6):
         moved(module)
-        average.update(module, 8)
+        average.update(8)
         seen.append([p.detach().clone() for p in module.parameters()])
     means = [torch.stack(values).mean(0) for values in zip(*seen[start - 1 :], strict=True)]
     for got, expected in zip(average.generator.parameters(), means, strict=True):
@@ -74,7 +74,7 @@ def test_buffers_are_copied(name):
     average = create("average", name, generator=module)[name]
     for _ in range(3):
         moved(module)
-        average.update(module, 8)
+        average.update(8)
     for got, expected in zip(average.generator.buffers(), module.buffers(), strict=True):
         torch.testing.assert_close(got, expected, rtol=0, atol=0)
 
@@ -97,7 +97,7 @@ def test_spectral_norm_of_the_average_is_one_once_refreshed():
         optimizer.zero_grad()
         (module(torch.randn(8, 12)) - torch.randn(8, 12)).square().mean().backward()
         optimizer.step()
-        average.update(module, 8)
+        average.update(8)
     left_alone.load_state_dict(dict(average.generator.named_parameters()), strict=False)
     assert largest(average.refreshed()) <= 1.01
     assert largest(left_alone.eval()) > 1.03  # buffers left alone: the known wrong variant

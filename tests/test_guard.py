@@ -10,7 +10,7 @@ from small import Numbers, Pooled, differing, everything, newest, trainer
 from torch import nn
 
 import gan
-from gan import checkpoint, diagnosis, guard
+from gan import checkpoint, diagnosis, guard, player
 from gan.guard import DivergedError, NonFiniteError
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
@@ -112,7 +112,7 @@ def test_nothing_takes_in_a_value_that_is_not_finite(tmp_path, place, tried):
 @pytest.mark.parametrize("protection", ["decision", "buffers"])
 def test_without_its_protection_a_bad_value_gets_in(tmp_path, protection, monkeypatch):
     if protection == "decision":
-        monkeypatch.setattr(torch.Tensor, "isfinite", lambda tensor: torch.tensor(True))
+        monkeypatch.setattr(player, "isfinite", lambda number: True)
         monkeypatch.setattr(guard.Guard, "_restore", lambda guard: None)
         with pytest.raises((AssertionError, pytest.fail.Exception)):
             poisoned_step_changes_nothing(tmp_path, "data", torch.nan)

@@ -478,16 +478,15 @@ class StoreFile:
         return self.ahead < len(self.views)
 
     def gather(self, rows: np.ndarray, out: np.ndarray) -> None:
-        """Copies images to `out` uint8 [n, H * W * C], once each, in the order of the file.
+        """Copies images to `out` uint8 [n, H * W * C], once each and by one call.
 
-        One assignment per image into a flat row is as fast as it gets without a map of our own:
-        a `take` per block pays a second copy, which costs more than the loop.
+        That is as fast as it gets without a map of our own: a `take` per block pays a second copy,
+        and an assignment per image costs more than a view of it.
         """
-        order = np.argsort(rows)
-        blocks, slots = (part.tolist() for part in np.divmod(rows[order], self.meta.per_block))
-        views = {number: self.touch(number) for number in set(blocks)}
-        for position, number, slot in zip(order.tolist(), blocks, slots, strict=True):
-            out[position] = views[number][slot]
+        blocks, slots = (part.tolist() for part in np.divmod(rows, self.meta.per_block))
+        views = {number: self.touch(number) for number in sorted(set(blocks))}
+        images = [views[number][slot] for number, slot in zip(blocks, slots, strict=True)]
+        np.concatenate(images, out=out.reshape(-1))
 
     def index(self, number: int) -> tuple[memoryview, int]:
         """The checked payload of an index, and its number of images."""

@@ -55,7 +55,8 @@ def reparametrise(network: nn.Module, norm: GeneratorNorm) -> None:
     """Put spectral or weight normalisation on every weight; other norms change nothing.
 
     Call it when the weights have their starting values: weight normalisation starts from them.
-    Spectral: Miyato et al. 2018, arXiv:1802.05957; one power iteration per forward while training.
+    Spectral: Miyato et al. 2018, arXiv:1802.05957; one power iteration per forward while training,
+    or per block of `torch.nn.utils.parametrize.cached()`.
     Weight: Salimans and Kingma 2016, arXiv:1602.07868; one length per output channel.
     """
     for module in [module for module in network.modules() if isinstance(module, _WEIGHTED)]:

@@ -5,6 +5,7 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from gan import draws
 from gan.augment import Change, augmented
@@ -83,8 +84,9 @@ class Conditional(Synthesis):
     def discriminator_losses(self, batch: Batch, fakes: Batch, update: int) -> dict[str, Tensor]:
         """The adversarial term, the penalties that are due, and the classes of both."""
         label = batch["label"]
-        real = self._critique(batch["real"], label)
-        fake = self._critique(fakes["image"], label)
+        with parametrize.cached():  # one spectral norm for both
+            real = self._critique(batch["real"], label)
+            fake = self._critique(fakes["image"], label)
         terms = {
             "adversarial": self.weight * self.adversarial.discriminator(real.logits, fake.logits),
             **penalise(self.penalties, self.judge(batch), batch["real"], fakes["image"], update),

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from gan import draws
 from gan.augment import Change, augmented
@@ -56,7 +57,8 @@ class Synthesis(Recipe):
     def discriminator_losses(self, batch: Batch, fakes: Batch, update: int) -> dict[str, Tensor]:
         """The adversarial term and the penalties that are due."""
         judge, real, fake = self.judge(batch), batch["real"], fakes["image"]
-        logits_real, logits_fake = judge(real), judge(fake)
+        with parametrize.cached():  # one spectral norm for both
+            logits_real, logits_fake = judge(real), judge(fake)
         return {
             "adversarial": self.weight * self.adversarial.discriminator(logits_real, logits_fake),
             **penalise(self.penalties, judge, real, fake, update),

@@ -1,0 +1,1 @@
+"""What the framework costs, and what a machine reaches: paired measurements."""

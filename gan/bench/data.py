@@ -1,0 +1,227 @@
+"""What reading costs: our store against a map of the memory, a copy, and usual data sets."""
+
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from gan.bench import stores
+from gan.bench.options import Options
+from gan.bench.paired import Goal, Paired, Row, Work, alternate, fixed, processor, row, skipped
+from gan.bench.stores import Pictures
+from gan.data.datasets import Images
+from gan.data.stream import Stream
+
+WORKERS = 2  # processes of the usual data sets
+
+
+def batch(options: Options) -> Iterator[Row]:
+    """D1: a shuffled batch out of the store, and by `np.take` out of a flat file."""
+    goals = {32: 3.0, 64: 2.0, 256: 1.25}
+    for size, pictures, folder in _sets(options):
+        ours = _stream(pictures, folder, size)
+        taken = _taken(stores.flat(pictures, folder), size)
+        paired = alternate(ours, taken, rounds=options.rounds)
+        yield _per_thousand("D1", "batch", paired, pictures, Goal(goals.get(size, 3.0)))
+
+
+def limit(options: Options) -> Iterator[Row]:
+    """D2: two threads reading, against one thread that copies the same bytes; by the clock."""
+    goals = {32: 0.3, 64: 0.4, 256: 0.9}
+    for size, pictures, folder in _sets(options):
+        with ThreadPoolExecutor(2) as pool:
+            works = _read_by_two(pool, pictures, folder, size), _copied(pictures, size)
+            paired = alternate(*works, None, options.rounds, time.perf_counter)
+        yield _per_thousand("D2", "limit", paired, pictures, Goal(goals.get(size, 0.3), "at least"))
+
+
+def dataloader(options: Options) -> Iterator[Row]:
+    """D4: the store, and an LMDB with one image per value in a DataLoader of two workers."""
+    goals = {32: 20.0, 64: 10.0, 256: 5.0}
+    yield from _against(options, "D4", "dataloader", stores.LmdbImages, goals)
+
+
+def zipped(options: Options) -> Iterator[Row]:
+    """D5: the store, and PNG files in a zip in a DataLoader of two workers."""
+    goals = {32: 100.0, 64: 100.0, 256: 40.0}
+    yield from _against(options, "D5", "zip", stores.ZipImages, goals)
+
+
+def disk(options: Options) -> Iterator[Row]:
+    """D7: bytes of the store by bytes of the pixels."""
+    for size, pictures, folder in _sets(options):
+        written = stores.store(pictures, folder).path.stat().st_size
+        raw = len(pictures) * int(np.prod(pictures.shape))
+        settings = {"size": size, "images": len(pictures)}
+        yield fixed("D7", "disk", "bytes", written, raw, Goal(1.03), settings)
+
+
+def ffcv(options: Options) -> Iterator[Row]:
+    """D3: FFCV's raw format, where that is installed; it is not part of this."""
+    yield skipped("D3", "ffcv", "no adapter: recorded ratio of a prototype 2.1 / 1.9 / 1.27")
+
+
+def jpeg(options: Options) -> Iterator[Row]:
+    """D6: encoded images, which the store does not keep."""
+    yield skipped("D6", "jpeg", "the store keeps raw pixels alone")
+
+
+CASES: Mapping[str, Callable[[Options], Iterable[Row]]] = {
+    "batch": batch,
+    "limit": limit,
+    "ffcv": ffcv,
+    "dataloader": dataloader,
+    "zip": zipped,
+    "jpeg": jpeg,
+    "disk": disk,
+}
+DEFAULT = ("batch", "dataloader", "disk")
+
+
+def advice(rows: list[Row]) -> str:
+    """What the rows say to somebody who wants to train."""
+    read = [row for row in rows if row["case"] == "batch" and "value" in row]
+    if not read:
+        return ""
+    speeds = "; ".join(f"{1000 / row['value']:,.0f} images of {row['size']} pixels" for row in read)
+    text = f"One core reads, out of a file that is in memory, each second: {speeds}."
+    return (
+        f"{text} Training that asks for less never waits for data: compare with "
+        "speed/images_per_second of a run. Where the file does not fit into memory, the disk "
+        "decides; a faster disk or a smaller image.size help, more processes do not."
+    )
+
+
+def _sets(options: Options) -> Iterator[tuple[int, Pictures, Path]]:
+    """Pictures of every size in a folder of their own, which is gone afterwards."""
+    for size in options.size:
+        with tempfile.TemporaryDirectory(prefix="gan-bench-", dir=options.folder) as folder:
+            yield size, Pictures(options.images or _images(size), size), Path(folder)
+
+
+def _images(size: int) -> int:
+    return 10_000 if size <= 64 else 3_000
+
+
+def _batch(size: int) -> int:
+    return 128 if size <= 64 else 64
+
+
+def _batches(order: np.ndarray, many: int) -> Iterator[np.ndarray]:
+    for first in range(0, len(order) - many + 1, many):
+        yield order[first : first + many]
+
+
+def _stream(pictures: Pictures, folder: Path, size: int) -> Work:
+    """One epoch of plans and copies into a reused buffer: the work of the thread that feeds."""
+    dataset, many = Images(stores.store(pictures, folder)), _batch(size)
+    stream = Stream(dataset, many, 0, torch.device("cpu"), ("real",))
+    buffer = np.empty((many, *pictures.shape), np.uint8)
+
+    def epoch() -> None:
+        for position in range(len(pictures) // many):
+            dataset.store.read(stream.plan(position).images["real"], buffer)
+
+    return epoch
+
+
+def _read_by_two(pool: ThreadPoolExecutor, pictures: Pictures, folder: Path, size: int) -> Work:
+    store, order = stores.store(pictures, folder), _shuffled(len(pictures))
+    halves = [list(_batches(half, _batch(size))) for half in np.array_split(order, 2)]
+
+    def half(number: int) -> None:
+        buffer = np.empty((_batch(size), *pictures.shape), np.uint8)
+        for rows in halves[number]:
+            store.read(rows, buffer)
+
+    return lambda: list(pool.map(half, range(2)))
+
+
+def _copied(pictures: Pictures, size: int) -> Work:
+    """The same bytes, from one place into a ring of three buffers."""
+    buffers = [np.zeros((_batch(size), *pictures.shape), np.uint8) for _ in range(4)]
+
+    def copy() -> None:
+        for number in range(len(pictures) // _batch(size)):
+            np.copyto(buffers[number % 3], buffers[3])
+
+    return copy
+
+
+def _taken(pixels: np.ndarray, size: int) -> Work:
+    """One epoch by `np.take` into a reused buffer."""
+    pixels = np.asarray(pixels)
+    buffer = np.empty((_batch(size), *pixels.shape[1:]), np.uint8)
+
+    def take() -> None:
+        for rows in _batches(_shuffled(len(pixels)), len(buffer)):
+            np.take(pixels, rows, axis=0, out=buffer, mode="clip")  # without a second buffer
+
+    return take
+
+
+def _through(loader: DataLoader, whole: bool) -> Work:
+    """One epoch of a DataLoader, or its start alone."""
+
+    def epoch() -> None:
+        for _ in loader:
+            if not whole:
+                break  # the workers end with the iterator
+
+    return epoch
+
+
+def _shuffled(count: int) -> np.ndarray:
+    return np.random.Generator(np.random.Philox(key=0)).permutation(count)
+
+
+def _against(
+    options: Options,
+    identity: str,
+    case: str,
+    kind: Callable[[Pictures, Path], Dataset],
+    goals: Mapping[int, float],
+) -> Iterator[Row]:
+    for size, pictures, folder in _sets(options):
+        loader = DataLoader(
+            kind(pictures, folder),
+            _batch(size),
+            shuffle=True,
+            drop_last=True,
+            num_workers=WORKERS,
+            multiprocessing_context="fork",
+        )
+
+        ours, epoch = _stream(pictures, folder, size), _through(loader, whole=True)
+        start = _cost(_through(loader, whole=False))
+        paired = _without(start, alternate(ours, epoch, rounds=options.rounds))
+        goal = Goal(goals.get(size, min(goals.values())), "at least")
+        yield _per_thousand(identity, case, paired, pictures, goal)
+
+
+def _cost(work: Work) -> float:
+    taken = []
+    for _ in range(3):
+        before = processor()
+        work()
+        taken.append(processor() - before)
+    return median(taken)
+
+
+def _without(start: float, paired: Paired) -> Paired:
+    """The times of the reference without what starting its workers costs."""
+    reference, null = ([t - start for t in ts] for ts in (paired.reference, paired.null))
+    return replace(paired, reference=reference, null=null)
+
+
+def _per_thousand(identity: str, case: str, paired: Paired, pictures: Pictures, goal: Goal) -> Row:
+    per = 1000 / len(pictures)
+    settings = {"size": pictures.shape[0], "images": len(pictures)}
+    return row(identity, case, "s per 1000 images", paired, per, goal, settings)

@@ -1,0 +1,58 @@
+"""What can be said on the command line: `gan bench data case=batch size=32,64 rounds=21`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from gan.bench.paired import ROUNDS
+from gan.registry import ConfigError
+from gan.signature import nearest
+
+
+@dataclass(frozen=True)
+class Options:
+    """Choices of a benchmark; empty ones are the benchmark's own.
+
+    `case`, `size` (pixels) and `model` may name several. `steps` are those of one round, `images`
+    those in a made-up store, `folder` is where that is written, `threads` are torch's. All other
+    words are settings of the run that `train` measures.
+    """
+
+    case: tuple[str, ...] = ()
+    size: tuple[int, ...] = (32, 64)
+    model: tuple[str, ...] = ()
+    rounds: int = ROUNDS
+    steps: int = 0
+    images: int = 0
+    threads: int = 1
+    folder: Path | None = None
+
+
+def parse(words: Sequence[str], cases: Sequence[str], models: Sequence[str]) -> Options:
+    """Options out of `key=value` words.
+
+    Raises: ConfigError naming the word and the nearest known one.
+    """
+    known = {field.name for field in fields(Options)}
+    chosen: dict[str, Any] = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals or key not in known:
+            raise ConfigError(f"{word!r} is no option: {nearest(key, sorted(known))}, as KEY=VALUE")
+        parts = tuple(part for part in value.split(",") if part)
+        if key in ("case", "model"):
+            for part in parts:
+                if part not in (names := cases if key == "case" else models):
+                    raise ConfigError(f"{key}={part} is unknown; {nearest(part, names)}")
+            chosen[key] = parts
+        elif key == "folder":
+            chosen[key] = Path(value)
+        else:
+            if not parts or not all(part.isdecimal() and int(part) for part in parts):
+                raise ConfigError(f"{word}: {key} must be a whole number of at least 1")
+            numbers = tuple(int(part) for part in parts)
+            if key != "size" and len(numbers) > 1:
+                raise ConfigError(f"{word}: {key} must be one number")
+            chosen[key] = numbers if key == "size" else numbers[0]
+    return Options(**chosen)

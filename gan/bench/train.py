@@ -1,0 +1,112 @@
+"""A whole training loop: the share of waiting for data, and what limits it."""
+
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+
+from gan.bench import games, limits, stores
+from gan.bench.games import COMMON, MODELS, Compose
+from gan.bench.options import Options
+from gan.bench.paired import Goal, Row, Work, alternate, row, surroundings
+from gan.bench.steps import played
+from gan.bench.stores import Pictures
+from gan.data.datasets import Images
+from gan.data.stream import Stream
+from gan.trainer import Trainer
+
+ADVICE = {
+    "data": "Training waits for data: put the store on a local disk, keep it on the device "
+    "(data.resident=on), or leave more cores to the stream.",
+    "launch": "Starting operations limits the step, not their size: a larger trainer.batch_size or "
+    "wider networks cost little time; trainer.compile=true joins small operations.",
+    "memory": "Moving maps in and out of memory limits the step: on CUDA trainer.precision=bf16 "
+    "halves the bytes, and trainer.compile=true joins passes over the same map.",
+    "compute": "Arithmetic limits the step: fewer channels (generator.width, discriminator.width), "
+    "a smaller image.size, a lazy penalty (penalties.<name>.every=16) or a faster device help; "
+    "batch sizes and loaders do not.",
+}
+
+
+def waiting(options: Options, compose: Compose) -> Iterator[Row]:
+    """E1: training from a store against training on one batch that is there already."""
+    for model in options.model or ("dcgan",):
+        values = compose(*MODELS[model], *COMMON)
+        ours, still, null = (games.trainer(values) for _ in range(3))
+        if "prototype" in ours.recipe.reads:
+            raise ValueError(f"model={model} reads glyphs: choose one that reads images alone")
+        shape = values["image"]["size"], values["image"]["channels"]
+        steps = options.steps or 12
+        with tempfile.TemporaryDirectory(prefix="gan-bench-", dir=options.folder) as folder:
+            stream = _stream(Pictures(options.images or 4096, *shape), Path(folder), ours)
+            ours.stream = stream
+            passed: list[float] = []
+
+            train = _timed(played(ours, steps), passed)
+            paired = alternate(train, played(still, steps), played(null, steps), options.rounds)
+            stream.close()
+        settings = {
+            "model": model,
+            "steps": steps,
+            "waiting": round(stream.waited / sum(passed), 4),
+        }
+        goal = Goal(1.02, resolved=True)
+        yield row("E1", "waiting", "ms per step", paired, 1e3 / steps, goal, settings)
+        yield _limited(still, settings)
+
+
+def _timed(work: Work, passed: list[float]) -> Work:
+    """The same work, which notes the seconds that it takes."""
+
+    def timed() -> None:
+        started = time.perf_counter()
+        work()
+        passed.append(time.perf_counter() - started)
+
+    return timed
+
+
+def _limited(still: Trainer, settings: Row) -> Row:
+    """What a step of a trainer is bound by, beside what it takes."""
+    still.play()
+    counts, most = limits.count(still.play), limits.ceilings(still.device)
+    taken = []
+    for _ in range(7):
+        started = time.perf_counter()
+        still.play()
+        taken.append(time.perf_counter() - started)
+    floors = limits.bounds(counts, most)
+    limit = max(floors, key=lambda name: floors[name])
+    if settings["waiting"] > 0.1:
+        limit = "data"
+    return {
+        "id": "E1",
+        "case": "limits",
+        "model": settings["model"],
+        "value": round(1e3 * median(taken), 3),
+        "unit": "ms per step",
+        "images_per_second": round(still.settings.batch_size / median(taken), 1),
+        "operations": counts.operations,
+        "gflop": round(counts.flops / 1e9, 3),
+        "gigabytes": round(counts.bytes / 1e9, 3),
+        "at_least_ms": {name: round(1e3 * seconds, 3) for name, seconds in floors.items()},
+        "limit": limit,
+        **surroundings(),
+    }
+
+
+def _stream(pictures: Pictures, folder: Path, game: Trainer) -> Stream:
+    dataset = Images(stores.store(pictures, folder), resident="off")
+    reads = game.recipe.reads
+    return Stream(dataset, game.settings.batch_size, game.seed, game.device, reads)
+
+
+def advice(rows: list[Row]) -> str:
+    """What the rows say to somebody who wants to train."""
+    return " ".join(
+        f"{row['model']}: {row['images_per_second']:g} images/s, "
+        f"{row['value']:g} ms a step, limited by {row['limit']}. {ADVICE[row['limit']]}"
+        for row in rows
+        if row["case"] == "limits"
+    )

@@ -1,0 +1,102 @@
+"""`gan bench`: what this machine reaches, what limits it, what the framework costs.
+
+`gan bench data|step|train|gpu`, with options as KEY=VALUE: case, size, model, rounds, steps,
+images, threads, folder; cases that do not run by themselves are chosen by name. Every result is one
+line of JSON; what it means follows in words on standard error, so that results can be redirected.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any
+
+SUBJECTS = {
+    "data": "reading a store",
+    "step": "a training step beside loops by hand",
+    "train": "a training loop: waiting for data, and what limits it",
+    "gpu": "the same on a GPU",
+}
+
+
+def add_parser(commands: Any) -> None:
+    """Adds `bench` with the function `func(args) -> exit status`."""
+    parser = commands.add_parser("bench", help=__doc__.partition("\n")[0], description=__doc__)
+    parser.add_argument(
+        "subject",
+        choices=SUBJECTS,
+        help="; ".join(f"{name}: {what}" for name, what in SUBJECTS.items()),
+    )
+    parser.add_argument("options", nargs="*", metavar="KEY=VALUE")
+    parser.set_defaults(func=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints a JSON object for every case, then one paragraph of advice."""
+    import torch
+
+    from gan.bench import data, games, steps, train
+    from gan.bench.options import parse
+
+    subjects: Mapping[str, tuple[Mapping[str, Callable[..., Iterable[Any]]], tuple[str, ...], Any]]
+    subjects = {
+        "data": (data.CASES, data.DEFAULT, data.advice),
+        "step": (_composing(steps.CASES), steps.DEFAULT, steps.advice),
+        "train": (_composing({"waiting": train.waiting}), ("waiting",), train.advice),
+        "gpu": (GPU, tuple(GPU), lambda rows: ""),
+    }
+    cases, default, advice = subjects[args.subject]
+    options = parse(args.options, list(cases), list(games.MODELS))
+    torch.set_num_threads(options.threads)
+    rows = []
+    for case in options.case or default:
+        for row in cases[case](options):
+            rows.append(row)
+            print(json.dumps(row), flush=True)
+    if said := advice(rows):
+        print(f"\n{said}", file=sys.stderr)
+    return 0
+
+
+def compose(*overrides: str) -> dict[str, Any]:
+    """The values of a configuration, as on the command line."""
+    import hydra
+    from omegaconf import OmegaConf
+
+    import gan  # noqa: F401 - fills the registries
+    from gan.commands.train import conf_dir, switched_on
+
+    with hydra.initialize_config_dir(str(conf_dir().resolve()), version_base="1.3"):
+        config = hydra.compose("config", [*map(switched_on, overrides)])
+        values: Any = OmegaConf.to_container(config, resolve=True)
+    return values
+
+
+def _composing(cases: Mapping[str, Any]) -> dict[str, Callable[..., Iterable[Any]]]:
+    return {name: partial(case, compose=compose) for name, case in cases.items()}
+
+
+def _without_gpu(identity: str, case: str, options: Any) -> Iterable[Any]:
+    """What a GPU would be needed for."""
+    import torch
+
+    from gan.bench.paired import skipped
+
+    reason = "no adapter for CUDA yet: nothing of this was measured on a GPU"
+    if not torch.cuda.is_available():
+        reason = "there is no GPU here"
+    yield skipped(identity, case, reason)
+
+
+GPU = {
+    case: partial(_without_gpu, identity, case)
+    for identity, case in (
+        ("G1", "graph"),
+        ("G2", "floor"),
+        ("G3", "defaults"),
+        ("G4", "overhead"),
+        ("G5", "feed"),
+        ("G7", "lazy"),
+    )
+}

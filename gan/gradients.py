@@ -1,0 +1,39 @@
+"""Losses added up, gradients cleared and measured: small networks should pay little for it."""
+
+from collections.abc import Iterable, Sequence
+from functools import reduce
+from operator import add
+
+import torch
+from torch import Tensor
+from torch._utils import _flatten_dense_tensors
+from torch.nn.utils import get_total_norm
+
+SMALL = 4096  # elements up to which copying a gradient is cheaper than a call for it
+
+
+def total(terms: Iterable[Tensor]) -> Tensor:
+    """The sum of at least one loss, by as few operations as there are."""
+    return reduce(add, terms)
+
+
+def clear(parameters: Iterable[Tensor]) -> None:
+    """Give up all gradients."""
+    for parameter in parameters:
+        parameter.grad = None
+
+
+def total_norm(parameters: Sequence[Tensor]) -> Tensor:
+    """The L2 norm of all gradients there are, as one vector; 0 where there are none.
+
+    On the CPU a call costs more than the work on a small gradient: those are joined first.
+    """
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    small = [g for g in gradients if g.numel() <= SMALL and g.device.type == "cpu"]
+    if len(small) < 2 or len({g.dtype for g in small}) > 1:
+        return get_total_norm(gradients)
+    joined = torch.linalg.vector_norm(_flatten_dense_tensors(small))  # type: ignore[no-untyped-call]  # torch's own
+    if len(small) == len(gradients):
+        return joined
+    large = [g for g in gradients if g.numel() > SMALL]
+    return torch.linalg.vector_norm(torch.stack([joined, *torch._foreach_norm(large)]))

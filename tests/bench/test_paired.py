@@ -1,0 +1,119 @@
+"""Paired measurements on a clock that the works themselves move: no time is measured here."""
+
+import json
+from collections import Counter
+
+import pytest
+import torch
+
+from gan.bench import limits
+from gan.bench.options import Options, parse
+from gan.bench.paired import Goal, Paired, alternate, fixed, row, skipped
+from gan.commands import main
+from gan.registry import ConfigError
+
+FIELDS = {  # of every result
+    *("id", "case", "value", "unit", "reference", "ratio", "iqr", "null_ratio", "null_iqr"),
+    *("rounds", "goal", "passed", "machine", "versions", "load"),
+}
+
+
+class Hours:
+    """A clock that stands still until a work takes its time."""
+
+    def __init__(self):
+        self.now, self.log = 0.0, []
+
+    def work(self, name, seconds):
+        def run():
+            self.log.append(name)
+            self.now += seconds
+
+        return run
+
+
+def test_every_round_runs_all_three_and_orders_differ():
+    hours = Hours()
+    works = [hours.work(name, taken) for name, taken in (("o", 2.0), ("r", 1.0), ("n", 1.0))]
+    paired = alternate(*works, rounds=30, clock=lambda: hours.now, warm=2)
+    orders = Counter("".join(hours.log[n : n + 3]) for n in range(0, len(hours.log), 3))
+    assert sum(orders.values()) == 32
+    assert set(map("".join, orders)) == {"orn", "onr", "ron", "rno", "nor", "nro"}
+    assert paired == Paired([2.0] * 30, [1.0] * 30, [1.0] * 30)
+    assert paired.ratios() == [2.0] * 30
+    assert paired.ratios(faster=True) == [0.5] * 30
+    assert paired.null_ratios() == [1.0] * 30
+
+
+def test_ratios_are_taken_within_a_round():
+    """A machine that is ten times slower for half the time does not move a paired ratio."""
+    slow = [1.0, 10.0] * 8
+    paired = Paired([1.1 * s for s in slow], slow, slow)
+    assert row("X", "x", "s", paired, 1.0, Goal(1.2))["ratio"] == pytest.approx(1.1)
+
+
+def test_a_row_has_the_fields_and_the_verdict():
+    paired = Paired([1.10, 1.12, 1.08], [1.0] * 3, [0.9, 1.0, 1.2])
+    found = row("T1", "overhead", "ms", paired, 1e3, Goal(1.02), {"model": "dcgan"})
+    assert FIELDS | {"model"} == set(found)
+    assert (found["value"], found["reference"], found["ratio"]) == (1100, 1000, 1.1)
+    assert found["null_iqr"] == [0.95, 1.1]
+    assert found["passed"] is False
+    assert row("T1", "o", "ms", paired, 1e3, Goal(1.02, resolved=True))["passed"] is True
+    faster = row("T3", "o", "ms", paired, 1e3, Goal(0.95, "at least"))
+    assert faster["ratio"] == pytest.approx(1 / 1.1, rel=1e-3)
+    assert faster["passed"] is False
+    json.dumps([found, faster, skipped("D3", "ffcv", "why")])
+    assert fixed("D7", "disk", "bytes", 101, 100, Goal(1.03), {})["passed"] is True
+
+
+def test_a_difference_is_bounded_in_its_own_unit():
+    paired = Paired([1.1, 1.2], [1.0, 1.0], [1.0, 1.0])
+    found = row("T2", "host", "us", paired, 1e6, Goal(25.0), difference=True)
+    assert found["value"] == pytest.approx(150_000)
+    assert found["passed"] is False
+    assert row("T2", "host", "us", paired, 1e2, Goal(25.0), difference=True)["passed"] is True
+
+
+def test_options_are_checked_with_the_nearest_name():
+    assert parse(["case=batch", "size=32,64"], ["batch"], []) == Options(("batch",), (32, 64))
+    for word, said in (
+        ("cases=batch", "case"),
+        ("case=bath", "batch"),
+        ("rounds=0", "at least 1"),
+        ("rounds=1,2", "one number"),
+        ("batch", "KEY=VALUE"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            parse([word], ["batch"], [])
+
+
+@pytest.mark.slow  # the first count loads much of torch
+def test_counts_of_a_step_follow_its_shapes():
+    a, b = torch.ones(4, 5), torch.ones(5, 6)
+    counts = limits.count(lambda: (a @ b).relu())
+    assert counts == limits.Counts(2, 2 * 4 * 5 * 6, 4 * (20 + 30 + 24 + 2 * 24))
+    bounds = limits.bounds(counts, limits.Ceilings(launch=1e-6, flops=1e9, bytes=1e12))
+    assert max(bounds, key=bounds.get) == "launch"
+    assert bounds["launch"] == pytest.approx(2e-6)
+
+
+def test_without_a_gpu_its_cases_are_skipped(capsys):
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    assert main(["bench", "gpu"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [r["id"] for r in rows] == ["G1", "G2", "G3", "G4", "G5", "G7"]
+    assert all("no GPU" in r["skipped"] for r in rows)
+
+
+def test_the_command_measures_and_refuses(capsys, tmp_path):
+    words = ["case=disk,batch", "size=8", "images=256", "rounds=2", f"folder={tmp_path}"]
+    assert main(["bench", "data", *words]) == 0
+    out = capsys.readouterr()
+    disk, batch = map(json.loads, out.out.splitlines())
+    assert (disk["id"], batch["id"], batch["rounds"]) == ("D7", "D1", 2)
+    assert "images of 8 pixels" in out.err
+    assert not any(tmp_path.iterdir())
+    assert main(["bench", "data", "case=dsik"]) == 2
+    assert "disk" in capsys.readouterr().err
