@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
+from gan import draws
 from gan.registry import Fraction, NonNegative, register
 
 Change = Callable[[Tensor], Tensor]
@@ -84,7 +85,7 @@ class Shift:
     def _moved(self, image: Tensor, side: int) -> tuple[Tensor, Tensor]:
         """Where each of a side's places comes from, [B, side], and whether it lies inside."""
         most = int(side * self.ratio + 0.5)
-        by = torch.randint(-most, most + 1, (len(image), 1), device=image.device)
+        by = draws.integers(-most, most + 1, len(image), 1, device=image.device)
         source = torch.arange(side, device=image.device) - by
         return source.clamp(0, side - 1), (source >= 0) & (source < side)
 
@@ -105,14 +106,15 @@ class Cutout:
     def _covered(self, image: Tensor, side: int) -> Tensor:
         """Which of a side's places the box covers, [B, side]."""
         width = int(side * self.ratio + 0.5)
-        centre = torch.randint(0, side + 1 - width % 2, (len(image), 1), device=image.device)
+        most = side + 1 - width % 2
+        centre = draws.integers(0, most, len(image), 1, device=image.device)
         place = torch.arange(side, device=image.device)
         return (place >= centre - width // 2) & (place < centre - width // 2 + width)
 
 
 def _draw(image: Tensor) -> Tensor:
     """One number of [0, 1) a sample, [B, 1, 1, 1]."""
-    return torch.rand(len(image), 1, 1, 1, device=image.device, dtype=image.dtype)
+    return draws.uniform(len(image), 1, 1, 1, device=image.device, dtype=image.dtype)
 
 
 def _scaled(image: Tensor, mean: Tensor, strength: float) -> Tensor:

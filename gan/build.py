@@ -1,12 +1,12 @@
 """From a configuration to a Trainer: the only place that knows every part."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import yaml
 
-from gan import distributed, features, finetune, parts, rundir
+from gan import distributed, features, finetune, parts, pieces, rundir
 from gan.check import Checked, check, require_keys
 from gan.compiling import compile_calls
 from gan.data.stream import Stream
@@ -20,17 +20,18 @@ from gan.trainer import Trainer
 Say = Callable[[str], None]
 
 
-def build(config: Mapping[str, Any], say: Say = print, stop: Stop | None = None) -> Trainer:
+def build(config: dict[str, Any], say: Say = distributed.say, stop: Stop | None = None) -> Trainer:
     """A trainer ready to train, resumed from its newest checkpoint where there is one."""
-    stop = stop or Stop()
-    checked = check(config)
-    for note in checked.notes:
-        say(note)
-    resumed = rundir.previous(checked.run_dir, checked.resume, checked.values, say)
+    stop = Stop() if stop is None else stop
+    with distributed.first():
+        checked = check(config)
+        for note in checked.notes:
+            say(note)
+        resumed = rundir.previous(checked.run_dir, checked.resume, checked.values, say)
+        dataset = checked.create("data")
     rundir.fix_lengths(checked)
     torch.set_float32_matmul_precision("high")  # TF32 where the device has it
     device = distributed.device(checked.settings.device)
-    dataset = checked.create("data")
     require_keys(checked, dataset.gives)
     reads = checked.entries["recipe"][0].build.reads
     ranks = {"rank": distributed.rank(), "size": distributed.size()}
@@ -42,7 +43,7 @@ def build(config: Mapping[str, Any], say: Say = print, stop: Stop | None = None)
     asleep = parts.freeze(recipe, checked.freeze)
     if checked.settings.compile:
         compile_calls(recipe, say)
-    trainer = Trainer(
+    trainer = pieces.trainer_for(checked.settings)(
         recipe,
         generator=parts.player(checked, recipe, "generator", asleep),
         discriminator=parts.player(checked, recipe, "discriminator", asleep),
@@ -56,6 +57,7 @@ def build(config: Mapping[str, Any], say: Say = print, stop: Stop | None = None)
             evaluation_for(recipe, dataset, stream, device, say),
             checked.settings.discriminator_warmup,
             checked.settings.watch,
+            checked.settings.best,
             checked.settings.profile,
         ),
         seed=checked.seed,
@@ -74,10 +76,9 @@ def _recipe(
     rehearse_classes(checked, facts)
     distributed.seed(checked.seed, "start", 0, device)
     networks = {side: checked.create(side, **facts) for side in SIDES}
-    recipe = checked.recipe(
-        facts,
-        **networks,
-        reconstruction=checked.named("reconstruction"),
-        classifier=features.classifier_for(checked, dataset, stream, device, say),
-    )
+    with distributed.first():
+        classifier = features.classifier_for(checked, dataset, stream, device, say)
+    given = {"reconstruction": checked.named("reconstruction"), "classifier": classifier}
+    recipe = checked.recipe(facts, **networks, **given)
+    distributed.synchronise(recipe, device)
     return recipe.to(device).to(memory_format=torch.channels_last)

@@ -215,7 +215,7 @@ def _contradictions(checked: Checked) -> None:
     if settings.batch_size % distributed.size():
         raise ConfigError(
             f"trainer.batch_size={settings.batch_size} cannot be split over "
-            f"{distributed.size()} processes"
+            f"{distributed.size()} processes: choose a multiple of it, or start another number"
         )
     recipe = checked.entries["recipe"][0]
     least = getattr(recipe.build, "least", 1)
@@ -223,6 +223,13 @@ def _contradictions(checked: Checked) -> None:
         raise ConfigError(
             f"trainer.batch_size={settings.batch_size} is too small: recipe={recipe.name} needs at "
             f"least {least} images per process for its batch norm"
+        )
+    share, rows = settings.batch_size // distributed.size(), settings.rows(distributed.size())
+    if share % rows or rows < least:
+        raise ConfigError(
+            f"trainer.micro_batch={settings.micro_batch} must divide the {share} images of "
+            f"trainer.batch_size={settings.batch_size} that each of {distributed.size()} processes "
+            f"has, and be at least {least}"
         )
     extra = checked.switched_on("reconstruction")
     if extra and "reconstruction" not in recipe.given:

@@ -58,19 +58,25 @@ def first_module(run: Any, player: str, count: int, batch: Mapping[str, Tensor])
 
     The turn is played again with its seeds and without a step; buffers are put back.
     """
+    try:
+        return _replayed(run, player, count, batch)
+    except torch.OutOfMemoryError:  # it was played in micro-batches
+        return "not found: there is no memory to play the whole batch at once"
+
+
+def _replayed(run: Any, player: str, count: int, batch: Mapping[str, Tensor]) -> str:
     recipe = run.recipe
     buffers = {name: buffer.clone() for name, buffer in recipe.named_buffers()}
     shared = run.discriminator_updates - (player == "generator")  # the update that made the fakes
     with _hooked(recipe) as found, torch.no_grad():
-        distributed.seed(run.seed, "discriminator", shared, run.device)
-        fakes = recipe.generate(batch)
-    if not found and player == "discriminator":
-        with _hooked(recipe) as found:
-            recipe.discriminator_losses(batch, detached(fakes), count)
-    elif not found:
-        distributed.seed(run.seed, "generator", count, run.device)
-        with _hooked(recipe) as found, torch.no_grad():
-            recipe.generator_losses(batch, fakes, count)
+        with run.seeded("discriminator", shared):
+            fakes = recipe.generate(batch)
+            if not found and player == "discriminator":
+                with torch.enable_grad():
+                    recipe.discriminator_losses(batch, detached(fakes), count)
+        if not found and player == "generator":
+            with run.seeded("generator", count):
+                recipe.generator_losses(batch, fakes, count)
     with torch.no_grad():
         for name, buffer in recipe.named_buffers():
             buffer.copy_(buffers[name])

@@ -1,14 +1,16 @@
-"""How a run ends: its files closed, its lock given back, and `stopped.json` if it is not done."""
+"""How a run ends: its files closed, its lock given back, `stopped.json` or `finished.json` left."""
 
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from gan import checkpoint, diagnosis, distributed, rundir
+from gan import checkpoint, diagnosis, distributed, peers, rundir
+from gan.distributed import PeerError
 from gan.guard import DivergedError
+from gan.rundir import FINISHED
 from gan.saves import StorageError
 
 STOPPED = "stopped.json"
@@ -18,22 +20,31 @@ STOPPED = "stopped.json"
 def told(run: Any) -> Iterator[None]:
     """Whatever ends a trainer's run inside the block, leave the record that scripts can read.
 
-    `stopped.json` has the reason (`signal`, `non-finite`, `storage`, `stall`, `error`), a detail,
-    both clocks, the newest checkpoint and the time; a finished run has none.
+    `stopped.json` has the reason (`signal`, `non-finite`, `storage`, `stall`, `process`, `error`),
+    a detail, both clocks, the newest checkpoint and the time and, where several processes train,
+    what each of them says. A finished run has `finished.json` instead, with the clocks, the time,
+    and what its monitor has measured by font.
     """
     try:
-        yield
+        if run.step < run.settings.steps:
+            _forget(run, FINISHED)
+        with peers.heard(run):
+            yield
         if run.step >= run.settings.steps:
-            _forget(run)
+            _forget(run, STOPPED)
+            _write(run, FINISHED, run.monitor.outcome)
         else:
             run.monitor.log.say(
                 f"stopped by {run.stop.name}; the same command goes on at step {run.step}"
             )
-            _write(run, "signal", run.stop.name)
+            _stopped(run, "signal", run.stop.name)
     except BaseException as error:
         if isinstance(error, DivergedError):
             error.args = (f"{error}; see {diagnosis.write(run, error)}",)
-        _write(run, _reason(error), f"{type(error).__name__}: {error}")
+        found = peers.reports(run, error)
+        if isinstance(error, PeerError):
+            error.args = (f"{error}: {peers.culprit(found)}",)
+        _stopped(run, _reason(error), f"{type(error).__name__}: {error}", found)
         raise
     finally:
         run.stream.close()
@@ -46,30 +57,32 @@ def _reason(error: BaseException) -> str:
         DivergedError: "non-finite",
         StorageError: "storage",
         TimeoutError: "stall",
+        PeerError: "process",
         KeyboardInterrupt: "signal",
     }
     return next((name for kind, name in kinds.items() if isinstance(error, kind)), "error")
 
 
-def _write(run: Any, reason: str, detail: str) -> None:
-    if distributed.rank():
-        return
+def _stopped(run: Any, reason: str, detail: str, found: peers.Reports | None = None) -> None:
     newest = checkpoint.newest(run.monitor.run_dir / "checkpoints", notice=lambda skipped: None)
-    record = {
-        "reason": reason,
-        "detail": detail,
-        **run.counts(),
-        "checkpoint": str(newest) if newest else None,
-        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-    }
-    temporary = run.monitor.run_dir / f".{STOPPED}"
+    where = {"checkpoint": str(newest) if newest else None}
+    said = {"processes": found} if found else {}
+    speaker = peers.speaker(found) if found and reason == "process" else 0
+    _write(run, STOPPED, {"reason": reason, "detail": detail, **where, **said}, speaker)
+
+
+def _write(run: Any, name: str, facts: Mapping[str, Any], speaker: int = 0) -> None:
+    if distributed.rank() != speaker:
+        return
+    record = {**facts, **run.counts(), "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+    temporary = run.monitor.run_dir / f".{name}"
     try:
         temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        os.replace(temporary, run.monitor.run_dir / STOPPED)
+        os.replace(temporary, run.monitor.run_dir / name)
     except OSError as error:  # the disk may be the very reason
-        run.monitor.tell("log", f"{STOPPED} could not be written: {error}")
+        run.monitor.tell("log", f"{name} could not be written: {error}")
 
 
-def _forget(run: Any) -> None:
+def _forget(run: Any, name: str) -> None:
     if not distributed.rank():
-        (run.monitor.run_dir / STOPPED).unlink(missing_ok=True)
+        (run.monitor.run_dir / name).unlink(missing_ok=True)

@@ -5,7 +5,7 @@ import math
 import os
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +65,7 @@ class Log:
     def text(self, step: int, name: str, text: str) -> None:
         """A text, shown literally."""
         if self.active:
-            literal = "\n".join("    " + line for line in text.splitlines())
-            self._try(lambda: self._board.add_text(name, literal, step))
+            self._try(lambda: self._board.add_text(name, _literal(text), step))
 
     def settings(self, settings: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
         """The run's row in TensorBoard's HParams tab."""
@@ -155,6 +154,32 @@ class Log:
                     f"logging to {self.run_dir} failed, training goes on: {error}", stacklevel=3
                 )
             self._failed = True
+
+
+def noted(
+    run_dir: Path,
+    counts: Mapping[str, int],
+    values: Mapping[str, float],
+    text: str,
+    pictures: Iterable[np.ndarray],
+) -> None:
+    """Add what was measured after training to a run's lines (numbers) and its TensorBoard (all)."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    line = {**counts, **{tag: v if np.isfinite(v) else str(v) for tag, v in values.items()}}
+    with (run_dir / "metrics.jsonl").open("a", encoding="utf-8") as lines:
+        lines.write(json.dumps(line) + "\n")
+    with SummaryWriter(str(run_dir / "tensorboard")) as board:
+        for tag, value in values.items():
+            board.add_scalar(tag, value, counts["step"])
+        board.add_text("evaluation", _literal(text), counts["step"])
+        for place, pixels in enumerate(pictures):
+            board.add_image(f"evaluation/{place}", pixels, counts["step"], dataformats="HWC")
+
+
+def _literal(text: str) -> str:
+    """Markdown that shows a text as it is."""
+    return "\n".join("    " + line for line in text.splitlines())
 
 
 def go_back(path: Path, updates: int) -> None:

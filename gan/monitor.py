@@ -6,14 +6,16 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import yaml
 from torch import Tensor, nn
 
-from gan import images
+from gan import checkpoint, distributed, images
+from gan.best import Best, Better
 from gan.log import Log
 from gan.player import Losses, Player
 from gan.profiling import Profile
@@ -32,11 +34,27 @@ RECENT = 200  # values of each term that are kept for a diagnosis
 class Evaluation(Protocol):
     """Measures of a generator that a run logs, and its last word."""
 
+    @property
+    def better(self) -> Mapping[str, Better]:
+        """The names of what is measured, and whether less or more of each is better."""
+
     def measure(self, generator: nn.Module) -> dict[str, float]:
         """Numbers by name, quick enough to be taken during training."""
 
     def report(self, generator: nn.Module) -> str:
         """What to print and keep at the end."""
+
+
+@runtime_checkable
+class ByFont(Protocol):
+    """An evaluation that also knows each font's own values."""
+
+    def by_font(self, generator: nn.Module) -> dict[str, dict[str, dict[str, float]]]:
+        """Values by cell, font and metric."""
+
+    @property
+    def families(self) -> Mapping[str, int]:
+        """The family of each font."""
 
 
 class Monitor:
@@ -54,11 +72,14 @@ class Monitor:
         evaluation: Evaluation | None = None,
         warmup: int = 0,
         watch: Collection[str] = (),
+        best: str | None = None,
         profile: int = 0,
     ) -> None:
         """`shown` are the named batches of which samples are drawn, `watch` names watchdogs.
 
         `profile` is the number of steps to trace.
+
+        Raises: ConfigError where `best` is no measure of this run.
         """
         self.run_dir, self.steps, self.shown, self.evaluation = (
             run_dir,
@@ -66,6 +87,8 @@ class Monitor:
             shown or {},
             evaluation,
         )
+        self.best = Best(best, evaluation.better if best and evaluation else {})
+        self.outcome: dict[str, Any] = {}
         self._terms: dict[str, list[Tensor]] = {}
         self._recent: dict[str, deque[Tensor]] = {}
         self._last: dict[str, float] = {}
@@ -148,7 +171,8 @@ class Monitor:
         means = {tag: torch.stack(terms).float().mean() for tag, terms in self._terms.items()}
         values: dict[str, float] = {}
         if means:  # none where every update since was skipped
-            values = dict(zip(means, torch.stack(list(means.values())).tolist(), strict=True))
+            read = distributed.mean(torch.stack(list(means.values())))
+            values = dict(zip(means, read.tolist(), strict=True))
         self._warn(self._watch.game(counts["step"], values))
         self._terms = {}
         for player in players:
@@ -171,6 +195,9 @@ class Monitor:
 
     def sample(self, counts: Counts, recipe: Recipe, generators: Generators) -> None:
         """Pictures of the shown batches, by every generator."""
+        distributed.by_first(partial(self._sample, counts, recipe, generators))
+
+    def _sample(self, counts: Counts, recipe: Recipe, generators: Generators) -> None:
         with self._pause():
             for name, batch in self.shown.items():
                 columns: dict[str, Tensor] = {}
@@ -188,31 +215,63 @@ class Monitor:
 
     def measure(self, counts: Counts, generators: Generators) -> None:
         """Evaluate: `metric/NAME` of the generator to use, `metric/raw_NAME` beside it."""
-        if self.evaluation is None:
-            return
+        if self.evaluation is not None:
+            distributed.by_first(partial(self._measure, self.evaluation, counts, generators))
+
+    def _measure(self, evaluation: Evaluation, counts: Counts, generators: Generators) -> None:
         values: dict[str, float] = {}
         with self._pause():
             for source, generator in generators.items():
                 prefix = "" if generator is best(generators) else f"{source}_"
                 with evaluated(generator):
-                    measured = self.evaluation.measure(generator)
+                    measured = evaluation.measure(generator)
                 values |= {f"metric/{prefix}{key}": value for key, value in measured.items()}
+        values |= self.best.offer(counts["step"], values)
         self._last |= values
         self.log.scalars(counts, values)
 
     def finish(self, counts: Counts, generators: Generators, config: str) -> None:
         """The row among the runs, and the evaluation's report, printed and kept as `report.txt`."""
-        metrics = {k: v for k, v in self._last.items() if k.startswith("metric/")} or self._last
+        distributed.by_first(partial(self._finish, counts, generators, config))
+
+    def _finish(self, counts: Counts, generators: Generators, config: str) -> None:
+        measured = {k: v for k, v in self._last.items() if k.startswith(("metric/", "best/"))}
+        metrics = measured or self._last
         if metrics:  # a finished run that was started again has its row
             self.log.settings(flat(yaml.safe_load(config) or {}), metrics)
         if self.evaluation is None:
             return
-        with evaluated(best(generators)):
-            report = self.evaluation.report(best(generators))
+        report = self._reported(counts["step"], generators)
         self.log.say(report)
         self.log.text(counts["step"], "report", report)
-        if self.log.active:
-            (self.run_dir / "report.txt").write_text(report + "\n", encoding="utf-8")
+        (self.run_dir / "report.txt").write_text(report + "\n", encoding="utf-8")
+
+    def _reported(self, step: int, generators: Generators) -> str:
+        """The evaluation's report on the last generator and, where there is one, on the best."""
+        weights, last = list(generators.items())[-1]
+        report = self._report(last, "")
+        if self.best.step is None:
+            return report
+        if self.best.step == step:
+            scores = self.outcome.get("scores", {})
+            scores |= {f"best/{cell}": fonts for cell, fonts in scores.items()}
+            return f"{report}\n\nThe last is the {self.best}."
+        try:
+            kept = self.best.generator(last, weights, self.run_dir / "checkpoints")
+        except checkpoint.CheckpointError as error:
+            return f"{report}\n\nThe {self.best} is not reported: {error}"
+        return f"Last: step {step}\n{report}\n\nThe {self.best}\n{self._report(kept, 'best/')}"
+
+    def _report(self, generator: nn.Module, prefix: str) -> str:
+        """The evaluation's report; what it knows by font goes into `outcome`."""
+        assert self.evaluation is not None
+        with evaluated(generator):
+            if isinstance(self.evaluation, ByFont):
+                scores = self.outcome.setdefault("scores", {})
+                found = self.evaluation.by_font(generator)
+                scores |= {f"{prefix}{cell}": values for cell, values in found.items()}
+                self.outcome["families"] = dict(self.evaluation.families)
+            return self.evaluation.report(generator)
 
     def _warn(self, warned: Mapping[str, str]) -> None:
         for name, text in warned.items():

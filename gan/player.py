@@ -50,7 +50,7 @@ class Player:
         with explained(self.name, count, losses_of), frozen(self.opponent):
             with self.autocast():
                 terms = losses_of()
-            loss = total([t for name, t in terms.items() if self._trains(name, t)])
+            loss = total([t for name, t in terms.items() if self.trains(name, t)])
             torch.autograd.backward(loss)
         loss = distributed.average_gradients(self.parameters, loss.detach())
         norm = total_norm(self.parameters)
@@ -71,7 +71,8 @@ class Player:
             for parameter in parameters:
                 parameter.requires_grad = count >= until
 
-    def _trains(self, name: str, term: Tensor) -> bool:
+    def trains(self, name: str, term: Tensor) -> bool:
+        """Whether the term is part of the loss; Raises: ValueError for one that cannot be."""
         if name in self.statistics:
             return False
         if term.ndim:

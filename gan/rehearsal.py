@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from gan import parts, registry
+from gan import distributed, parts, registry
 from gan.explain import require_logits
 from gan.recipe import Batch, Recipe, detached
 from gan.signature import ConfigError
@@ -46,6 +46,7 @@ def rehearse(checked: "Checked") -> None:
     require_logits(networks["discriminator"], "discriminator")
     _mind_the_norm(checked, networks["discriminator"])
     _mind_the_slope(checked, networks["discriminator"])
+    _mind_the_split(checked, networks)
     _rehearse_optimizers(checked)
     if set(reads) <= {*IMAGES, *FIELDS}:
         _play(checked, facts, networks, _imagined(checked, reads))
@@ -243,4 +244,25 @@ def _mind_the_slope(checked: "Checked", discriminator: nn.Module) -> None:
             f"adversarial={loss.name}: nothing keeps the discriminator Lipschitz, so training may "
             "diverge; try penalties.wgan_gp.weight=10, clip.discriminator.weights=0.01 or "
             "discriminator.norm=spectral"
+        )
+
+
+def _mind_the_split(checked: "Checked", networks: Mapping[str, nn.Module]) -> None:
+    """Note what sees a part of a batch that is split over processes or micro-batches."""
+    settings, processes = checked.settings, distributed.size()
+    rows = settings.rows(processes)
+    if rows == settings.batch_size:
+        return
+    loss = checked.entries["adversarial"][0]
+    modules = [module for network in networks.values() for module in network.modules()]
+    joined = rows * processes == settings.batch_size and settings.device != "cpu"
+    joined = joined and torch.cuda.is_available()  # where batch norm is synchronised
+    seen = ["batch norm"] if any(isinstance(m, BATCH_NORMS) for m in modules) and not joined else []
+    seen += [f"adversarial={loss.name}"] if getattr(loss.build, "of_batch", False) else []
+    extra = checked.entries.get("reconstruction.perceptual", (None, {}))[1]
+    seen += ["reconstruction.perceptual.criterion=moments"] * (extra.get("criterion") == "moments")
+    if seen:
+        checked.notes.append(
+            f"{' and '.join(seen)} will see {rows} images at a time, a part of "
+            f"trainer.batch_size={settings.batch_size}: results depend on how a batch is split"
         )

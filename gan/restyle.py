@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample, interpolate, max_pool2d
 
+from gan import draws
+
 SLANT = 0.25  # of a glyph's height that its top moves at most
 SCALE = 0.15  # of its width or height that it grows or shrinks at most
 WEIGHT = (-0.4, 0.8)  # pixels that a stroke's edges move, inwards and outwards
@@ -19,7 +21,7 @@ BEND = 0.05  # of the side that a place moves at most
 def restyled(glyphs: Tensor, share: float) -> Tensor:
     """Glyphs [B, N, C, H, W] in [-1, 1], ink -1; a `share` of the samples in a style of its own."""
     batch, many, channels, *size = glyphs.shape
-    chosen = torch.rand(batch, device=glyphs.device) < share
+    chosen = draws.uniform(batch, device=glyphs.device) < share
     flat = glyphs.flatten(0, 1)
     warp = _warps(batch, size, glyphs.device).repeat_interleave(many, 0)
     moved = grid_sample(1 - flat, warp.to(flat.dtype), mode="bicubic", align_corners=False)
@@ -29,7 +31,7 @@ def restyled(glyphs: Tensor, share: float) -> Tensor:
 
 
 def _between(low: float, high: float, count: int, device: torch.device) -> Tensor:
-    return low + (high - low) * torch.rand(count, device=device)
+    return low + (high - low) * draws.uniform(count, device=device)
 
 
 def _warps(count: int, size: list[int], device: torch.device) -> Tensor:
@@ -41,7 +43,7 @@ def _warps(count: int, size: list[int], device: torch.device) -> Tensor:
         [torch.stack([across, slant, none], 1), torch.stack([none, down, none], 1)], 1
     )
     grid = affine_grid(matrix, [count, 1, *size], align_corners=False)
-    bend = BEND * 2 * (2 * torch.rand(count, 2, 4, 4, device=device) - 1)
+    bend = BEND * 2 * (2 * draws.uniform(count, 2, 4, 4, device=device) - 1)
     smooth = interpolate(bend, size=size, mode="bicubic", align_corners=True)
     return grid + smooth.permute(0, 2, 3, 1)
 

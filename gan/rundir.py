@@ -2,6 +2,7 @@
 
 import atexit
 import hashlib
+import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ from gan.plain import parsed
 from gan.registry import ConfigError
 from gan.signature import flat
 
-LOCK = ".lock"
+LOCK, FINISHED = ".lock", "finished.json"
 _held: dict[tuple[int, Path], Lock] = {}  # by process, since a fork inherits it
 
 # what may change between runs in one run directory
@@ -26,7 +27,10 @@ FREE = (
     "trainer.save_every",
     "trainer.keep",
     "trainer.failed_saves",
+    "trainer.best",
     "trainer.watch",
+    "trainer.timeout",
+    "trainer.micro_batch",
     "trainer.device",
     "trainer.compile",
     "trainer.profile",
@@ -69,6 +73,17 @@ def previous(
     _keep_lengths(values, before)
     _require_same(Path(resume), before, values)
     return Path(resume)
+
+
+def finished(checked: Checked) -> bool:
+    """Whether this very run has come to its last step in its directory, and has reported."""
+    try:
+        record = json.loads((checked.run_dir / FINISHED).read_text(encoding="utf-8"))
+        before = _stored(checked.run_dir, (checked.run_dir / "config.yaml").read_text("utf-8"))
+    except (OSError, ValueError):
+        return False
+    _keep_lengths(checked.values, before)
+    return record["step"] >= checked.settings.steps and not differences(before, checked.values)
 
 
 def begin(run: Any, resumed: Path | None, say: Callable[[str], None]) -> None:

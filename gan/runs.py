@@ -21,14 +21,16 @@ from torch import Tensor, nn
 
 from gan import checkpoint, registry
 from gan.average import settled
-from gan.checkpoint import Checkpoint
+from gan.best import path_of, weights_of
+from gan.checkpoint import Checkpoint, restore
 from gan.recipes.conditional import Conditional
 from gan.recipes.synthesis import Synthesis
 from gan.recipes.wnet import WNet
 from gan.registry import ConfigError, Entry
-from gan.signature import Count, Positive, Whole, coerce, nearest
+from gan.signature import Count, Positive, Whole, coerce, listed, nearest
 
 CHUNK = 64  # images drawn at once
+CLOCKS = ("step", "images", "discriminator_updates")
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class Run:
     Attributes:
         path: the checkpoint's folder.
         step: generator updates behind it.
+        clocks: `step`, `images` and `discriminator_updates`, as a log has them.
+        content: hash of the store that it was trained on, or None.
         config: the stored configuration.
         weights: `raw`, or the name of the average that the generator holds.
         generator: its parameters need no gradient.
@@ -47,6 +51,8 @@ class Run:
 
     path: Path
     step: int
+    clocks: Mapping[str, int]
+    content: str | None
     config: Mapping[str, Any]
     weights: str
     generator: nn.Module
@@ -187,8 +193,9 @@ def load(
     weights: str = "average",
     device: str | torch.device = "cpu",
     plugins: bool = False,
+    checkpoint: str | int = "last",
 ) -> Run:
-    """The generator of a run's newest checkpoint that verifies, or of one checkpoint's folder.
+    """The generator of a run's newest checkpoint that verifies, or of another one.
 
     Args:
         path: a run's directory, or a checkpoint in it.
@@ -196,12 +203,14 @@ def load(
             or one average by name.
         device: where the generator goes.
         plugins: whether to import the modules that the run was trained with: that runs their code.
+        checkpoint: which of a run's: the `last`, the `best` (kept by `trainer.best`), or the one of
+            a step.
 
     Raises:
         ValueError: nothing to load, a damaged checkpoint, unknown names, or weights that do not fit
             the network named beside them.
     """
-    stored = located(Path(path))
+    stored = located(Path(path), checkpoint)
     config = _configuration(stored)
     if plugins and config.get("plugins"):
         from gan.commands.train import import_plugins
@@ -221,7 +230,7 @@ def load(
     facts = _facts(entry, values, tensors)
     with torch.random.fork_rng(devices=[]):  # starting values, which the stored ones replace
         generator = entry.create({**values, **facts}, "generator")
-    checkpoint.restore(generator.state_dict(), tensors, f"the generator of {stored.path}")
+    restore(generator.state_dict(), tensors, f"the generator of {stored.path}")
     generator = generator.eval().requires_grad_(False)
     if chosen != "raw":
         generator = settled(generator)
@@ -229,6 +238,8 @@ def load(
     return Run(
         stored.path,
         stored.step,
+        {clock: stored.state.get(clock, 0) for clock in CLOCKS},
+        stored.state.get("content"),
         config,
         chosen,
         generator.to(device),
@@ -237,18 +248,83 @@ def load(
     )
 
 
-def located(path: Path) -> Checkpoint:
-    """The networks of a checkpoint, or of a run's newest one that verifies."""
+def every(
+    path: str | Path,
+    device: str | torch.device = "cpu",
+    plugins: bool = False,
+    checkpoint: str | int = "last",
+) -> dict[str, Run]:
+    """The raw generator of one checkpoint and each average of it, by name; the last is the best.
+
+    Raises:
+        ValueError: as `load` does.
+    """
+    stored = located(Path(path), checkpoint)
+    names = "raw", *stored.state.get("averages", {})
+    return {name: load(stored.path, name, device, plugins) for name in names}
+
+
+def dataset(run: Run) -> Any:
+    """What a run was trained on; its store is built anew where it is missing, never downloaded.
+
+    Raises:
+        ValueError: the data are not there.
+    """
+    node = run.config.get("data")
+    if not isinstance(node, dict):
+        raise ConfigError(f"{run.path / checkpoint.CONFIG} names no data")
+    source = registry.entry("source", str(node.get("name")), "data.name")
+    values = {key: listed(value) for key, value in node.items() if key != "name"}
+    if "download" in values:
+        values["download"] = False
+    found = source.create(values, "data")
+    if run.content not in (None, found.store.content_hash):
+        raise ValueError(
+            f"{found.store.path} holds other images than {run.path} was trained on: put those back"
+        )
+    return found
+
+
+def located(path: Path, which: str | int = "last") -> Checkpoint:
+    """The networks of a checkpoint, or of a run's newest one that verifies, its best, or a step.
+
+    Raises: ValueError where there is none.
+    """
     folder = path / "checkpoints"
     if folder.is_dir():
         found = checkpoint.newest(folder, lambda skipped: warnings.warn(skipped, stacklevel=4))
-        path = found or path
+        path = _chosen(found, which) if found else path
+    elif which != "last":
+        raise ValueError(f"{path} is no run: checkpoint={which} cannot be chosen from it")
     if not (path / checkpoint.MANIFEST).exists():
         raise ValueError(
             f"{path} holds no checkpoint: name a run's directory, such as runs/wnet-hanzi, or one "
             "of its checkpoints"
         )
     return checkpoint.load(path, networks_only=True)
+
+
+def _chosen(newest: Path, which: str | int) -> Path:
+    """A checkpoint beside the newest one."""
+    run, step = newest.parents[1], str(which)
+    if step == "last":
+        return newest
+    if step == "best":
+        kept = checkpoint.load(newest, networks_only=True).state.get("best")
+        if not kept:
+            raise ValueError(
+                f"{run} keeps no best checkpoint: train with trainer.best=MEASURE, such as "
+                "trainer.best=metric/validation_l1"
+            )
+        step = str(kept["step"])
+    there = sorted(path.name for path in newest.parent.glob("step-*"))
+    chosen = path_of(newest.parent, int(step)) if step.isdecimal() else newest.parent / step
+    if chosen.name not in there:
+        raise ValueError(
+            f"checkpoint={which} is none of {run}: choose last, best, or the step of one of "
+            f"{', '.join(there)}"
+        )
+    return chosen
 
 
 def _configuration(stored: Checkpoint) -> dict[str, Any]:
@@ -275,9 +351,7 @@ def _weights(stored: Checkpoint, weights: str) -> tuple[str, dict[str, Tensor]]:
     if chosen not in ("raw", *averages):
         hint = nearest(chosen, ["average", "raw", *averages])
         raise ValueError(f"{stored.path} keeps no weights {weights!r}; {hint}")
-    prefix = "recipe/generator." if chosen == "raw" else f"average/{chosen}/"
-    named = stored.networks.items()
-    return chosen, {k.removeprefix(prefix): tensor for k, tensor in named if k.startswith(prefix)}
+    return chosen, weights_of(stored.networks, chosen)
 
 
 def _facts(entry: Entry, values: Mapping[str, Any], stored: Mapping[str, Tensor]) -> dict[str, int]:

@@ -23,6 +23,13 @@ class Saves:
         self._failures = 0
         self._slow = False
 
+    def due(self, run: state.Run) -> bool:
+        """Whether a checkpoint is to be written now: by the clock, or as the best so far."""
+        if run.due(run.settings.save_every):
+            return True
+        best = run.monitor.best.at(run.counts()["step"])
+        return run.due(run.settings.measure_every) and distributed.anywhere(best, run.device)
+
     def write(self, run: state.Run, last: bool = False) -> bool:
         """Write one, from the first process; whether it is there. The `last` one must be.
 
@@ -44,6 +51,7 @@ class Saves:
             self._time(time.monotonic() - started)
             return True
         self._failures += 1
+        run.monitor.best.undo(run.counts()["step"])
         if last or self._failures >= self.allowed:
             raise StorageError(
                 f"{failure or 'the first process could not save'}; that was "

@@ -58,6 +58,7 @@ class Settings:
 
     steps: Count = 10_000
     batch_size: Count = 64
+    micro_batch: Whole | None = None
     order: Literal["discriminator", "generator"] = "discriminator"  # who plays first in a step
     n_critic: Count | dict[Whole, Count] = 1
     discriminator_warmup: Whole = 0
@@ -71,7 +72,14 @@ class Settings:
     save_every: Count = 500
     keep: Annotated[int, Bounds(2)] = 2
     failed_saves: Count = 3
+    best: str | None = None  # the measure whose best checkpoint is kept, such as metric/fid
+    timeout: Positive = 100.0
     watch: tuple[Watched, ...] = ("data", "discriminator", "collapse", "disk")
+
+    def rows(self, processes: int) -> int:
+        """Images that a backward sees: a process's share of the batch, or a micro-batch of it."""
+        share = self.batch_size // processes
+        return min(share, self.micro_batch or share)
 
     def critic(self, step: int) -> int:
         """Discriminator updates before this generator update, by the newest entry of `n_critic`."""

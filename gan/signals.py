@@ -1,6 +1,7 @@
 """Being asked to stop."""
 
 import signal
+from collections.abc import Iterable
 from types import FrameType, TracebackType
 
 
@@ -12,10 +13,11 @@ class Stop:
     exit. May be entered again inside.
     """
 
-    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    signals: tuple[signal.Signals, ...] = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
-    def __init__(self) -> None:
-        """Not asked yet."""
+    def __init__(self, also: Iterable[signal.Signals] = ()) -> None:
+        """Not asked yet; `also` are more signals to listen to."""
+        self.signals = (*self.signals, *also)
         self.name = ""
         self._before: list[dict[signal.Signals, object]] = []
 

@@ -49,6 +49,9 @@ class Run(Protocol):
     def counts(self) -> dict[str, int]:
         """The clocks."""
 
+    def due(self, every: int) -> bool:
+        """Whether something that happens every so many steps happens now."""
+
 
 def save(run: Run, folder: Path, elsewhere: Mapping[str, Tensor] = MappingProxyType({})) -> None:
     """Write a verified checkpoint and drop the oldest ones.
@@ -70,11 +73,13 @@ def save(run: Run, folder: Path, elsewhere: Mapping[str, Tensor] = MappingProxyT
             "content": run.stream.content,
             "terms": run.monitor.pending(),
             "skipped": run.guard.skipped,
+            "best": run.monitor.best.state(),
         },
         config=run.config,
         facts=_facts(run),
     )
-    checkpoint.rotate(folder, run.run_id, run.settings.keep)
+    best = run.monitor.best.step
+    checkpoint.rotate(folder, run.run_id, run.settings.keep, () if best is None else [best])
     run.monitor.saved(folder, sum(file.stat().st_size for file in path.iterdir()))
 
 
@@ -101,6 +106,7 @@ def resume(run: Run, path: Path) -> dict[str, Any]:
     run.guard.skipped |= stored.state.get("skipped", {})
     spread(stored, run.recipe, run.averages, run.players)
     run.monitor.restore(stored.state["terms"], run.device)
+    run.monitor.best.restore(stored.state.get("best"), run.monitor.run_dir / "checkpoints")
     return stored.state
 
 

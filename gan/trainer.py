@@ -1,6 +1,6 @@
 """The loop: two players in turn; what falls due after a step is done before the next."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from gan.average import Average
 from gan.explain import explained, strict_gradients
 from gan.guard import Guard
 from gan.monitor import Monitor
-from gan.player import Player
+from gan.player import Losses, Player
 from gan.recipe import Batch, Recipe, detached
 from gan.saves import Saves
 from gan.settings import Settings
@@ -45,10 +45,12 @@ class Trainer:
         self.recipe, self.stream, self.averages = recipe, stream, averages
         self.players = self.generator, self.discriminator = generator, discriminator
         self.settings, self.monitor, self.seed = settings, monitor, seed
-        self.config, self.run_id, self.stop = config, run_id, stop or Stop()
+        self.config, self.run_id, self.stop = config, run_id, Stop() if stop is None else stop
         self.guard = Guard(recipe, monitor.tell)
         self.saves = Saves(monitor.run_dir / "checkpoints", settings.failed_saves, monitor.tell)
         self.device = generator.parameters[0].device
+        share = distributed.share(settings.batch_size)
+        self.seeded = partial(distributed.seeded, seed, self.device, share)
         self.step = self.discriminator_updates = 0
 
     def play(self) -> None:
@@ -59,32 +61,37 @@ class Trainer:
 
     def generate(self, dealt: Dealt | None = None) -> Dealt:
         """One generator update, on what the discriminator was dealt or on a fresh batch."""
-        distributed.seed(self.seed, "generator", self.step, self.device)
-        batch = dealt[0] if dealt else self.recipe.prepare(next(self.stream))
-        with self.guard.turn(batch):
-            fakes = dealt[1] if dealt else self._fakes(batch, shared=True)
-            losses = partial(self.recipe.generator_losses, batch, fakes, self.step)
-            self.monitor.note("generator", self.generator.update(losses, self.step))
-            for average in self.averages.values():
-                average.update(images=self.settings.batch_size)
-        return batch, fakes
+        return self._turn(self.generator, self.step, dealt, shared=True)
 
     def discriminate(self, shared: bool, dealt: Dealt | None = None) -> Dealt:
         """One discriminator update; shared fakes keep their graph for the generator's turn."""
-        update = self.discriminator_updates
-        distributed.seed(self.seed, "discriminator", update, self.device)
-        batch = dealt[0] if dealt else self.recipe.prepare(next(self.stream))
-        with self.guard.turn(batch):
-            fakes = dealt[1] if dealt else self._fakes(batch, shared)
-            losses = partial(self.recipe.discriminator_losses, batch, detached(fakes), update)
-            self.monitor.note("discriminator", self.discriminator.update(losses, update))
+        dealt = self._turn(self.discriminator, self.discriminator_updates, dealt, shared)
         self.discriminator_updates += 1
-        return batch, fakes
+        return dealt
+
+    def _turn(self, player: Player, count: int, dealt: Dealt | None, shared: bool) -> Dealt:
+        with self.seeded(player.name, count):
+            batch = dealt[0] if dealt else self._batch()
+            with self.guard.turn(batch):
+                dealt = dealt or (batch, self._fakes(batch, shared))
+                losses = self._losses(player, dealt, count)
+                self.monitor.note(player.name, player.update(losses, count))
+                for average in self.averages.values() if player is self.generator else ():
+                    average.update(images=self.settings.batch_size)
+            return dealt
+
+    def _batch(self) -> Batch:
+        return self.recipe.prepare(next(self.stream))
 
     def _fakes(self, batch: Batch, shared: bool) -> dict[str, Tensor]:
         precision = self.settings.autocast(self.device)
         with explained("generator", self.step), torch.set_grad_enabled(shared), precision:
             return self.recipe.generate(batch)
+
+    def _losses(self, player: Player, dealt: Dealt, count: int) -> Callable[[], Losses]:
+        batch, fakes = dealt
+        given = fakes if player is self.generator else detached(fakes)
+        return partial(getattr(self.recipe, f"{player.name}_losses"), batch, given, count)
 
     def train(self) -> bool:
         """Train to the last step; False if a signal asked to stop, after a checkpoint."""
@@ -106,13 +113,13 @@ class Trainer:
                 self.discriminate(shared=False)
             else:
                 self.play()
-            if self._due(self.settings.log_every):
+            if self.due(self.settings.log_every):
                 self.monitor.scalars(self.counts(), self.players, self.stream.waited)
-            if self.step and self._due(self.settings.sample_every):
+            if self.step and self.due(self.settings.sample_every):
                 self.monitor.sample(self.counts(), self.recipe, self.generators())
-            if self.step and self._due(self.settings.measure_every) and not self.stop:
+            if self.step and self.due(self.settings.measure_every) and not self.stop:
                 self.monitor.measure(self.counts(), self.generators())
-            if self._due(self.settings.save_every) and self.save():
+            if self.saves.due(self) and self.save():
                 saved = self.step, self.discriminator_updates
         if saved != (self.step, self.discriminator_updates):
             self.save(last=True)
@@ -120,7 +127,8 @@ class Trainer:
     def _asked(self) -> bool:
         return distributed.anywhere(bool(self.stop), self.device)
 
-    def _due(self, every: int) -> bool:
+    def due(self, every: int) -> bool:
+        """Whether something that happens every so many steps happens now; the last step has all."""
         clock = self.step or self.discriminator_updates  # the second during the warm-up
         return clock % every == 0 or self.step == self.settings.steps
 

@@ -14,7 +14,7 @@ from tiny_glyphs import SIZE, TinyGlyphs
 from gan.build import build as build_trainer
 from gan.commands.train import conf_dir, switched_on
 from gan.data.store import build
-from gan.metrics import judges
+from gan.metrics import evaluation, image_evaluation, judges
 
 pytest_plugins = ["matrix", "pytester"]
 
@@ -79,8 +79,11 @@ def _one_thread():
 
 @pytest.fixture(autouse=True)
 def _short_lessons(monkeypatch):
-    """Judges learn for one epoch: what they measure is not tested here, only that they do."""
+    """Judges learn for one epoch, of a few images: what they measure is not tested in training."""
     monkeypatch.setattr(judges, "TRAINING", judges.TRAINING._replace(epochs=1))
+    monkeypatch.setattr(evaluation, "LEAST", 10**9)  # images are measured in their own tests alone
+    monkeypatch.setattr(image_evaluation, "DRAWN", 32)
+    monkeypatch.setattr(image_evaluation, "LESSON", 64)
 
 
 @pytest.fixture

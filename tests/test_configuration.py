@@ -194,7 +194,7 @@ def fits(kind: Any, value: Any) -> bool:
         return any(value == part and type(value) is type(part) for part in parts) or (
             isinstance(value, bool) and {"on", "off"} <= set(parts)
         )
-    if origin is list:
+    if origin is list or parts[-1:] == (Ellipsis,):
         return isinstance(value, list) and all(fits(parts[0], item) for item in value)
     if origin is tuple:
         same = isinstance(value, list) and len(value) == len(parts)

@@ -24,7 +24,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from gan.commands import bench, classifier, data, export, font, relabel, sample
+    from gan.commands import (
+        bench,
+        classifier,
+        compare,
+        data,
+        evaluate,
+        export,
+        font,
+        relabel,
+        sample,
+    )
 
     parser = argparse.ArgumentParser(
         prog="gan", description="Train generative adversarial networks."
@@ -32,6 +42,6 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="command")
     commands.add_parser("train", help="train a model; the same as train.py", add_help=False)
     data.add_parser(commands)
-    for command in (classifier, relabel, sample, font, export, bench):
+    for command in (classifier, relabel, sample, evaluate, compare, font, export, bench):
         command.add_parser(commands)
     return parser

@@ -15,7 +15,8 @@ from omegaconf import DictConfig, OmegaConf
 PLUGINS = {  # what Hydra itself builds, out of installed plugins
     f"hydra.{part}._target_": ("hydra._internal.core_plugins.", "hydra_plugins.")
     for part in ("launcher", "sweeper")
-}
+} | {"hydra.sweeper.sampler._target_": ("optuna.samplers.",)}
+CALLING = ("callbacks", "job.env_set", "sweeper.custom_search_space", "launcher.setup")
 HANDLERS = ("logging.StreamHandler", "logging.FileHandler")
 STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
 PIECEWISE = ("trainer.n_critic", "freeze", "rates")  # their keys are the user's own
@@ -26,18 +27,20 @@ class UsageError(ValueError):
 
 
 @contextmanager
-def guarded() -> Iterator[None]:
-    """Check every configuration that Hydra composes before it acts on it."""
+def guarded() -> Iterator[list[DictConfig]]:
+    """Check every configuration that Hydra composes before it acts on it; gives them."""
+    composed: list[DictConfig] = []
     load = ConfigLoaderImpl.load_configuration
 
     def checked(*arguments: Any, **options: Any) -> DictConfig:
         config = load(*arguments, **options)
         require_values(OmegaConf.to_container(config))
+        composed.append(config)
         return config
 
     ConfigLoaderImpl.load_configuration = checked  # type: ignore[method-assign]  # before it is used
     try:
-        yield
+        yield composed
     finally:
         ConfigLoaderImpl.load_configuration = load  # type: ignore[method-assign]  # as it was
 
@@ -62,7 +65,7 @@ def require_values(node: Any, path: str = "") -> None:
 def _names_code(key: str, where: str, value: Any) -> bool:
     if where in PLUGINS:
         return not str(value).startswith(PLUGINS[where])
-    if where in ("hydra.callbacks", "hydra.job.env_set"):
+    if where in [f"hydra.{part}" for part in CALLING]:
         return bool(value)
     if where.startswith("hydra.") and key == "class":
         return value not in HANDLERS

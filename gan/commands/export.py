@@ -13,6 +13,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--out", type=Path, help="a folder for the files (exported/ in the run)")
     parser.add_argument("--onnx", action="store_true", help="also ONNX; needs gan[export]")
     parser.add_argument("--weights", default="average", help="average, raw, or an average's name")
+    parser.add_argument("--checkpoint", default="last", help="last, best, or a step (last)")
     parser.add_argument("--plugins", action="store_true", help="import the run's own modules")
     parser.set_defaults(func=run)
 
@@ -21,7 +22,7 @@ def run(args: argparse.Namespace) -> int:
     """Writes the files and prints how far their images are from the original's."""
     from gan import export, runs
 
-    loaded = runs.load(args.run, args.weights, plugins=args.plugins)
+    loaded = runs.load(args.run, args.weights, plugins=args.plugins, checkpoint=args.checkpoint)
     export.inputs(loaded, 1)  # refuses unknown recipes before anything is written
     out = args.out or loaded.folder / "exported"
     out.mkdir(parents=True, exist_ok=True)

@@ -55,6 +55,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--prototype-face", type=int, default=0, help="its number in a TTC (0)")
     parser.add_argument("--skip-missing", action="store_true", help="leave out what it lacks")
     parser.add_argument("--weights", default="average", help="average, raw, or an average's name")
+    parser.add_argument("--checkpoint", default="last", help="last, best, or a step (last)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--plugins", action="store_true", help="import the run's own modules")
     parser.set_defaults(func=run)
@@ -72,7 +73,8 @@ def run(args: argparse.Namespace) -> int:
 
     if args.out.suffix.lower() != ".ttf":
         raise ValueError(f"--out must end in .ttf, unlike {args.out}")
-    loaded = runs.load(args.run, args.weights, distributed.device(args.device), args.plugins)
+    device = distributed.device(args.device)
+    loaded = runs.load(args.run, args.weights, device, args.plugins, args.checkpoint)
     if not issubclass(loaded.recipe, WNet):
         raise ValueError(
             f"a font takes a run with recipe=wnet; {args.run} was trained with "

@@ -31,6 +31,7 @@ def add_parser(commands: Any) -> None:
         "--truncation", type=float, help="draw noise beyond this size again, as 0.7 (off)"
     )
     parser.add_argument("--weights", default="average", help="average, raw, or an average's name")
+    parser.add_argument("--checkpoint", default="last", help="last, best, or a step (last)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--plugins", action="store_true", help="import the run's own modules")
     parser.set_defaults(func=run)
@@ -42,7 +43,8 @@ def run(args: argparse.Namespace) -> int:
     from gan.recipes.synthesis import Synthesis
     from gan.recipes.wnet import WNet
 
-    loaded = runs.load(args.run, args.weights, distributed.device(args.device), args.plugins)
+    device = distributed.device(args.device)
+    loaded = runs.load(args.run, args.weights, device, args.plugins, args.checkpoint)
     out = args.out or loaded.folder / "sampled"
     draw: Callable[[argparse.Namespace, Run, Path], Iterator[Path]]
     if issubclass(loaded.recipe, WNet):

@@ -5,10 +5,11 @@ import importlib
 import os
 import re
 import sys
+import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra
 import yaml
@@ -20,14 +21,25 @@ from omegaconf.errors import OmegaConfBaseException
 
 import gan  # noqa: F401 - fills the registries before anything is composed
 from gan import distributed
+from gan.commands import sweep
 from gan.commands.composing import UsageError, guarded, replaced, require_options
+from gan.guard import DivergedError
 from gan.registry import ConfigError, entry, names
 from gan.saves import StorageError
 from gan.signals import Stop
 from gan.signature import nearest
 
 NAMED = ("penalties.", "reconstruction.", "augment.")  # sections whose keys are chosen by name
-INVISIBLE = ("resume", "run_dir", "sweep", "trainer.device")  # no part of a job folder's name
+if TYPE_CHECKING:
+    from gan.trainer import Trainer
+
+INVISIBLE = (
+    "resume",
+    "run_dir",
+    "sweep",
+    "trainer.best",
+    "trainer.device",
+)  # no part of a job folder's name
 
 
 def conf_dir() -> Path:
@@ -51,30 +63,58 @@ OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
 
 
 @hydra.main(version_base="1.3", config_path=str(conf_dir().resolve()), config_name="config")
-def job(config: DictConfig) -> None:
-    """One training run, alone or as a job of a multirun."""
-    with Stop() as stop:
-        _train(config, stop)
+def job(config: DictConfig) -> float | None:
+    """One training run, alone or as a job of a multirun, whose search goes by the number."""
+    with sweep.stoppable() as stop:
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            return _of_sweep(config, stop)
+        _alone(config, stop)
+        return None
 
 
-def _train(config: DictConfig, stop: Stop) -> None:
+def _alone(config: DictConfig, stop: Stop) -> None:
     try:
-        values = plain(config)
-        import_plugins(values.get("plugins") or [])
-        distributed.spare_a_core()
-        from gan.build import build  # imports torch's and TensorBoard's slower parts
-
-        trainer = build(values, stop=stop)
+        trainer = _built(plain(config), stop)
+    except distributed.FirstError as error:  # it has said why
+        raise SystemExit(2) from error
     except (ValueError, OSError) as error:
-        run = HydraConfig.get()
-        if run.mode == RunMode.MULTIRUN:  # the other jobs go on, and Hydra tells of the first alone
-            _fail(f"{run.job.override_dirname}: {error}")
-            raise UsageError("not every job of the multirun could be started") from error
         if _verbose():
             raise
         raise SystemExit(_fail(str(error))) from error  # Hydra adds nothing to this one
     if not trainer.train():
         raise KeyboardInterrupt
+
+
+def _of_sweep(config: DictConfig, stop: Stop) -> float | None:
+    """What is finished is not trained again; a run that diverges does not end a search."""
+    hydra_config = HydraConfig.get()
+    sweep.own_device()
+    try:
+        with sweep.recorded(*sweep.place(hydra_config)):
+            try:
+                values = plain(config)
+                settings = values.get("trainer")
+                best = settings.get("best") if isinstance(settings, dict) else None
+                sweep.require_search(hydra_config, best)
+                import_plugins(values.get("plugins") or [])
+                trainer = None if sweep.finished(values) else _built(values, stop)
+            except (ValueError, OSError) as error:
+                raise UsageError(str(error)) from error
+            if trainer is not None and not trainer.train():
+                raise KeyboardInterrupt
+            return sweep.value(Path(values["run_dir"]), best)
+    except sweep.JobError as error:
+        if sweep.searches(hydra_config) and isinstance(error.__cause__, DivergedError):
+            return sweep.worst(hydra_config)
+        raise
+
+
+def _built(values: dict[str, Any], stop: Stop) -> "Trainer":
+    import_plugins(values.get("plugins") or [])
+    distributed.spare_a_core()
+    from gan.build import build  # imports torch's and TensorBoard's slower parts
+
+    return build(values, stop=stop)
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
@@ -83,8 +123,8 @@ def plain(config: DictConfig) -> dict[str, Any]:
     run = HydraConfig.get()
     replaced(values, run.overrides.task)
     if run.mode == RunMode.MULTIRUN:
-        chosen = [o.split("=", 1)[1] for o in run.overrides.task if o.startswith("run_dir=")]
-        values["run_dir"] = str(Path(chosen[0] if chosen else run.sweep.dir) / run.sweep.subdir)
+        folder, name = sweep.place(run)
+        values["run_dir"] = str(folder / name)
     return values
 
 
@@ -92,26 +132,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run from the command line; exit status 0: finished, 2: the user's mistake, 1: the rest."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     sys.argv = [sys.argv[0], *(switched_on(argument) for argument in given)]
+    call, failure = sweep.begin(), None
+    with guarded() as composed:
+        try:
+            status = _called(given)
+        except Exception as error:
+            status, failure = 1, error
+    swept = [c for c in composed if OmegaConf.select(c, "hydra.mode") == RunMode.MULTIRUN]
+    if not swept:
+        if failure is not None:
+            raise failure
+        return status
+    if failure is not None:  # of a launcher: a job's own failure is a JobError
+        traceback.print_exception(failure)
+    return sweep.ended(sweep.place(swept[0].hydra)[0], call, status)
+
+
+def _called(given: Sequence[str]) -> int:
     try:
         require_options(given)
         import_plugins(_named_plugins(given))  # what they register takes part in the composition
-        with _raising(), guarded():
+        with distributed.group(), _raising():
             job()
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, sweep.JobError):
         return 1
     except SystemExit as stop:
         return int(stop.code or 0)
-    except UsageError as error:
+    except (UsageError, ConfigError) as error:
         if _verbose():
             raise
         return _fail(str(error))
     except (HydraException, OmegaConfBaseException) as error:
         if _verbose():
             raise
-        return _fail(explained(error, given))
+        return 2 if distributed.rank() else _fail(explained(error, given))  # all say the same
     except yaml.YAMLError as error:  # it says in which file and line
         return _fail(" ".join(str(error).split()))
-    except (FloatingPointError, StorageError, TimeoutError) as error:
+    except (FloatingPointError, StorageError, TimeoutError, ConnectionError) as error:
         print(f"gan: {error}", file=sys.stderr)
         return 1
     return 0
@@ -200,7 +257,8 @@ def _sentence(error: Exception) -> str:
 
 
 def _fail(sentence: str) -> int:
-    print(f"gan: {sentence}", file=sys.stderr)
+    who = f", rank {distributed.rank()}" if distributed.rank() else ""
+    print(f"gan{who}: {sentence}", file=sys.stderr)
     return 2
 
 

@@ -192,7 +192,7 @@ class Unpaired:
         """
         self.store, self.flip, self.resident = store, flip, resident
         step = 1 if direction == "ab" else -1
-        self.train, self._held = zip(*_kinds(store, held_out, split)[::step], strict=True)
+        self.train, self.held = zip(*_kinds(store, held_out, split)[::step], strict=True)
 
     def __len__(self) -> int:
         """Images of the first kind to train on."""
@@ -212,7 +212,7 @@ class Unpaired:
 
     def shown(self, keys: Collection[str]) -> dict[str, Plan]:
         """Eight images of each kind that are trained on, and as many that are held out."""
-        return {"training": _beside(*self.train), "held-out": _beside(*self._held)}
+        return {"training": _beside(*self.train), "held-out": _beside(*self.held)}
 
 
 def _two(store: Store) -> tuple[np.ndarray, np.ndarray]:

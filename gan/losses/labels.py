@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from gan import draws
 from gan.losses.adversarial import Adversarial, Nonsaturating, RealLogits
 from gan.registry import Fraction, NonNegative, register
 
@@ -70,7 +71,7 @@ def _range(label: float | tuple[float, float]) -> tuple[float, float]:
 
 def _per_sample(logits: Tensor) -> Tensor:
     """Uniform numbers [B, 1, ...]: one a sample, also on a patch map."""
-    return torch.rand((len(logits),) + (1,) * (logits.ndim - 1), device=logits.device)
+    return draws.uniform(len(logits), *(1,) * (logits.ndim - 1), device=logits.device)
 
 
 def _cross_entropy(logits: Tensor, label: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from gan import draws
 from gan.recipe import Judge
 from gan.registry import Count, NonNegative, register
 
@@ -61,7 +62,7 @@ class WganGp(GradientPenalty):
 
     def points(self, real: Tensor, fake: Tensor) -> Tensor:
         """e x + (1 - e) G(z), with one e per sample."""
-        share = torch.rand(len(real), *(1,) * (real.ndim - 1), device=real.device, dtype=real.dtype)
+        share = draws.uniform(len(real), *(1,) * (real.ndim - 1), device=real.device)
         return share * real + (1 - share) * fake
 
     def term(self, gradient: Tensor) -> Tensor:
@@ -95,7 +96,7 @@ class Dragan(WganGp):
 
     def points(self, real: Tensor, fake: Tensor) -> Tensor:
         """Reals with Gaussian noise."""
-        return real + self.noise * torch.randn_like(real)
+        return real + self.noise * draws.normal_like(real)
 
     def term(self, gradient: Tensor) -> Tensor:
         """(norm - k)^2."""

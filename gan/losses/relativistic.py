@@ -29,8 +29,10 @@ class RelativisticPairing(Adversarial):
 class RelativisticAverage(Adversarial):
     """Each side against the other's mean. Jolicoeur-Martineau 2018, arXiv:1807.00734, section 4.2.
 
-    The means are over this process's batch and carry their gradient.
+    The means are over this process's batch, or micro-batch, and carry their gradient.
     """
+
+    of_batch = True  # its value depends on how a batch is split
 
     def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
         """(E softplus(-(r - mean f)) + E softplus(f - mean r)) / 2."""

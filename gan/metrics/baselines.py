@@ -12,12 +12,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate, max_pool2d
 
-from gan.metrics.glyphs import CELLS, Cells, Pairs, Scores, score_pairs
+from gan.metrics.glyphs import CELLS, Cells, Pairs
+from gan.metrics.scores import Measure, Scores, distances, score_pairs
 
 MANY = 16  # references in the rows that see many
 
 
-def baselines(cells: Cells, among: Sequence[str] = tuple(CELLS)) -> dict[str, Scores]:
+def baselines(
+    cells: Cells, among: Sequence[str] = tuple(CELLS), measure: Measure = distances
+) -> dict[str, Scores]:
     """The scores of every baseline, by the name of its row in the table.
 
     The rows with many references show 16, or as many as the list of references allows.
@@ -35,7 +38,10 @@ def baselines(cells: Cells, among: Sequence[str] = tuple(CELLS)) -> dict[str, Sc
         "ridge blend *": (fonts.ridge, 1),
         f"ridge blend, {many} references *": (fonts.ridge, many),
     }
-    return {row: score_pairs(cells, draw, n, among=among) for row, (draw, n) in rows.items()}
+    return {
+        row: score_pairs(cells, draw, n, among=among, measure=measure)
+        for row, (draw, n) in rows.items()
+    }
 
 
 class Fonts:

@@ -1,32 +1,31 @@
 """How well a recipe does on what it was not trained on, during training and at its end."""
 
-from collections.abc import Callable, Iterator, Mapping
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, cached_property, partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gan.data.datasets import Glyphs
+from gan.best import Better
+from gan.data.datasets import Glyphs, evenly
 from gan.data.stream import Stream
-from gan.metrics import images
-from gan.metrics.baselines import baselines
-from gan.metrics.glyphs import (
-    CELLS,
-    Cells,
-    Draw,
-    common_characters,
-    compare,
-    score,
-    shuffled_reference,
-    table,
+from gan.data.translation import Unpaired
+from gan.metrics.extractors import OfNothing
+from gan.metrics.glyph_evaluation import GlyphEvaluation
+from gan.metrics.image_evaluation import (
+    DRAWN,
+    LEAST,
+    ImageEvaluation,
+    extractor_of,
+    training_rows,
 )
-from gan.metrics.judges import Judge, judge_of
+from gan.metrics.judges import Judge
+from gan.metrics.pairs import PairEvaluation, Translate
+from gan.metrics.populations import Sampler, Translations
 from gan.metrics.translation import GlyphTranslation
-from gan.recipe import Batch, Recipe
+from gan.recipe import Recipe
 
-MOST = 256  # characters of each part of the split that take part in a measure
 PORTION = 64  # images that a network draws at once
 
 Say = Callable[[str], None]
@@ -39,61 +38,81 @@ def evaluation_for(
     if "target" in recipe.reads:
         if "prototype" in recipe.reads and len(dataset.styles.test):
             return GlyphEvaluation(recipe, dataset, device)
-        parts = ("validation", "test")
-        return PairEvaluation(recipe, {p: stream.read(dataset.held_out(p)) for p in parts})
+        parts = {part: stream.read(dataset.held_out(part)) for part in ("validation", "test")}
+        return PairEvaluation(_translate(recipe), parts)
     if "real_a" in recipe.reads and isinstance(dataset, Glyphs):
-        return GlyphTranslation(recipe, dataset, stream, device, say)
-    if "label" in recipe.reads:
-        rows, fields = dataset.labelled()
-        label = {"label": fields.get("label", fields.get(dataset.label))}
-
-        def judge() -> Judge:
-            return judge_of(dataset.store, stream.images, rows, label, device, say)
-
-        return LabelEvaluation(recipe, judge, dataset.facts["classes"], device)
+        return GlyphTranslation(_translate(recipe), dataset, stream, device, say)
+    if isinstance(dataset, Unpaired) and len(dataset.held[0]) >= LEAST:
+        return _of_unpaired(recipe, dataset, stream, device)
+    if "real" in recipe.reads and hasattr(recipe.generator, "latent"):
+        return _of_images(recipe, dataset, stream, device, say)
     return None
 
 
-class PairEvaluation:
-    """Distances to the truth on held-out pairs, beside the input as it is."""
+def _translate(recipe: Recipe) -> Translate:
+    return lambda generator, batch: recipe.samples(generator, batch)["generated"]
 
-    def __init__(self, recipe: Recipe, parts: Mapping[str, Batch]) -> None:
-        """`parts` are a `validation` and a `test` batch, with a `target`."""
-        self.recipe, self.parts = recipe, parts
+
+def _of_unpaired(recipe: Recipe, dataset: Unpaired, stream: Stream, device: torch.device) -> Any:
+    """Distances of translated held-out images from those of the other kind."""
+
+    def translate(generator: nn.Module, image: Tensor) -> Tensor:
+        return recipe.samples(generator, {"real_a": image})["generated"]
+
+    (given, _), (_, wanted) = dataset.held, dataset.train
+    source = Translations(translate, stream.images, evenly(given, DRAWN))
+    extractor = partial(OfNothing, dataset.store.shape[2], device)
+    count = len(source.rows)
+    return ImageEvaluation(source, extractor, dataset.store, wanted, stream.images, count=count)
+
+
+def _of_images(recipe: Any, dataset: Any, stream: Stream, device: torch.device, say: Say) -> Any:
+    """Measures of what is drawn from noise: whether labels are obeyed, and all of it together."""
+    conditional = "label" in recipe.reads
+    make, labels = extractor_of(dataset, stream.images, device, conditional, say)
+    extractor = cache(make)  # one network for both
+
+    def paint(generator: nn.Module, noise: Tensor, label: Tensor | None) -> Tensor:
+        return generator(noise) if label is None else recipe.draw(generator, noise, label)
+
+    parts: list[Any] = []
+    if conditional and labels is not None:
+        classes = dataset.facts["classes"]
+        network: Any = extractor  # a classifier, since there are labels
+        parts = [LabelEvaluation(recipe, lambda: network().judge, classes, device)]
+    if len(training_rows(dataset)) >= LEAST:
+        shown = labels if conditional else None
+        sampler = Sampler(paint, recipe.generator.latent, shown, device)
+        rows = training_rows(dataset)
+        whole = ImageEvaluation(sampler, extractor, dataset.store, rows, stream.images, labels)
+        parts.append(whole)
+    return Together(parts) if parts else None
+
+
+class Together:
+    """Several measures as one."""
+
+    def __init__(self, parts: Sequence[Any]) -> None:
+        self.parts = parts
+
+    @property
+    def better(self) -> dict[str, Better]:
+        """Of each measure, whether less or more is better."""
+        return {name: better for part in self.parts for name, better in part.better.items()}
 
     def measure(self, generator: nn.Module) -> dict[str, float]:
-        """L1, PSNR and SSIM on the validation pairs, images taken as values in [0, 1]."""
-        return self.distances("validation", lambda batch: self.drawn(generator, batch))
+        """All numbers."""
+        return {k: v for part in self.parts for k, v in part.measure(generator).items()}
 
     def report(self, generator: nn.Module) -> str:
-        """A table of the generator beside the copy of its input, on the test pairs."""
-        rows = {
-            "copy of the input": self.distances("test", _given),
-            "generator": self.distances("test", lambda batch: self.drawn(generator, batch)),
-        }
-        names = next(iter(rows.values()))
-        titles = "".join(f"{name.upper():>9}" for name in names)
-        lines = [f"{len(self.parts['test']['target'])} held-out pairs".ljust(20) + titles]
-        for row, values in rows.items():
-            lines.append(row.ljust(20) + "".join(f"{values[name]:9.3f}" for name in names))
-        return "\n".join(lines)
-
-    def drawn(self, generator: nn.Module, batch: Batch) -> Tensor:
-        """What the generator makes of a batch, [N, C, H, W]."""
-        return self.recipe.samples(generator, batch)["generated"]
-
-    def distances(self, part: str, draw: Callable[[Batch], Tensor]) -> dict[str, float]:
-        """Mean distances of what is drawn to the truth."""
-        found: dict[str, list[Tensor]] = {"l1": [], "psnr": [], "ssim": []}
-        for batch in _portions(self.parts[part]):
-            made, truth = ((1 + x) / 2 for x in (draw(batch), batch["target"]))
-            for name, values in found.items():
-                values.append(getattr(images, name)(made, truth))
-        return {name: float(torch.cat(values).mean()) for name, values in found.items()}
+        """All texts."""
+        return "\n\n".join(part.report(generator) for part in self.parts)
 
 
 class LabelEvaluation:
     """How many samples have the label that they were asked for, in the eyes of a classifier."""
+
+    better: Mapping[str, Better] = {"label_accuracy": "more", "worst_class": "more"}
 
     def __init__(
         self, recipe: Any, judge: Callable[[], Judge], classes: int, device: torch.device
@@ -136,97 +155,3 @@ class LabelEvaluation:
         ]
         right = self.judge.right(torch.cat(drawn), {"label": self.labels})["label"]
         return right.view(-1, int(self.labels.max()) + 1)
-
-
-def _given(batch: Batch) -> Tensor:
-    return batch["input"] if "input" in batch else batch["prototype"]
-
-
-def _portions(batch: Batch) -> Iterator[dict[str, Tensor]]:
-    for start in range(0, len(batch["target"]), PORTION):
-        yield {key: value[start : start + PORTION] for key, value in batch.items()}
-
-
-class GlyphEvaluation:
-    """Scores on cells of seen and unseen styles and characters, with one reference glyph each."""
-
-    def __init__(self, recipe: Recipe, dataset: Any, device: torch.device) -> None:
-        """`dataset` gives the store, its table of rows and both splits."""
-        self.recipe, self.device = recipe, device
-        self.cells = _cells(dataset)
-
-    def measure(self, generator: nn.Module) -> dict[str, float]:
-        """L1, SSIM and sharpness on validation styles and characters, on which nothing trains."""
-        scores = score(self.cells, self.draw(generator), among=["validation"]).cells["validation"]
-        return {f"validation_{name}": scores.mean(name) for name in ("l1", "ssim", "sharpness")}
-
-    def report(self, generator: nn.Module) -> str:
-        """A table of the generator beside every baseline, and what the reference is worth."""
-        draw = self.draw(generator)
-        among = [cell for cell in CELLS if cell != "validation"]
-        rows = baselines(self.cells, among)
-        rows["W-Net"] = score(self.cells, draw, among=among)
-        shuffled = score(self.cells, draw, control=shuffled_reference, among=among)
-        rows["W-Net, shuffled reference"] = shuffled
-        lines = [
-            "Unseen styles and characters (UFUC), L1 paired by font, 95 % intervals over families:",
-            f"  shuffled reference minus W-Net: {_interval(shuffled, rows['W-Net'])}",
-            f"  prototype copy minus W-Net:     {_interval(rows['prototype copy'], rows['W-Net'])}",
-        ]
-        return "\n".join([table(rows), "", *lines])
-
-    def draw(self, generator: nn.Module) -> Draw:
-        """The generator as a function of ink."""
-
-        def drawn(prototype: Tensor, references: Tensor) -> Tensor:
-            batch = {
-                "prototype": (1 - 2 * prototype).to(self.device),
-                "reference": (1 - 2 * references).to(self.device),
-            }
-            return (1 - self.recipe.samples(generator, batch)["generated"]) / 2
-
-        return drawn
-
-
-def _interval(scores: Any, other: Any) -> str:
-    difference = compare(scores, other)
-    return f"{difference.mean:+.4f} [{difference.low:+.4f}, {difference.high:+.4f}]"
-
-
-def _cells(dataset: Any) -> Cells:
-    """The dataset's glyphs and splits; of a large character set an even selection."""
-    parts = [
-        _spread(part)
-        for part in (dataset.split.train, dataset.split.validation, dataset.split.test)
-    ]
-    characters = np.concatenate(parts)
-    bounds = np.cumsum([0, *map(len, parts)])
-    numbers = [np.arange(a, b) for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
-    rows = dataset.rows[:, characters]  # [S, N], -1 where a glyph is missing
-    glyphs = _glyphs(dataset.store, rows)
-    prototype = glyphs[dataset.prototype]
-    usable = (rows >= 0) & (rows[dataset.prototype] >= 0)
-    styles = np.concatenate([dataset.styles.train, dataset.styles.validation, dataset.styles.test])
-    return Cells(
-        glyphs,
-        usable,
-        prototype,
-        dataset.styles,
-        type(dataset.split)(*numbers),
-        dataset.families,
-        common_characters(usable, styles, numbers[0]),
-    )
-
-
-def _glyphs(store: Any, rows: np.ndarray) -> np.ndarray:
-    """Bytes [S, N, H, W] of the rows [S, N], blank where a glyph is missing."""
-    present = rows.reshape(-1) >= 0
-    glyphs = np.full((rows.size, *store.shape), 255, dtype=np.uint8)
-    read = np.empty((int(present.sum()), *store.shape), dtype=np.uint8)
-    store.read(rows.reshape(-1)[present], read)
-    glyphs[present] = read
-    return glyphs[..., 0].reshape(*rows.shape, *store.shape[:2])
-
-
-def _spread(numbers: np.ndarray) -> np.ndarray:
-    return numbers[np.linspace(0, len(numbers) - 1, min(MOST, len(numbers))).astype(np.int64)]

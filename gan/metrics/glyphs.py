@@ -1,4 +1,4 @@
-"""Scores of glyph generation: seen and unseen styles and characters, controls, intervals, a table.
+"""What a glyph generator is asked: seen and unseen styles and characters, references, controls.
 
 A generator is given a character in the prototype font and K characters of a style, and draws the
 first in that style. Each style is a font. Images are ink in [0, 1], paper 0.
@@ -6,14 +6,12 @@ first in that style. Each style is a font. Images are ink in [0, 1], paper 0.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from gan.images import to_floats
-from gan.metrics import images
 
 CELLS = {
     "SFSC": ("train", "train"),
@@ -23,15 +21,6 @@ CELLS = {
     "validation": ("validation", "validation"),
 }
 """The styles and the characters that a cell crosses: UFUC is the headline."""
-
-METRICS = {
-    "l1": images.l1,
-    "rmse": images.rmse,
-    "ssim": images.ssim,
-    "pdar": images.pdar,
-    "l1_per_ink": images.l1_per_ink,
-    "sharpness": images.sharpness,
-}
 
 Draw = Callable[[Tensor, Tensor], Tensor]
 """Prototype [B, 1, H, W] and references [B, K, 1, H, W], ink on the CPU, to ink [B, 1, H, W]."""
@@ -250,200 +239,8 @@ CONTROLS: dict[str, Control] = {
 """Each must score worse than no control, or the generator does not read that input."""
 
 
-@dataclass(frozen=True, eq=False)
-class CellScores:
-    """Means over the targets of each font: `values` [F] by metric.
-
-    Also the fonts' numbers and families [F], the mean ink of the truth [F], and how many targets.
-    """
-
-    styles: np.ndarray
-    families: np.ndarray
-    ink: np.ndarray
-    values: dict[str, np.ndarray]
-    pairs: int
-
-    def mean(self, metric: str) -> float:
-        """The mean over fonts, each counted once."""
-        return float(self.values[metric].mean())
-
-
-@dataclass(frozen=True, eq=False)
-class Scores:
-    """The scores of one generator or baseline, by cell."""
-
-    cells: dict[str, CellScores]
-
-    def means(self) -> dict[str, float]:
-        """Every mean by a tag such as `UFUC/ssim`."""
-        return {
-            f"{cell}/{metric}": scores.mean(metric)
-            for cell, scores in self.cells.items()
-            for metric in scores.values
-        }
-
-
-def score(
-    cells: Cells,
-    draw: Draw,
-    references: int = 1,
-    control: Control = faithful,
-    among: Sequence[str] = tuple(CELLS),
-    batch: int = 256,
-) -> Scores:
-    """The scores of a generator, shown the true pairs or what the control makes of them.
-
-    Raises:
-        ValueError: `draw` returns another shape than the prototype's, or a cell has no target.
-    """
-
-    def drawn(shown: Pairs) -> Tensor:
-        prototype = cells.prototypes(shown.characters)
-        image = draw(prototype, cells.ink(shown.styles[:, None], shown.references))
-        if image.shape != prototype.shape:
-            raise ValueError(
-                f"draw must return the shape {[*prototype.shape]} of its prototypes, "
-                f"not {[*image.shape]}"
-            )
-        return image.detach().float().cpu()
-
-    return score_pairs(cells, drawn, references, control, among, batch)
-
-
-def score_pairs(
-    cells: Cells,
-    drawn: Callable[[Pairs], Tensor],
-    references: int = 1,
-    control: Control = faithful,
-    among: Sequence[str] = tuple(CELLS),
-    batch: int = 256,
-) -> Scores:
-    """The scores of anything that takes pairs [B] to ink [B, 1, H, W], whatever it looks at."""
-    results = {}
-    for cell in among:
-        pairs = cells.pairs(cell, references)
-        image = torch.cat([drawn(shown) for shown in control(cells, pairs).batches(batch)])
-        results[cell] = _cell_scores(cells, pairs, image)
-    return Scores(results)
-
-
-def _cell_scores(cells: Cells, pairs: Pairs, image: Tensor) -> CellScores:
-    truth = cells.ink(pairs.styles, pairs.characters)
-    styles, font = np.unique(pairs.styles, return_inverse=True)
-    values = {name: _per_font(metric(image, truth), font) for name, metric in METRICS.items()}
-    ink = _per_font(truth.mean((1, 2, 3)), font)
-    return CellScores(styles, cells.families[styles], ink, values, len(pairs))
-
-
-class Interval(NamedTuple):
-    """A mean over fonts and its 95 % interval."""
-
-    mean: float
-    low: float
-    high: float
-
-
-def compare(
-    scores: Scores,
-    other: Scores,
-    metric: str = "l1",
-    cell: str = "UFUC",
-    samples: int = 2000,
-    seed: int = 0,
-) -> Interval:
-    """The difference `scores - other` of a metric, paired by font; it is real if 0 lies outside.
-
-    Raises:
-        ValueError: the two were not scored on the same fonts, or these are of one family.
-    """
-    a, b = scores.cells[cell], other.cells[cell]
-    if a.styles.tolist() != b.styles.tolist():
-        fonts = f"{a.styles.tolist()} and {b.styles.tolist()}"
-        raise ValueError(f"scores and other must be of the same fonts in {cell}, not of {fonts}")
-    return bootstrap(a.values[metric] - b.values[metric], a.families, samples, seed)
-
-
-def bootstrap(
-    values: np.ndarray, families: np.ndarray, samples: int = 2000, seed: int = 0
-) -> Interval:
-    """The mean of per-font values [F] and its percentile interval, resampling whole families [F].
-
-    Too narrow when families are few: of five equal ones it holds the truth in 5 of 6 cases.
-
-    Raises:
-        ValueError: all fonts are of one family.
-    """
-    names, family = np.unique(families, return_inverse=True)
-    if len(names) < 2:
-        raise ValueError(
-            f"families must hold at least two, not {len(names)}: one gives no interval; "
-            "hold out fonts of more families"
-        )
-    sums, sizes = np.bincount(family, values), np.bincount(family)
-    drawn = np.random.default_rng(seed).integers(len(names), size=(samples, len(names)))
-    means = sums[drawn].sum(1) / sizes[drawn].sum(1)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return Interval(float(values.mean()), float(low), float(high))
-
-
-_COLUMNS = {"L1": "l1", "SSIM": "ssim", "sharp": "sharpness"}
-_FAMILIES = 8  # with fewer in all, the held-out ones are too few to speak of
-
-
-def table(rows: Mapping[str, Scores]) -> str:
-    """Named scores as lines of text: L1, SSIM and sharpness for each of the four cells.
-
-    A name that ends in `*` marks a row that sees more than a generator, which the legend explains.
-    """
-    first = next(iter(rows.values()))
-    names = [cell for cell in CELLS if cell in first.cells and cell != "validation"]
-    wide = max(map(len, rows))
-    titles = " |" + "".join(f"{title:>6}" for title in _COLUMNS)
-    cells = "".join(f" | {name:<{len(titles) - 3}}" for name in names)
-    lines = [
-        (" " * wide + cells).rstrip(),
-        " " * wide + titles * len(names),
-        "-" * (wide + len(titles) * len(names)),
-        *(row.ljust(wide) + _values(scores, names) for row, scores in rows.items()),
-        "",
-        *_legend(first, names, any(row.endswith("*") for row in rows)),
-    ]
-    return "\n".join(lines)
-
-
-def _values(scores: Scores, names: Sequence[str]) -> str:
-    means = ([scores.cells[name].mean(m) for m in _COLUMNS.values()] for name in names)
-    return "".join(" |" + "".join(f"{mean:6.3f}" for mean in cell) for cell in means)
-
-
-def _legend(scores: Scores, names: Sequence[str], starred: bool) -> list[str]:
-    lines = [
-        "SF, UF: seen, unseen font; SC, UC: seen, unseen character. Means over fonts.",
-        "L1 of ink: less is better; SSIM: more is; sharp: 1 is as sharp as the truth.",
-    ]
-    for name in names:
-        cell = scores.cells[name]
-        lines.append(
-            f"{name}: {cell.pairs} targets, {len(cell.styles)} fonts, "
-            f"{len(set(cell.families))} families, mean ink {cell.ink.mean():.3f}"
-        )
-    if starred:
-        lines.append(
-            "* sees more: the target in the training fonts, more references, or the truth."
-        )
-        lines.append("  A seen font is left out of the training fonts for its own targets.")
-    families = len(set().union(*(cell.families for cell in scores.cells.values())))
-    if families < _FAMILIES:
-        lines.append(f"Only {families} families: too few for a claim about unseen fonts.")
-    return lines
-
-
 def _ink(glyphs: np.ndarray) -> Tensor:
     return (1 - to_floats(glyphs[..., None])) / 2  # [..., 1, H, W]
-
-
-def _per_font(values: Tensor, font: np.ndarray) -> np.ndarray:
-    return np.bincount(font, values.double().numpy()) / np.bincount(font)
 
 
 def _parts(split: Split) -> dict[str, np.ndarray]:

@@ -1,20 +1,24 @@
 """How well a font is translated without pairs: judges of character and style, and the truth."""
 
-from collections.abc import Callable
-from functools import cached_property
+from collections.abc import Callable, Mapping
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from gan.data.datasets import Glyphs
+from gan import images as pictures
+from gan.best import Better
+from gan.data.datasets import Glyphs, evenly
 from gan.data.stream import Stream
 from gan.metrics import images
 from gan.metrics.judges import Judge, judge_of
-from gan.recipe import Recipe
+from gan.metrics.pairs import Translate
+from gan.metrics.report import Report
 
 FIELDS = {"character": "content", "style": "style"}  # what a judge reads, and the name of its share
 PORTION = 64  # images that a network draws at once
+SHOWN = 12  # rows of a sheet
 
 
 class GlyphTranslation:
@@ -25,16 +29,18 @@ class GlyphTranslation:
     next to its input.
     """
 
+    better: Mapping[str, Better] = {"content": "more", "style": "more", "l1": "less"}
+
     def __init__(
         self,
-        recipe: Recipe,
+        translate: Translate,
         dataset: Glyphs,
         stream: Stream,
         device: torch.device,
         say: Callable[[str], None] = print,
     ) -> None:
         """The judge is trained when it is first needed, once."""
-        self.recipe, self.dataset, self.device = recipe, dataset, device
+        self.translate, self.dataset, self.device = translate, dataset, device
         self._images, self._say = stream.images, say
 
     @cached_property
@@ -51,11 +57,19 @@ class GlyphTranslation:
 
     def report(self, generator: nn.Module) -> str:
         """A table on test characters: translated, as they are, and the truth; and the ceilings."""
-        rows = {
-            "input as it is": self.scores("test", lambda image: image),
-            "translated": self.scores("test", lambda image: self.drawn(generator, image)),
-            "truth": self.scores("test", None),
+        return self.table(self.rows({"translated": generator}))
+
+    def rows(self, generators: Mapping[str, nn.Module]) -> dict[str, dict[str, float]]:
+        """Scores on test characters of generators, of the input as it is, and of the truth."""
+        made = {
+            name: self.scores("test", partial(self.drawn, generator))
+            for name, generator in generators.items()
         }
+        as_it_is = self.scores("test", lambda image: image)
+        return {"input as it is": as_it_is, **made, "truth": self.scores("test", None)}
+
+    def table(self, rows: Mapping[str, Mapping[str, float]]) -> str:
+        """Rows as lines of text, with the ceilings."""
         count = len(self.dataset.held_out("test").images["real_a"])
         titles = "".join(f"{name:>9}" for name in next(iter(rows.values())))
         lines = [f"{count} held-out characters".ljust(26) + titles]
@@ -68,8 +82,7 @@ class GlyphTranslation:
     def drawn(self, generator: nn.Module, image: Tensor) -> Tensor:
         """Translations [N, C, H, W] of images in the standard font."""
         parts = torch.split(image, PORTION)
-        made = [self.recipe.samples(generator, {"real_a": part})["generated"] for part in parts]
-        return torch.cat(made)
+        return torch.cat([self.translate(generator, {"real_a": part}) for part in parts])
 
     def scores(self, part: Any, draw: Callable[[Tensor], Tensor] | None) -> dict[str, float]:
         """Shares read rightly and mean L1 of what is drawn of a part, or of the truth itself."""
@@ -84,3 +97,41 @@ class GlyphTranslation:
         right = self.judge.right(made, labels)
         shares = {name: float(right[field].float().mean()) for field, name in FIELDS.items()}
         return {**shares, "l1": float(images.l1((1 + made) / 2, (1 + truth) / 2).mean())}
+
+
+def translation_report(
+    generators: Mapping[str, nn.Module],
+    translate: Translate,
+    dataset: Glyphs,
+    stream: Stream,
+    device: torch.device,
+) -> Report:
+    """Shares and distances of every generator, by the name of its weights; the last counts."""
+    evaluation = GlyphTranslation(translate, dataset, stream, device)
+    *_, chosen = generators
+    with torch.no_grad():
+        rows = evaluation.rows({f"{name} weights": g for name, g in generators.items()})
+        plan = dataset.held_out("test")
+        given, truth = (
+            stream.images(evenly(plan.images[key], SHOWN)) for key in ("real_a", "real_b")
+        )
+        drawn = evaluation.drawn(generators[chosen], given)
+    ours, ceiling = rows[f"{chosen} weights"], evaluation.judge.ceiling
+    read = " and ".join(
+        f"{ours[name]:.1%} as the right {name} (of real held-out glyphs: {ceiling[field]:.1%})"
+        for field, name in FIELDS.items()
+    )
+    columns = {"input": given, chosen: drawn, "truth": truth}
+    return Report(
+        "How well a font is translated",
+        f"Of translated held-out characters judges read {read}; L1 to the truth {ours['l1']:.3f}, "
+        f"untranslated {rows['input as it is']['l1']:.3f}.",
+        evaluation.table(rows),
+        {
+            f"{'' if row == f'{chosen} weights' else row.replace(' ', '_') + '/'}{name}": value
+            for row, found in rows.items()
+            for name, value in found.items()
+        },
+        {"judges": dict(ceiling)},
+        {"Held-out characters.": pictures.table(columns, pictures.enlargement(drawn.shape[-1]))},
+    )

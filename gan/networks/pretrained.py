@@ -123,13 +123,17 @@ def _torchvision(name: str, weights: str | None, download: bool) -> nn.Module:
         if weights is None:
             return models.get_model(name, weights="DEFAULT")
         network: nn.Module = models.get_model(name, weights=None, **options)
-    state = _read(weights)
+    state = read_weights(weights)
     _require_fit(network.state_dict(), state, f"weights={weights} do not fit network={name}")
     network.load_state_dict(state)
     return network
 
 
-def _read(weights: str) -> Any:
+def read_weights(weights: str) -> Any:
+    """What a file of weights holds; nothing in it is run.
+
+    Raises: ValueError where it cannot be read so.
+    """
     try:
         return torch.load(weights, map_location="cpu", weights_only=True)
     except (OSError, pickle.UnpicklingError, RuntimeError, EOFError) as error:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from gan import draws
 from gan.augment import Change, augmented
 from gan.losses.adversarial import Adversarial
 from gan.losses.classification import Classification
@@ -73,7 +74,7 @@ class Conditional(Synthesis):
     def generate(self, batch: Batch) -> dict[str, Tensor]:
         """One image for each real one, with its label."""
         label = batch["label"]
-        noise = torch.randn(len(label), self.generator.latent, device=label.device)
+        noise = draws.normal(len(label), self.generator.latent, device=label.device)
         return {"image": self.draw(self.generator, noise, label)}
 
     def judge(self, batch: Batch) -> Judge:

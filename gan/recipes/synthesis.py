@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from gan import draws
 from gan.augment import Change, augmented
 from gan.losses.adversarial import Adversarial
 from gan.recipe import Batch, Judge, Penalty, Recipe, penalise
@@ -46,7 +47,7 @@ class Synthesis(Recipe):
     def generate(self, batch: Batch) -> dict[str, Tensor]:
         """One image for each real one."""
         real = batch["real"]
-        noise = torch.randn(len(real), self.generator.latent, device=real.device)
+        noise = draws.normal(len(real), self.generator.latent, device=real.device)
         return {"image": self.generator(noise)}
 
     def judge(self, batch: Batch) -> Judge:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import l1_loss, mse_loss
 
+from gan import draws
 from gan.losses.adversarial import Adversarial
 from gan.losses.classification import Classification
 from gan.losses.reconstruction import Reconstruction, feature_distance
@@ -195,5 +196,5 @@ def one_of(references: Tensor) -> Tensor:
     batch, many = references.shape[:2]
     if many == 1:
         return references[:, 0]
-    place = torch.randint(many, (batch,), device=references.device)
+    place = draws.integers(0, many, batch, device=references.device)
     return references[torch.arange(batch, device=references.device), place]

@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from gan import draws
 from gan.registry import Count, NonNegative, Positive, create, register
 from gan.signature import nearest
 
@@ -121,10 +122,10 @@ def projected(offset: Tensor, radius: float, norm: Norm) -> Tensor:
 def in_ball(like: Tensor, radius: float, norm: Norm) -> Tensor:
     """Offsets [B, ...] drawn uniformly from the ball, one for each sample."""
     if norm == "linf":
-        return radius * (2 * torch.rand_like(like) - 1)
-    share = torch.rand(len(like), device=like.device, dtype=like.dtype)
+        return radius * (2 * draws.uniform_like(like) - 1)
+    share = draws.uniform(len(like), device=like.device, dtype=like.dtype)
     length = radius * share ** (1 / like[0].numel())
-    return _each(length, like) * steepest(torch.randn_like(like), norm)
+    return _each(length, like) * steepest(draws.normal_like(like), norm)
 
 
 def named(module: nn.Module, *patterns: str) -> dict[str, nn.Parameter]:

@@ -195,7 +195,14 @@ def test_any_folder_of_images_trains(run, photos):
     assert status == 0, errors
     folder = Path("runs/dcgan-folder")
     names = {path.name for path in folder.iterdir()}
-    assert names == {"config.yaml", "metrics.jsonl", "tensorboard", "checkpoints", "samples"}
+    assert names == {
+        "config.yaml",
+        "metrics.jsonl",
+        "tensorboard",
+        "checkpoints",
+        "samples",
+        "finished.json",
+    }
     line = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
     assert line["step"] == 4
     assert line["images"] == line["discriminator_updates"] * 8 == 32
@@ -266,6 +273,9 @@ def test_a_multirun_trains_every_combination_in_its_own_directory(run, glyph_sto
     for folder in folders:
         assert json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 2
     assert len({(folder / "config.yaml").read_text() for folder in folders}) == 4
+    table = Path("runs/four/compare.md").read_text()
+    assert table.count(" | 2     | ") == 2  # two models with two seeds each
+    assert "model=wnet" in table
 
 
 def test_one_failing_job_does_not_stop_the_others(run, glyph_store):
@@ -282,6 +292,7 @@ def test_one_failing_job_does_not_stop_the_others(run, glyph_store):
     assert "seed must be at least 0" in errors
     assert "not -1" in errors
     assert "not -2" in errors
+    assert "gan: 2 of 4 jobs failed" in errors
     trained = [path for path in Path("runs/three").iterdir() if (path / "metrics.jsonl").exists()]
     assert len(trained) == 2
 

@@ -77,6 +77,22 @@ def test_processes_see_disjoint_shares_of_the_same_batches(images, tried):
     tried(50)
 
 
+@pytest.mark.row("L6")
+@pytest.mark.parametrize("size", [2, 3])
+def test_shares_of_triples_are_the_batch_of_one_process(glyphs, size, tried):
+    """Drawn references too, over the end of an epoch."""
+    keys = ["prototype", "reference", "target", "style", "character"]
+    whole = Stream(glyphs, 12, seed=0, device=CPU, keys=keys)
+    shares = [Stream(glyphs, 12, 0, CPU, keys, rank=rank, size=size) for rank in range(size)]
+    for position in range(len(glyphs) // 12 + 2):
+        plan, parts = whole.plan(position), [share.plan(position) for share in shares]
+        for key, rows in plan.images.items():
+            assert np.array_equal(np.concatenate([part.images[key] for part in parts]), rows)
+        for key, values in plan.fields.items():
+            assert np.array_equal(np.concatenate([part.fields[key] for part in parts]), values)
+    tried(position + 1)
+
+
 @pytest.mark.row("L8", "the random state: untouched by data")
 def test_global_random_state_is_untouched(images):
     before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002 - what users draw from

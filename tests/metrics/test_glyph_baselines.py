@@ -4,7 +4,8 @@ import torch
 from synthetic_glyphs import CHARACTERS, STYLES, make_cells, write
 
 from gan.metrics.baselines import Fonts, Strokes, baselines
-from gan.metrics.glyphs import Pairs, score_pairs
+from gan.metrics.glyphs import Pairs
+from gan.metrics.scores import score_pairs
 
 TRAIN = [0, 2, 4, 6, 8, 9]
 

@@ -7,17 +7,13 @@ from gan.metrics import images
 from gan.metrics.glyphs import (
     CELLS,
     CONTROLS,
-    CellScores,
-    Scores,
-    bootstrap,
     common_characters,
-    compare,
     constant_reference,
-    score,
     shuffled_reference,
-    table,
     wrong_prototype,
 )
+from gan.metrics.scores import CellScores, Scores, bootstrap, compare, score
+from gan.metrics.tables import table
 
 
 def copy_prototype(prototype, references):

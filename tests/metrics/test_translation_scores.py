@@ -14,9 +14,10 @@ from gan.data.datasets import Glyphs
 from gan.data.store import Store
 from gan.data.stream import Stream
 from gan.metrics import translation
-from gan.metrics.evaluation import PairEvaluation, evaluation_for
+from gan.metrics.evaluation import evaluation_for
 from gan.metrics.images import l1
 from gan.metrics.judges import Judge
+from gan.metrics.pairs import PairEvaluation
 from gan.metrics.translation import GlyphTranslation
 
 CPU = torch.device("cpu")
@@ -150,3 +151,17 @@ def test_pix2pix_learns_pairs_of_a_folder_and_is_measured_on_held_out_ones(tiny,
     assert shown == {
         f"{part}-{step:08d}.png" for part in ("training", "held-out") for step in (0, 2)
     }
+
+
+def test_a_report_on_a_font_translated_without_pairs(glyph_store, oracle):
+    dataset = Glyphs(Store(glyph_store), style=STYLE)
+    stream = Stream(dataset, 4, 0, CPU, Draws.reads)
+    generators = {"raw": nn.Identity(), "ema": nn.Identity()}
+    report = translation.translation_report(
+        generators, lambda g, batch: g(batch["real_a"]), dataset, stream, CPU
+    )
+    assert report.numbers["content"] == report.numbers["raw_weights/content"] == 1
+    assert report.numbers["style"] == 0
+    assert report.numbers["truth/style"] == 1
+    assert report.numbers["l1"] == report.numbers["input_as_it_is/l1"] > 0
+    assert "of real held-out glyphs: 75.0%" in report.verdict

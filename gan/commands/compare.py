@@ -1,0 +1,176 @@
+"""`gan compare`: a table of trained runs, groups of seeds against a baseline, and their curves."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gan.comparison import Difference, Group
+
+EXPLAINED = """\
+Means and standard deviations over seeds. Differences are paired over the seeds that both have, with
+Student's 95 % intervals; those by font are means over seeds, with bootstrap intervals over families
+of fonts. A difference counts if its interval leaves 0 out."""
+
+
+def add_parser(commands: Any) -> None:
+    """Adds `compare` with the function `func(args) -> exit status`."""
+    parser = commands.add_parser("compare", help=__doc__)
+    parser.add_argument(
+        "runs", nargs="+", help="runs' directories, patterns of them, or folders such as a multirun"
+    )
+    parser.add_argument(
+        "--metric",
+        action="append",
+        default=[],
+        metavar="TAG",
+        help="a tag of metrics.jsonl, such as metric/fid, or CELL/METRIC of an evaluation by font, "
+        "such as UFUC/l1; several times for several (all measures)",
+    )
+    parser.add_argument(
+        "--baseline",
+        metavar="KEY=VALUE,... or RUN",
+        help="the group that the others are held against (the first)",
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="for compare.md, compare.json and compare.png"
+    )
+    parser.set_defaults(func=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the table and writes the files that were asked for."""
+    print(compare(args.runs, args.metric, args.baseline, args.out))
+    return 0
+
+
+def compare(
+    runs: Sequence[str | Path],
+    metrics: Sequence[str] = (),
+    baseline: str | None = None,
+    out: Path | None = None,
+) -> str:
+    """The table of runs as Markdown; with `out`, also files in that folder.
+
+    Raises: ValueError where there is nothing to compare, or a metric or the baseline is unknown.
+    """
+    from gan import comparison
+
+    records = [comparison.read(path) for path in comparison.found(runs)]
+    groups = comparison.grouped(records)
+    tags = comparison.measures(records, metrics)
+    first = comparison.chosen(groups, baseline)
+    text = table(groups, first, tags)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "compare.md").write_text(text + "\n", encoding="utf-8")
+        facts = json.dumps(numbers(groups, first, tags), indent=1, ensure_ascii=False)
+        (out / "compare.json").write_text(facts + "\n", encoding="utf-8")
+        try:
+            from gan import curves
+        except ImportError:
+            print(
+                f"gan: {out / 'compare.png'} needs matplotlib: pip install 'gan[compare]'",
+                file=sys.stderr,
+            )
+        else:
+            curves.draw(groups, first, tags, out / "compare.png")
+    return text
+
+
+def table(groups: Sequence["Group"], baseline: "Group", tags: Sequence[str]) -> str:
+    """The groups' means, then their differences to the baseline."""
+    from gan import comparison
+
+    titles = [tag.removeprefix("metric/") for tag in tags]
+    ordered = [baseline, *(group for group in groups if group is not baseline)]
+    rows = []
+    for group in ordered:
+        values = [group.values(tag).values() for tag in tags]
+        cells = [_mean(*comparison.spread(found)) if found else "" for found in values]
+        mark = "*" if group.unfinished else ""
+        rows.append([comparison.named(group, baseline) + mark, str(len(group.runs)), *cells])
+    parts = [_table(["runs", "seeds", *titles], rows)]
+    if len(ordered) > 1:
+        rows = _differences(ordered[1:], baseline, tags)
+        parts.append(_table([f"minus {comparison.named(baseline, baseline)}", *titles], rows))
+        parts.append(EXPLAINED)
+    unfinished = [run for group in ordered for run in group.unfinished]
+    if unfinished:
+        listed = [f"- {run.path}: step {run.step} of {run.steps}" for run in unfinished]
+        parts.append("\n".join(["\\* with unfinished runs, as far as they are:", "", *listed]))
+    return "\n\n".join(parts)
+
+
+def _differences(
+    groups: Sequence["Group"], baseline: "Group", tags: Sequence[str]
+) -> list[list[str]]:
+    from gan import comparison
+
+    rows = []
+    for group in groups:
+        name = comparison.named(group, baseline)
+        rows.append([name, *(_interval(comparison.paired(group, baseline, t)) for t in tags)])
+        fonts = [comparison.by_font(group, baseline, tag) for tag in tags]
+        if any(fonts):
+            rows.append([f"{name}, by font", *map(_interval, fonts)])
+    return rows
+
+
+def numbers(groups: Sequence["Group"], baseline: "Group", tags: Sequence[str]) -> dict[str, Any]:
+    """The same for machines."""
+    from gan import comparison
+
+    found = []
+    for group in groups:
+        spreads = {t: comparison.spread(v.values()) for t in tags if (v := group.values(t))}
+        apart = {t: comparison.paired(group, baseline, t) for t in tags}
+        fonts = {t: comparison.by_font(group, baseline, t) for t in tags}
+        found.append(
+            {
+                "name": comparison.named(group, baseline),
+                "settings": dict(group.settings),
+                "baseline": group is baseline,
+                "runs": [
+                    {
+                        "path": str(run.path),
+                        "seed": seed,
+                        "step": run.step,
+                        "finished": run.finished,
+                        "values": {tag: run.last(tag) for tag in tags},
+                    }
+                    for seed, run in group.runs.items()
+                ],
+                "metrics": {t: {"mean": m, "deviation": d} for t, (m, d) in spreads.items()},
+                "differences": {t: d._asdict() for t, d in apart.items() if d},
+                "by_font": {t: d._asdict() for t, d in fonts.items() if d},
+            }
+        )
+    return {"metrics": list(tags), "groups": found}
+
+
+def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Rows as a Markdown table whose columns are as wide as their widest cell."""
+    lines = [list(titles), *map(list, rows)]
+    wide = [max(len(line[place]) for line in lines) for place in range(len(titles))]
+    ruled = ["-" * width for width in wide]
+    lines.insert(1, ruled)
+    return "\n".join(
+        "| " + " | ".join(c.ljust(w) for c, w in zip(line, wide, strict=True)) + " |"
+        for line in lines
+    )
+
+
+def _mean(mean: float, deviation: float | None) -> str:
+    return f"{mean:.4g}" if deviation is None else f"{mean:.4g} ± {deviation:.2g}"
+
+
+def _interval(difference: "Difference | None") -> str:
+    if difference is None:
+        return ""
+    if difference.low is None:
+        return f"{difference.mean:+.4g} (one pair)"
+    return f"{difference.mean:+.4g} [{difference.low:+.4g}, {difference.high:+.4g}]"

@@ -1,0 +1,244 @@
+"""Jobs of a multirun: what each of them says is kept, and the end tells how all of them went.
+
+Beside a job's run directory lie `NAME.log`, with everything that it has printed, and a hidden
+`.NAME.json`, with how it has ended. Both are files of the sweep's folder, which jobs on other
+machines share.
+"""
+
+import contextlib
+import io
+import json
+import math
+import multiprocessing
+import os
+import signal
+import sys
+import traceback
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+import torch
+
+from gan import rundir
+from gan.check import check
+from gan.commands.composing import UsageError
+from gan.signals import Stop
+
+ID = "GAN_SWEEP"  # an environment variable that jobs inherit: which call of the command they are of
+LINES = 8  # of a failed job's log that are shown
+
+
+class JobError(RuntimeError):
+    """A job has failed; what it said is in its log."""
+
+
+class Tee(io.TextIOBase):
+    """Writes to a stream and to a file, progress bars to the stream alone."""
+
+    def __init__(self, stream: TextIO, file: TextIO) -> None:
+        """Neither is closed by this."""
+        self.stream, self.file = stream, file
+
+    def write(self, text: str) -> int:
+        """The number of characters written."""
+        if "\r" not in text:
+            with contextlib.suppress(OSError):  # a full disk does not stop a training
+                self.file.write(text)
+                self.file.flush()
+        return self.stream.write(text)
+
+    def flush(self) -> None:
+        """Hand on what is buffered."""
+        self.stream.flush()
+
+    def isatty(self) -> bool:
+        """Whether there is a terminal behind the stream."""
+        return self.stream.isatty()
+
+
+def begin() -> str:
+    """A new name for this call of the command, which all its jobs will know."""
+    os.environ[ID] = uuid.uuid4().hex
+    return os.environ[ID]
+
+
+def place(hydra: Any) -> tuple[Path, str]:
+    """The folder of a sweep, and the name of a job's run directory in it."""
+    chosen = [o.split("=", 1)[1] for o in hydra.overrides.task if o.startswith("run_dir=")]
+    return Path(chosen[-1] if chosen else hydra.sweep.dir), str(hydra.sweep.subdir)
+
+
+@contextmanager
+def stoppable() -> Iterator[Stop]:
+    """A stop that listens to submitit too, whose own handler then submits the job again."""
+    name = f"SIG{os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2')}"
+    again = [signal.Signals[name]] if "SUBMITIT_EXECUTOR" in os.environ else []
+    try:
+        with Stop(again) as stop:
+            yield stop
+    except KeyboardInterrupt:
+        if again and stop.name == name:
+            signal.raise_signal(again[0])
+        raise
+
+
+@contextmanager
+def recorded(folder: Path, name: str) -> Iterator[None]:
+    """Keep what a job prints and how it ends; `name` is its run directory in the sweep's folder.
+
+    Raises: JobError for whatever error ends the job, in words that travel between processes.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / f"{name}.log").open("a", encoding="utf-8") as log:
+        _note(folder, name, "cut off")
+        out, err = Tee(sys.stdout, log), Tee(sys.stderr, log)
+        try:
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                yield
+        except UsageError as error:
+            log.write(f"{error}\n")
+            _note(folder, name, "mistake")
+            raise JobError(f"{name}: {error}") from error
+        except Exception as error:
+            log.write(traceback.format_exc())
+            _note(folder, name, "failed")
+            raise JobError(f"{name}: {error}") from error
+        except BaseException:
+            _note(folder, name, "stopped")
+            raise
+        _note(folder, name, "done")
+
+
+def _note(folder: Path, name: str, state: str) -> None:
+    record = {"job": name, "sweep": os.environ.get(ID), "state": state}
+    (folder / f".{name}.json").write_text(json.dumps(record), encoding="utf-8")
+
+
+def jobs(folder: Path, call: str) -> dict[str, str]:
+    """How the jobs of one call of the command have ended, by name: `done`, `mistake`, ..."""
+    states = {}
+    for path in sorted(folder.glob(".*.json")):
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            if record["sweep"] == call:
+                states[record["job"]] = record["state"]
+        except (ValueError, KeyError, TypeError):
+            continue
+    return states
+
+
+def ended(folder: Path, call: str, status: int) -> int:
+    """Print the table of all runs in the sweep's folder and what failed; the exit status.
+
+    It is 2 where nothing but the user's mistakes went wrong, and 1 where anything else did.
+    """
+    states = jobs(folder, call)
+    if not states:  # it did not come to the first job
+        return status
+    _compared(folder)
+    bad = {name: state for name, state in states.items() if state not in ("done", "stopped")}
+    if bad:
+        print(f"gan: {len(bad)} of {len(states)} jobs failed", file=sys.stderr)
+    for name, state in bad.items():
+        log = folder / f"{name}.log"
+        said = log.read_text(encoding="utf-8").splitlines()[-LINES:] if log.exists() else []
+        how = " was cut off" if state == "cut off" else ""
+        print(f"\n{name}{how}, the end of {log}:", file=sys.stderr)
+        print("\n".join(f"  {line}" for line in said), file=sys.stderr)
+    if "stopped" in states.values():
+        print("gan: the sweep was stopped; the same command finishes it", file=sys.stderr)
+        return 1
+    if bad:
+        return 2 if set(bad.values()) == {"mistake"} else 1
+    return status
+
+
+def _compared(folder: Path) -> None:
+    from gan.commands.compare import compare
+
+    try:
+        print(f"\n{compare([folder], out=folder)}\n\n{folder / 'compare.md'}")
+    except (ValueError, OSError) as error:  # no job has come so far, or there is no room
+        print(f"gan: no table of the sweep: {error}", file=sys.stderr)
+
+
+def value(run_dir: Path, best: str | None) -> float | None:
+    """What a search goes by: the best value of the measure `trainer.best`, or None without one."""
+    if best is None:
+        return None
+    from gan import comparison
+
+    return comparison.read(run_dir).last(f"best/{best.removeprefix('metric/')}")
+
+
+def worst(hydra: Any) -> float:
+    """What a search is told of a run that has diverged."""
+    return -math.inf if _direction(hydra) == "maximize" else math.inf
+
+
+def require_search(hydra: Any, best: str | None) -> None:
+    """Refuse a search that goes by nothing, or in the wrong direction."""
+    direction = _direction(hydra)
+    if direction is None:
+        return
+    if best is None:
+        raise UsageError(
+            "a search goes by trainer.best: name a measure, such as "
+            "trainer.best=metric/validation_l1"
+        )
+    better = _better(best.removeprefix("metric/"))
+    wanted = {"less": "minimize", "more": "maximize"}.get(better or "", direction)
+    if direction != wanted:
+        raise UsageError(
+            f"hydra.sweeper.direction={direction}, but {better} is better of {best}: use "
+            f"hydra.sweeper.direction={wanted}"
+        )
+
+
+def _better(name: str) -> str | None:
+    from gan.metrics.evaluation import LabelEvaluation
+    from gan.metrics.glyph_evaluation import GlyphEvaluation
+    from gan.metrics.image_evaluation import better
+    from gan.metrics.pairs import PairEvaluation
+    from gan.metrics.translation import GlyphTranslation
+
+    parts = (PairEvaluation, LabelEvaluation, GlyphEvaluation, GlyphTranslation)
+    images = (better(labelled=True), better(labelled=False))
+    known = (*(part.better for part in parts), *images)
+    return next((which[name] for which in known if name in which), None)
+
+
+def searches(hydra: Any) -> bool:
+    """Whether the sweeper looks for the best of what the jobs return."""
+    return _direction(hydra) is not None
+
+
+def _direction(hydra: Any) -> str | None:
+    """Which way a search goes; None where the sweeper does not search."""
+    direction = hydra.sweeper.get("direction")
+    return None if direction is None else str(getattr(direction, "name", direction))
+
+
+def finished(values: Mapping[str, Any]) -> bool:
+    """Whether a job of this configuration has come to its end before."""
+    run_dir = Path(values["run_dir"])
+    if not (run_dir / rundir.FINISHED).exists() or not rundir.finished(check(values)):
+        return False
+    print(f"{run_dir} is finished")
+    return True
+
+
+def own_device() -> None:
+    """Give each of joblib's worker processes an accelerator of its own, where there are several."""
+    chosen = device_of(multiprocessing.current_process().name, torch.cuda.device_count())
+    if chosen is not None:
+        torch.cuda.set_device(chosen)
+
+
+def device_of(process: str, count: int) -> int | None:
+    """The number of an accelerator for a process such as `LokyProcess-3`; None for others."""
+    kind, _, number = process.partition("-")
+    return (int(number) - 1) % count if kind == "LokyProcess" and number and count > 1 else None

@@ -1,0 +1,130 @@
+"""What may be said of a glyph generator after its scores, and no more.
+
+Every test is a difference paired by font whose 95 % interval, over families, must leave 0 out.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from gan.metrics.scores import Interval, Scores, compare
+from gan.metrics.tables import FAMILIES, FEW, families, signed
+
+Claim = Literal["generalises", "transfers", "completes", "nothing"]
+
+COPIES = ("prototype copy", "prototype, stroke-matched")
+NEAREST = "nearest font *"
+SHARE = 0.9  # of its ceiling that the content judge has to reach
+CONFIDENT = 0.95  # below this accuracy on real glyphs a judge is called unreliable
+
+
+class Need(NamedTuple):
+    """One thing that a claim needs: what it is, whether it holds, and the numbers."""
+
+    what: str
+    holds: bool
+    numbers: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The largest claim whose tests all hold, as a sentence, and all tests by claim."""
+
+    claim: Claim
+    sentence: str
+    tests: Mapping[str, list[Need]]
+
+
+def verdict(
+    rows: Mapping[str, Scores], generator: str, shuffled: str, ceiling: Mapping[str, float]
+) -> Verdict:
+    """The claim that scores allow a row of the table; `ceiling` is that of the judges, by field.
+
+    - "generalises": on UFUC ahead of both prototype rows and of the nearest font by one reference,
+      on L1 and judged style; content at least 0.9 of its ceiling; the shuffled reference worse.
+    - "transfers" weight and coarse shape: ahead of the prototype rows, shuffled reference worse.
+    - "completes" a font, which is not one-shot: on SFUC ahead of the prototype rows, and content.
+    """
+    ours = rows[generator]
+    refused = _too_few(ours)
+    if refused:
+        return Verdict("nothing", f"Nothing may be claimed: {refused}.", {})
+
+    def ahead(of: Iterable[str], cell: str) -> list[Need]:
+        return [_ahead(ours, rows[row], row, m, cell) for row in of for m in ("l1", "style")]
+
+    used = [_worse(rows[shuffled], ours)]
+    tests = {
+        "generalises": [
+            *ahead((*COPIES, NEAREST), "UFUC"),
+            _legible(ours, ceiling["character"], "UFUC"),
+            *used,
+        ],
+        "transfers": [*ahead(COPIES, "UFUC"), *used],
+        "completes": [*ahead(COPIES, "SFUC"), _legible(ours, ceiling["character"], "SFUC")],
+    }
+    missing = {claim: [t for t in needed if not t.holds] for claim, needed in tests.items()}
+    cell = ours.cells["UFUC"]
+    fonts = f"{len(cell.styles)} test fonts of {len(set(cell.families.tolist()))} families"
+    sentence = {
+        "generalises": "It generalises to unseen styles and characters, from one reference each: "
+        f"on {fonts} it is ahead of the prototype copy, the stroke-matched prototype and the "
+        "nearest font (which sees the test characters) on L1 and judged style, content is judged "
+        f"right at {SHARE:.0%} of the ceiling or more, and another font's reference is worse.",
+        "transfers": "It transfers weight and coarse shape of an unseen style from one reference, "
+        f"no more: on {fonts} it is ahead of the prototype rows and uses the reference. To "
+        f"generalise it lacks: {_listed(missing['generalises'])}.",
+        "completes": "It completes fonts that it was trained on, which is not one-shot: new "
+        "characters of seen styles are ahead of the prototype rows. Nothing may be claimed about "
+        f"unseen styles, for lack of: {_listed(missing['transfers'])}.",
+        "nothing": "Nothing may be claimed about unseen styles or characters; completing a font "
+        f"lacks: {_listed(missing['completes'])}.",
+    }
+    held: list[Claim] = ["generalises", "transfers", "completes"]
+    claim: Claim = next((name for name in held if not missing[name]), "nothing")
+    return Verdict(claim, sentence[claim], tests)
+
+
+def cautions(scores: Scores, ceiling: Mapping[str, float]) -> list[str]:
+    """What weakens any claim: judges that err on real glyphs, few families, one run."""
+    found = [
+        f"The {name} judge is right about {ceiling[field]:.1%} of held-out real glyphs, below "
+        f"{CONFIDENT:.0%}: read its shares beside that."
+        for field, name in (("character", "content"), ("style", "style"))
+        if ceiling[field] < CONFIDENT
+    ]
+    few = len(set(scores.cells["UFUC"].families.tolist()))
+    if few < FEW:
+        found.append(f"With {few} families held out the intervals are too narrow.")
+    return [*found, "One run and one split: other seeds and splits may differ by more."]
+
+
+def _too_few(scores: Scores) -> str:
+    if families(scores) < FAMILIES:
+        return f"{families(scores)} families are too few for any held-out claim ({FAMILIES} needed)"
+    for name in ("UFUC", "SFUC"):
+        if len(set(scores.cells[name].families.tolist())) < 2:
+            return f"the fonts of {name} are of one family, which gives no interval"
+    return ""
+
+
+def _ahead(ours: Scores, other: Scores, row: str, metric: str, cell: str) -> Need:
+    difference = compare(ours, other, metric, cell)
+    holds = difference.high < 0 if metric == "l1" else difference.low > 0
+    words = {"l1": "L1", "style": "judged style"}[metric]
+    return Need(f"ahead of {row.rstrip(' *')} on {words} ({cell})", holds, signed(difference))
+
+
+def _worse(shuffled: Scores, ours: Scores) -> Need:
+    difference: Interval = compare(shuffled, ours, "l1", "UFUC")
+    return Need("shuffled reference worse on L1 (UFUC)", difference.low > 0, signed(difference))
+
+
+def _legible(ours: Scores, ceiling: float, cell: str) -> Need:
+    share = ours.cells[cell].mean("content")
+    what = f"content judged right at {SHARE:.0%} of the ceiling ({cell})"
+    return Need(what, share >= SHARE * ceiling, f"{share:.3f} of {ceiling:.3f}")
+
+
+def _listed(missing: Iterable[Need]) -> str:
+    return "; ".join(f"{test.what}, {test.numbers}" for test in missing)

@@ -1,0 +1,89 @@
+"""What makes features of images: a classifier of them, or an untrained network.
+
+The names `fid`, `kid`, `is`, `precision`, `recall` belong to the reference networks alone; of any
+other the same formula is named after it, as in `fd_classifier`.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from gan.metrics.judges import Judge
+from gan.registry import create
+
+PORTION = 64  # images that a network sees at once
+
+
+class Extractor(Protocol):
+    """Images [N, C, H, W] in [-1, 1] to features, with what has to be said of them.
+
+    Attributes:
+        name: the suffix of its numbers.
+        known: whether it is a reference network, to which the plain names belong.
+        key: hash of its weights.
+        resize: how images get its size.
+    """
+
+    name: str
+    known: bool
+    key: str
+    resize: str
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Features [N, D] and logits [N, L], on the CPU; L is 0 where there are none."""
+
+
+class OfClassifier:
+    """The last features of a classifier of the same images, and its logits of the first field."""
+
+    def __init__(self, judge: Judge) -> None:
+        self.judge, self.name, self.known, self.resize = judge, "classifier", False, "none"
+        self.network: Any = judge.network
+        self.key = weights_hash(self.network.state_dict())
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Features and logits."""
+        found = []
+        for part in torch.split(images, PORTION):
+            code = self.network.embed(part)
+            found.append((code.float().cpu(), self.network.heads[0](code).float().cpu()))
+        features, logits = zip(*found, strict=True)
+        return torch.cat(features), torch.cat(logits)
+
+
+class OfNothing:
+    """The last features of the same network untrained: fixed by a seed, for images without labels.
+
+    Naeem et al. 2020, arXiv:2002.09797, section 4.3, find such embeddings useful where images are
+    far from photographs. A fall says that images come nearer; the value says nothing by itself.
+    """
+
+    def __init__(self, channels: int, device: torch.device, width: int = 32) -> None:
+        self.name, self.known, self.resize = "random", False, "none"
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            network = create("classifier", "small", channels=channels, classes={}, width=width)
+            for module in network.modules():
+                if isinstance(module, nn.Conv2d):
+                    nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        self.network: Any = network.eval().requires_grad_(False).to(device)
+        self.key = weights_hash(self.network.state_dict())
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Features, and no logits."""
+        parts = [self.network.embed(part).float().cpu() for part in torch.split(images, PORTION)]
+        return torch.cat(parts), torch.empty(len(images), 0)
+
+
+def weights_hash(state: Mapping[str, Tensor]) -> str:
+    """Changes with any weight or its name."""
+    digest = hashlib.sha256()
+    for name, tensor in state.items():
+        digest.update(name.encode())
+        digest.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,124 @@
+"""How well characters are drawn that training has not seen, in styles it has not seen."""
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gan.best import Better
+from gan.metrics.baselines import baselines
+from gan.metrics.glyphs import CELLS, Cells, Draw, common_characters, shuffled_reference
+from gan.metrics.scores import Scores, compare, score
+from gan.metrics.tables import signed, table
+from gan.recipe import Recipe
+
+AMONG = [cell for cell in CELLS if cell != "validation"]
+MOST = 256  # characters of each part of the split that take part in a measure
+
+
+class GlyphEvaluation:
+    """Scores on cells of seen and unseen styles and characters, with one reference glyph each."""
+
+    better: Mapping[str, Better] = {
+        "validation_l1": "less",
+        "validation_ssim": "more",
+        "validation_sharpness": "more",
+    }
+
+    def __init__(self, recipe: Recipe, dataset: Any, device: torch.device) -> None:
+        """`dataset` gives the store, its table of rows and both splits."""
+        self.recipe, self.device = recipe, device
+        (self.cells, _), self.fonts = cells_of(dataset), dataset.style_names
+        self.families = dict(zip(self.fonts, dataset.families.tolist(), strict=True))
+
+    @cached_property
+    def baselines(self) -> dict[str, Scores]:
+        """The scores of every baseline, once for the last generator and the best."""
+        return baselines(self.cells, AMONG)
+
+    def measure(self, generator: nn.Module) -> dict[str, float]:
+        """L1, SSIM and sharpness on validation styles and characters, on which nothing trains."""
+        scores = score(self.cells, self.draw(generator), among=["validation"]).cells["validation"]
+        return {f"validation_{name}": scores.mean(name) for name in ("l1", "ssim", "sharpness")}
+
+    def report(self, generator: nn.Module) -> str:
+        """A table of the generator beside every baseline, and what the reference is worth."""
+        draw = self.draw(generator)
+        copy, ours = self.baselines["prototype copy"], score(self.cells, draw, among=AMONG)
+        shuffled = score(self.cells, draw, control=shuffled_reference, among=AMONG)
+        rows = {**self.baselines, "W-Net": ours, "W-Net, shuffled reference": shuffled}
+        lines = [
+            "Unseen styles and characters (UFUC), L1 paired by font, 95 % intervals over families:",
+            f"  shuffled reference minus W-Net: {signed(compare(shuffled, ours))}",
+            f"  prototype copy minus W-Net:     {signed(compare(copy, ours))}",
+        ]
+        return "\n".join([table(rows), "", *lines])
+
+    def by_font(self, generator: nn.Module) -> dict[str, dict[str, dict[str, float]]]:
+        """Every metric of each unseen font on unseen characters."""
+        cells = score(self.cells, self.draw(generator), among=["UFUC"]).cells
+        return {
+            name: {
+                self.fonts[style]: {metric: float(v[place]) for metric, v in cell.values.items()}
+                for place, style in enumerate(cell.styles)
+            }
+            for name, cell in cells.items()
+        }
+
+    def draw(self, generator: nn.Module) -> Draw:
+        """The generator as a function of ink."""
+
+        def drawn(prototype: Tensor, references: Tensor) -> Tensor:
+            batch = {
+                "prototype": (1 - 2 * prototype).to(self.device),
+                "reference": (1 - 2 * references).to(self.device),
+            }
+            return (1 - self.recipe.samples(generator, batch)["generated"]) / 2
+
+        return drawn
+
+
+def cells_of(dataset: Any) -> tuple[Cells, np.ndarray]:
+    """The dataset's glyphs and splits; of a large character set an even selection.
+
+    Also the dataset's number of each character that takes part.
+    """
+    parts = [
+        _spread(part)
+        for part in (dataset.split.train, dataset.split.validation, dataset.split.test)
+    ]
+    characters = np.concatenate(parts)
+    bounds = np.cumsum([0, *map(len, parts)])
+    numbers = [np.arange(a, b) for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+    rows = dataset.rows[:, characters]  # [S, N], -1 where a glyph is missing
+    glyphs = _glyphs(dataset.store, rows)
+    prototype = glyphs[dataset.prototype]
+    usable = (rows >= 0) & (rows[dataset.prototype] >= 0)
+    styles = np.concatenate([dataset.styles.train, dataset.styles.validation, dataset.styles.test])
+    cells = Cells(
+        glyphs,
+        usable,
+        prototype,
+        dataset.styles,
+        type(dataset.split)(*numbers),
+        dataset.families,
+        common_characters(usable, styles, numbers[0]),
+    )
+    return cells, characters
+
+
+def _glyphs(store: Any, rows: np.ndarray) -> np.ndarray:
+    """Bytes [S, N, H, W] of the rows [S, N], blank where a glyph is missing."""
+    present = rows.reshape(-1) >= 0
+    glyphs = np.full((rows.size, *store.shape), 255, dtype=np.uint8)
+    read = np.empty((int(present.sum()), *store.shape), dtype=np.uint8)
+    store.read(rows.reshape(-1)[present], read)
+    glyphs[present] = read
+    return glyphs[..., 0].reshape(*rows.shape, *store.shape[:2])
+
+
+def _spread(numbers: np.ndarray) -> np.ndarray:
+    return numbers[np.linspace(0, len(numbers) - 1, min(MOST, len(numbers))).astype(np.int64)]

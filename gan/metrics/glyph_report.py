@@ -1,0 +1,222 @@
+"""How good a W-Net is: four cells, baselines, controls, judges, a verdict, and sheets."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gan import images
+from gan.data.datasets import Glyphs
+from gan.metrics.baselines import Fonts, baselines
+from gan.metrics.claims import cautions, verdict
+from gan.metrics.glyph_evaluation import cells_of
+from gan.metrics.glyphs import CELLS, CONTROLS, Cells, Draw, Pairs
+from gan.metrics.judges import TRAINING, Judge, judge_of
+from gan.metrics.report import Report
+from gan.metrics.scores import METRICS, Scores, bootstrap, compare, distances, score
+from gan.metrics.tables import LONG, SHORT, body, signed, table
+
+NAME = "W-Net"
+SEVERAL = 4  # references in the rows beside those of one
+AMONG = tuple(cell for cell in CELLS if cell != "validation")
+SECTIONS = {
+    "UFUC": "The headline: unseen styles, unseen characters.",
+    "SFUC": "Completing a font: seen styles, unseen characters.",
+}
+SHOWN = 12  # rows of a sheet
+FIELDS = {"content": "character", "style": "style"}  # a metric's name, and what its judge reads
+
+Say = Callable[[str], None]
+
+
+class Judged:
+    """Distances to the truth, and whether judges read what was drawn as it was meant."""
+
+    def __init__(self, judge: Judge, characters: np.ndarray, device: torch.device) -> None:
+        """`characters` are the numbers by which the judge knows those of the cells."""
+        self.judge, self.characters, self.device = judge, characters, device
+
+    def __call__(self, cells: Cells, pairs: Pairs, image: Tensor) -> dict[str, Tensor]:
+        """Values [M] by metric."""
+        named = {"character": self.characters[pairs.characters], "style": pairs.styles}
+        labels = {f: torch.from_numpy(label).to(self.device) for f, label in named.items()}
+        right = self.judge.right((1 - 2 * image).to(self.device), labels)
+        judged = {name: right[field].float().cpu() for name, field in FIELDS.items()}
+        return {**distances(cells, pairs, image), **judged}
+
+
+def glyph_judge(
+    dataset: Glyphs, read: Callable[[np.ndarray], Tensor], device: torch.device, say: Say
+) -> Judge:
+    """A judge of characters and styles, of nine tenths of all glyphs there are.
+
+    That it knows the truth of the test cells is no advantage to what it judges.
+    """
+    store = dataset.store
+    labels = {field: store.fields[field] for field in FIELDS.values()}
+    return judge_of(store, read, np.arange(store.count), labels, device, say)
+
+
+def writing(generator: nn.Module, device: torch.device) -> Draw:
+    """A W-Net's generator as a function of ink."""
+
+    @torch.no_grad()
+    def drawn(prototype: Tensor, references: Tensor) -> Tensor:
+        made = generator((1 - 2 * prototype).to(device), (1 - 2 * references).to(device))
+        return (1 - made.float().cpu()) / 2
+
+    return drawn
+
+
+def glyph_report(
+    draws: Mapping[str, Draw], dataset: Glyphs, judge: Judge, device: torch.device
+) -> Report:
+    """All that is known of generators of one run, by the name of their weights; the last counts."""
+    cells, characters = cells_of(dataset)
+    measure = Judged(judge, characters, device)
+    rows = baselines(cells, AMONG, measure)
+    *others, chosen = draws
+    several = min(SEVERAL, len(cells.references) - 1)
+    ways: dict[str, tuple[str, dict[str, Any]]] = {
+        NAME: (chosen, {}),
+        f"{NAME}, {several} references": (chosen, {"references": several}),
+        **{f"{NAME}, {other} weights": (other, {}) for other in others},
+        **{f"{NAME}, {name}": (chosen, {"control": control}) for name, control in CONTROLS.items()},
+    }
+    for row, (weights, way) in ways.items():
+        rows[row] = score(cells, draws[weights], among=AMONG, measure=measure, **way)
+    shuffled = f"{NAME}, shuffled reference"
+    found = verdict(rows, NAME, shuffled, judge.ceiling)
+    sections = [
+        table(rows, SHORT, AMONG),
+        *(f"{what}\n{body(rows, LONG, [cell])}" for cell, what in SECTIONS.items()),
+        "content, style: share that a judge reads as the right character, the right font.\n"
+        f"Of held-out real glyphs the judges read rightly: {_ceilings(judge)}.",
+        _differences(rows),
+        "\n".join(cautions(rows[NAME], judge.ceiling)),
+    ]
+    return Report(
+        f"How good the {NAME} is",
+        found.sentence,
+        "\n\n".join(sections),
+        _numbers(rows, ways),
+        {
+            "protocol": _protocol(dataset, cells, characters, judge, several),
+            "split": _split(dataset),
+            "claim": found.claim,
+            "tests": {claim: [t._asdict() for t in ts] for claim, ts in found.tests.items()},
+            "rows": {row: _facts(scores, dataset) for row, scores in rows.items()},
+        },
+        {
+            f"{cell}. {what} * sees more than a {NAME}.": _sheet(cells, draws[chosen], cell)
+            for cell, what in SECTIONS.items()
+        },
+    )
+
+
+def _differences(rows: Mapping[str, Scores]) -> str:
+    """The generator less every baseline and control, on UFUC."""
+    others = [row for row in rows if row != NAME]
+    wide = max(map(len, others))
+    lines = [
+        f"{NAME} minus the row on UFUC, paired by font, 95 % intervals over families",
+        f"{'':{wide}}  {'L1 (less is better)':<28}  style (more is better)",
+    ]
+    for row in others:
+        try:
+            shown = [signed(compare(rows[NAME], rows[row], m)) for m in ("l1", "style")]
+        except ValueError as error:  # one family
+            return f"No intervals: {error}"
+        lines.append(f"{row:{wide}}  {shown[0]:<28}  {shown[1]:<28}".rstrip())
+    return "\n".join(lines)
+
+
+def _ceilings(judge: Judge) -> str:
+    return ", ".join(f"{name} {judge.ceiling[field]:.1%}" for name, field in FIELDS.items())
+
+
+def _numbers(rows: Mapping[str, Scores], ways: Mapping[str, Any]) -> dict[str, float]:
+    """Means of the generator's rows by tag, such as `UFUC/l1` and `ema_weights/UFUC/l1`."""
+    numbers = {}
+    for row in ways:
+        prefix = row.removeprefix(NAME).lstrip(", ").replace(" ", "_")
+        for tag, value in rows[row].means().items():
+            numbers["/".join(filter(None, [prefix, tag]))] = value
+    return numbers
+
+
+def _facts(scores: Scores, dataset: Glyphs) -> dict[str, Any]:
+    """A row's means, intervals and values by font, cell by cell."""
+    facts = {}
+    for name, cell in scores.cells.items():
+        several = len(set(cell.families.tolist())) > 1
+        facts[name] = {
+            "targets": cell.pairs,
+            "fonts": [dataset.style_names[style] for style in cell.styles],
+            "ink": cell.ink,
+            **{
+                metric: {
+                    "mean": cell.mean(metric),
+                    "interval": bootstrap(values, cell.families)[1:] if several else None,
+                    "by_font": values,
+                }
+                for metric, values in cell.values.items()
+            },
+        }
+    return facts
+
+
+def _protocol(
+    dataset: Glyphs, cells: Cells, characters: np.ndarray, judge: Judge, several: int
+) -> dict[str, Any]:
+    return {
+        "size": cells.glyphs.shape[-1],
+        "ink": "1 - byte / 255",
+        "ssim": "7x7 uniform window, data range 1, as scikit-image",
+        "metrics": [*METRICS, *FIELDS],
+        "prototype": dataset.style_names[dataset.prototype],
+        "references": [1, several],
+        "reference_characters": [dataset.characters[c] for c in characters[cells.references]],
+        "targets_of_a_cell": cells.limit,
+        "judges": {
+            "trained_on": f"{1 - TRAINING.held_out:.0%} of all glyphs of all fonts, test included",
+            "epochs": TRAINING.epochs,
+            "held_out_accuracy": dict(judge.ceiling),
+        },
+        "intervals": "95 %, percentile bootstrap of 2000 draws of whole families, paired by font",
+    }
+
+
+def _split(dataset: Glyphs) -> dict[str, Any]:
+    return {
+        "styles": {
+            part: [dataset.style_names[style] for style in styles]
+            for part, styles in asdict(dataset.styles).items()
+        },
+        "characters": {
+            part: "".join(dataset.characters[character] for character in split)
+            for part, split in asdict(dataset.split).items()
+        },
+        "families": dict(zip(dataset.style_names, dataset.families.tolist(), strict=True)),
+    }
+
+
+def _sheet(cells: Cells, draw: Draw, cell: str) -> np.ndarray:
+    """Prototype, reference, what was drawn, the truth, the nearest font's copy; evenly chosen."""
+    every = cells.pairs(cell)
+    chosen = np.linspace(0, len(every) - 1, min(SHOWN, len(every))).astype(np.int64)
+    pairs = Pairs(every.styles[chosen], every.characters[chosen], every.references[chosen])
+    prototype = cells.prototypes(pairs.characters)
+    references = cells.ink(pairs.styles[:, None], pairs.references)
+    columns = {
+        "prototype": prototype,
+        "reference": references[:, 0],
+        NAME: draw(prototype, references),
+        "truth": cells.ink(pairs.styles, pairs.characters),
+        "nearest font *": Fonts(cells).nearest(pairs),
+    }
+    shown = {name: 1 - 2 * ink.clamp(0, 1) for name, ink in columns.items()}
+    return images.table(shown, images.enlargement(cells.glyphs.shape[-1]))

@@ -1,0 +1,136 @@
+"""How near drawn images come to the training images as a whole: cheap, for use in training."""
+
+import math
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gan.best import Better
+from gan.data.datasets import evenly
+from gan.metrics.extractors import Extractor, OfClassifier, OfNothing
+from gan.metrics.judges import Judge, judge_of
+from gan.metrics.populations import Drawn, classes_hit, distances, reference, seen
+
+DRAWN = 1024  # images that are drawn for a measure, beside as many training images
+LESSON = 10_000  # images that the classifier of an unconditional game learns from
+LEAST = 16  # with fewer training images nothing is measured
+
+Say = Callable[[str], None]
+
+
+class ImageEvaluation:
+    """Distances on features of a classifier of the store's labels, or of an untrained network."""
+
+    def __init__(
+        self,
+        source: Drawn,
+        extractor: Callable[[], Extractor],
+        store: Any,
+        rows: np.ndarray,
+        read: Callable[[np.ndarray], Tensor],
+        labels: np.ndarray | None = None,
+        count: int | None = None,
+    ) -> None:
+        """`extractor` is made when it is first needed; `labels` are the training images'.
+
+        `rows` are the training images, `count` the images to draw (`DRAWN`).
+        """
+        self.source, self._make, self.labels = source, extractor, labels
+        self.store, self._read, self.count = store, read, count or DRAWN
+        self.rows = evenly(rows, DRAWN)
+
+    @cached_property
+    def extractor(self) -> Extractor:
+        """Made once."""
+        return self._make()
+
+    @cached_property
+    def real(self) -> Any:
+        """What the extractor sees in training images, once."""
+        return reference(self.store, self.rows, self._read, self.extractor, folder=None)
+
+    @property
+    def better(self) -> dict[str, Better]:
+        """Of each measure, whether less or more is better."""
+        return better(labelled=self.labels is not None)
+
+    def measure(self, generator: nn.Module) -> dict[str, float]:
+        """Distances by name, and the share of classes that are drawn where there are labels."""
+        fake = seen(self.source.drawn(generator, self.count), self.extractor)
+        missing = dict.fromkeys(self.better, math.nan)  # where a generator has diverged
+        found = missing | distances(fake, self.real, self.extractor)
+        if self.labels is not None and fake.logits.shape[1]:
+            hit, classes, _ = classes_hit(fake.logits, self.labels)
+            found["classes_hit"] = hit / classes
+        return found
+
+    def report(self, generator: nn.Module) -> str:
+        """The same in words."""
+        found = self.measure(generator)
+        listed = "\n".join(f"  {name:<24}{value:9.3f}" for name, value in found.items())
+        of = {
+            "classifier": "a classifier of the training images",
+            "random": "an untrained network, which tell better from worse and no more",
+        }
+        return (
+            f"{self.count} drawn images beside {len(self.rows)} training images, on features of "
+            f"{of[self.extractor.name]}:\n{listed}\n"
+            "`gan evaluate` measures more of them, and FID where Inception's weights are given."
+        )
+
+
+def better(labelled: bool) -> dict[str, Better]:
+    """Of each measure, whether less or more is better: a classifier's where there are labels."""
+    network = "classifier" if labelled else "random"
+    more = ("precision", "recall", "density", "coverage", *(("is",) if labelled else ()))
+    found: dict[str, Better] = {f"fd_{network}": "less", f"kd_{network}": "less"}
+    found |= {f"{name}_{network}": "more" for name in more}
+    return found | ({"classes_hit": "more"} if labelled else {})
+
+
+def extractor_of(
+    dataset: Any,
+    read: Callable[[np.ndarray], Tensor],
+    device: torch.device,
+    conditional: bool,
+    say: Say = print,
+) -> tuple[Callable[[], Extractor], np.ndarray | None]:
+    """What makes features of a dataset's images, when called, and the images' labels or None."""
+    rows, label = labelled(dataset)
+    if label is None:
+        return lambda: OfNothing(dataset.store.shape[2], device), None
+    place = evenly(np.arange(len(rows)), len(rows) if conditional else LESSON)
+
+    def make() -> Extractor:
+        return OfClassifier(label_judge(dataset, rows[place], label[place], read, device, say))
+
+    return make, label
+
+
+def label_judge(
+    dataset: Any,
+    rows: np.ndarray,
+    label: np.ndarray,
+    read: Callable[[np.ndarray], Tensor],
+    device: torch.device,
+    say: Say,
+) -> Judge:
+    """A classifier of the field that serves as label."""
+    return judge_of(dataset.store, read, rows, {"label": label}, device, say)
+
+
+def labelled(dataset: Any) -> tuple[np.ndarray, np.ndarray | None]:
+    """Rows of the training images [N] and their labels [N]; None where they differ in none."""
+    rows, fields = dataset.labelled()
+    label = fields.get("label", fields.get(dataset.label))
+    return rows, None if label is None or len(np.unique(label)) < 2 else label
+
+
+def training_rows(dataset: Any) -> np.ndarray:
+    """Rows of the images that training reads as real."""
+    rows: np.ndarray = dataset.labelled()[0]
+    return rows

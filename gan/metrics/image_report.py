@@ -1,0 +1,208 @@
+"""How good a generator of images is: distances, variety, copies of training images, pictures."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from gan import images
+from gan.data.datasets import evenly
+from gan.metrics.distances import moments
+from gan.metrics.extractors import PORTION, Extractor
+from gan.metrics.populations import (
+    NEIGHBOURS,
+    Copies,
+    Drawn,
+    Seen,
+    classes_hit,
+    copies,
+    distances,
+    reference,
+    seen,
+)
+from gan.metrics.report import Report
+
+SHOWN = 8  # images beside the training images that they resemble most
+GRID = 64
+FLOOR = "training images"  # the column of one half of them against the other
+MEANING = {
+    "memorised": "share as near to a training image as the nearest 1 % of those are to each other",
+    "duplicates": "the same to another drawn image; of fresh images both are about 0.01",
+    "classes_hit": "share of the training images' classes that the classifier reads at least once",
+    "label_accuracy": "share read as the class that was asked for; worst_class: of the worst",
+    "class_divergence": "of the read shares of classes from the training's, in nats; 0 is best",
+}
+
+
+class Asked(NamedTuple):
+    """What is to be measured.
+
+    Attributes:
+        rows: those of the training images.
+        drawn: how many images.
+        extractors: by what. Copies are looked for on the first one's features; it is a classifier
+            of the labels where there are any.
+        labels: those of the training images.
+    """
+
+    rows: np.ndarray
+    drawn: int
+    extractors: Sequence[Extractor]
+    labels: np.ndarray | None = None
+
+
+def image_report(
+    generators: Mapping[str, nn.Module],
+    source: Drawn,
+    store: Any,
+    read: Callable[[np.ndarray], Tensor],
+    asked: Asked,
+) -> Report:
+    """All that is known of generators of one run, by the name of their weights; the last counts."""
+    columns: dict[str, dict[str, float]] = {name: {} for name in (*generators, FLOOR)}
+    measures: dict[str, Any] = {name: {} for name in generators}
+    alike: dict[str, Copies] = {}
+    for extractor in asked.extractors:
+        real = reference(store, asked.rows, read, extractor)
+        columns[FLOOR] |= _halves(real, extractor)
+        for name, generator in generators.items():
+            fake = seen(_progress(source, generator, name, asked, extractor), extractor)
+            found = distances(fake, real, extractor)
+            if extractor is asked.extractors[0]:
+                alike[name] = copies(fake.features, real.features)
+                found |= {"memorised": alike[name].memorised, "duplicates": alike[name].duplicates}
+                found |= _classes(fake, asked.labels, source.asked(asked.drawn))
+            columns[name] |= found
+            said = _said(asked.drawn, fake, real, extractor)
+            measures[name] |= {key: {"value": value, **said} for key, value in found.items()}
+    *others, chosen = generators
+    return Report(
+        "How good the images are",
+        _sentence(columns[chosen], columns[FLOOR], asked),
+        _text(columns, asked),
+        columns[chosen] | {f"{w}_weights/{k}": v for w in others for k, v in columns[w].items()},
+        {"measures": measures, "floor": columns[FLOOR]},
+        {
+            f"{GRID} images by the {chosen} weights.": _grid(source, generators[chosen], asked),
+            "The drawn images that resemble a training image most, beside it.": _sheet(
+                source, generators[chosen], asked, alike[chosen], read
+            ),
+        },
+    )
+
+
+def _progress(
+    source: Drawn, generator: nn.Module, name: str, asked: Asked, extractor: Extractor
+) -> Iterator[Tensor]:
+    parts = -(-asked.drawn // PORTION)
+    title = f"{name} weights, {extractor.name}"
+    yield from tqdm(source.drawn(generator, asked.drawn), title, parts, disable=None)
+
+
+def _classes(fake: Seen, labels: np.ndarray | None, wanted: Tensor | None) -> dict[str, float]:
+    """Which classes are drawn, where there are labels, and whether those that were asked for."""
+    found: dict[str, float] = {}
+    if labels is not None:
+        hit, classes, divergence = classes_hit(fake.logits, labels)
+        found |= {"classes_hit": hit / classes, "class_divergence": divergence}
+    if wanted is not None:
+        right = (fake.logits.argmax(1) == wanted).double()
+        by_class = torch.stack([right[wanted == label].mean() for label in torch.unique(wanted)])
+        found |= {"label_accuracy": float(right.mean()), "worst_class": float(by_class.min())}
+    return found
+
+
+def _halves(real: Seen, extractor: Extractor) -> dict[str, float]:
+    """One half of the kept training images against the other: how far apart equals are."""
+    sides = [real.features[start::2] for start in range(2)]
+    one, other = (Seen(moments([side]), side, torch.empty(len(side), 0)) for side in sides)
+    return distances(one, other, extractor)
+
+
+def _said(count: int, fake: Seen, real: Seen, extractor: Extractor) -> dict[str, Any]:
+    return {
+        "drawn": count,
+        "reference_images": real.moments.images,
+        "reference_split": "training images, unflipped",
+        "compared_one_by_one": [len(fake.features), len(real.features)],
+        "extractor": extractor.name,
+        "extractor_hash": extractor.key,
+        "resize": extractor.resize,
+    }
+
+
+def _text(columns: Mapping[str, Mapping[str, float]], asked: Asked) -> str:
+    names = list(dict.fromkeys(name for column in columns.values() for name in column))
+    wide = max(map(len, names)) + 2
+    across = [max(12, len(column) + 2) for column in columns]
+    titles = zip(columns, across, strict=True)
+    lines = [" " * wide + "".join(f"{column:>{width}}" for column, width in titles)]
+    for name in names:
+        cells = zip(columns.values(), across, strict=True)
+        shown = (f"{c[name]:{w}.4f}" if name in c else f"{'-':>{w}}" for c, w in cells)
+        lines.append(name.ljust(wide) + "".join(shown))
+    lines += [
+        "",
+        f"{asked.drawn} drawn images beside {len(asked.rows)} training images, unflipped; "
+        f"neighbours are looked for among at most {NEIGHBOURS} of each.",
+        f"{FLOOR}: one half of them against the other.",
+        *(f"{name}: {MEANING[name]}." for name in names if name in MEANING),
+        *(
+            f"{extractor.name}: weights {extractor.key[:16]}, resize {extractor.resize}."
+            for extractor in asked.extractors
+        ),
+        *_cautions(asked),
+    ]
+    return "\n".join(lines)
+
+
+def _cautions(asked: Asked) -> list[str]:
+    lines = []
+    if asked.drawn < 2049 and any(e.name == "inception" for e in asked.extractors):
+        lines.append("Below 2,049 images the covariance of Inception's features is singular.")
+    if all(e.name not in ("inception", "vgg16") for e in asked.extractors):
+        lines.append("Comparable on these images and these features alone; FID needs --inception.")
+    if any(e.name == "random" for e in asked.extractors):
+        lines.append("random: an untrained network, since the images have no labels to learn.")
+    return lines
+
+
+def _sentence(found: Mapping[str, float], floor: Mapping[str, float], asked: Asked) -> str:
+    """The first distance beside what training images reach, and what was copied or left out."""
+    distance = next(iter(found))
+    known = f" (one half of the training images against the other: {floor[distance]:.3f})"
+    parts = [f"{distance} {found[distance]:.3f}{known if distance in floor else ''}"]
+    if "classes_hit" in found:
+        parts.append(f"{found['classes_hit']:.1%} of the classes are drawn")
+    parts.append(
+        f"{found['memorised']:.1%} resemble a training image and {found['duplicates']:.1%} one "
+        "another as closely as 1 % of training images do"
+    )
+    return f"{asked.drawn} images: " + "; ".join(parts) + "."
+
+
+def _grid(source: Drawn, generator: nn.Module, asked: Asked) -> np.ndarray:
+    which = torch.from_numpy(evenly(np.arange(asked.drawn), GRID))
+    drawn = source.some(generator, asked.drawn, which)
+    return images.grid(drawn, enlarge=images.enlargement(drawn.shape[-1]))
+
+
+def _sheet(
+    source: Drawn,
+    generator: nn.Module,
+    asked: Asked,
+    found: Copies,
+    read: Callable[[np.ndarray], Tensor],
+) -> np.ndarray:
+    once: dict[int, int] = {}  # of each training image, the drawn one nearest to it
+    for place in found.distance.argsort().tolist():
+        once.setdefault(int(found.which[place]), place)
+    closest = torch.tensor([*once.values()][:SHOWN])
+    kept = evenly(asked.rows, NEIGHBOURS)
+    drawn = source.some(generator, asked.drawn, closest)
+    trained = read(kept[found.which[closest].numpy()])
+    columns = {"drawn": drawn, "nearest training image": trained}
+    return images.table(columns, images.enlargement(drawn.shape[-1]))

@@ -1,0 +1,157 @@
+"""How near a translation comes to the truth, where there are pairs."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gan import images as pictures
+from gan.best import Better
+from gan.data.datasets import evenly
+from gan.metrics import images
+from gan.metrics.report import Report
+from gan.metrics.scores import bootstrap
+from gan.metrics.tables import signed
+from gan.recipe import Batch
+
+PORTION = 64  # images that a network draws at once
+SHOWN = 12  # rows of a sheet
+
+Measure = Callable[[Tensor, Tensor], Tensor]
+"""Images and truths [N, C, H, W] in [0, 1] to values [N]."""
+
+Translate = Callable[[nn.Module, Batch], Tensor]
+"""A generator and a batch to images [N, C, H, W] in [-1, 1]."""
+
+MEASURES: dict[str, Measure] = {"l1": images.l1, "psnr": images.psnr, "ssim": images.ssim}
+MORE_IS_BETTER = ("psnr", "ssim")
+
+
+class PairEvaluation:
+    """Distances to the truth on held-out pairs, beside the input as it is."""
+
+    better: Mapping[str, Better] = {"l1": "less", "psnr": "more", "ssim": "more"}
+
+    def __init__(
+        self,
+        translate: Translate,
+        parts: Mapping[str, Batch],
+        measures: Mapping[str, Measure] = MEASURES,
+    ) -> None:
+        """`parts` are a `validation` and a `test` batch, with a `target`."""
+        self.translate, self.parts, self.measures = translate, parts, measures
+
+    def measure(self, generator: nn.Module) -> dict[str, float]:
+        """L1, PSNR and SSIM on the validation pairs, images taken as values in [0, 1]."""
+        return self.distances("validation", lambda batch: self.translate(generator, batch))
+
+    def report(self, generator: nn.Module) -> str:
+        """A table of the generator beside the copy of its input, on the test pairs."""
+        rows = {
+            "copy of the input": self.distances("test", given),
+            "generator": self.distances("test", lambda batch: self.translate(generator, batch)),
+        }
+        return _table(rows, len(self.parts["test"]["target"]))
+
+    def distances(self, part: str, draw: Callable[[Batch], Tensor]) -> dict[str, float]:
+        """Mean distances of what is drawn to the truth."""
+        return {name: float(value.mean()) for name, value in self.each(part, draw).items()}
+
+    def each(self, part: str, draw: Callable[[Batch], Tensor]) -> dict[str, np.ndarray]:
+        """Distances [N] of what is drawn to the truth."""
+        found: dict[str, list[Tensor]] = {name: [] for name in self.measures}
+        for batch in _portions(self.parts[part]):
+            made, truth = ((1 + x) / 2 for x in (draw(batch), batch["target"]))
+            for name, measure in self.measures.items():
+                found[name].append(measure(made, truth).float().cpu())
+        return {name: torch.cat(values).numpy() for name, values in found.items()}
+
+
+def pair_report(
+    generators: Mapping[str, nn.Module],
+    translate: Translate,
+    test: Batch,
+    measures: Mapping[str, Measure],
+    facts: Mapping[str, Any],
+) -> Report:
+    """Distances of every generator, by the name of its weights, on held-out pairs; the last counts.
+
+    Intervals are bootstraps over the pairs, which come from one run.
+    """
+    evaluation = PairEvaluation(translate, {"test": test}, measures)
+    *_, chosen = generators
+    rows = {"copy of the input": evaluation.each("test", given)}
+    with torch.no_grad():
+        for name, generator in generators.items():
+
+            def draw(batch: Batch, generator: nn.Module = generator) -> Tensor:
+                return translate(generator, batch)
+
+            rows[f"{name} weights"] = evaluation.each("test", draw)
+        shown = torch.from_numpy(evenly(np.arange(len(test["target"])), SHOWN))
+        some = {key: value[shown.to(value.device)] for key, value in test.items()}
+        drawn = translate(generators[chosen], some)
+    means = {
+        row: {name: float(values.mean()) for name, values in found.items()}
+        for row, found in rows.items()
+    }
+    ours, copy = rows[f"{chosen} weights"], rows["copy of the input"]
+    lines = []
+    ahead = []
+    for name in measures:
+        gap = bootstrap(ours[name] - copy[name], np.arange(len(ours[name])))
+        lines.append(f"  {name:<6}{signed(gap)}")
+        if (gap.low > 0) if name in MORE_IS_BETTER else (gap.high < 0):
+            ahead.append(name)
+    count = len(test["target"])
+    verdict = (
+        f"On {count} held-out pairs it is ahead of the copy of its input on {', '.join(ahead)}."
+        if ahead
+        else f"On {count} held-out pairs it is not ahead of the copy of its input on anything."
+    )
+    columns = {"input": given(some), chosen: drawn, "truth": some["target"]}
+    return Report(
+        "How near the translations come to the truth",
+        verdict,
+        "\n".join(
+            [
+                _table(means, count),
+                "",
+                f"{chosen} minus copy, paired by image, 95 % intervals over images:",
+                *lines,
+                "l1 and lpips: less is better; psnr and ssim: more is.",
+            ]
+        ),
+        {
+            f"{'' if row == f'{chosen} weights' else row.replace(' ', '_') + '/'}{name}": value
+            for row, found in means.items()
+            for name, value in found.items()
+        },
+        {"pairs": count, "values": rows, **facts},
+        {"Held-out pairs, evenly chosen.": pictures.table(columns, _enlarge(drawn))},
+    )
+
+
+def given(batch: Batch) -> Tensor:
+    """The input of a pair."""
+    return batch["input"] if "input" in batch else batch["prototype"]
+
+
+def _table(rows: Mapping[str, Mapping[str, float]], count: int) -> str:
+    names = next(iter(rows.values()))
+    titles = "".join(f"{name.upper():>9}" for name in names)
+    lines = [f"{count} held-out pairs".ljust(20) + titles]
+    for row, values in rows.items():
+        lines.append(row.ljust(20) + "".join(f"{values[name]:9.3f}" for name in names))
+    return "\n".join(lines)
+
+
+def _portions(batch: Batch) -> Iterator[dict[str, Tensor]]:
+    for start in range(0, len(batch["target"]), PORTION):
+        yield {key: value[start : start + PORTION] for key, value in batch.items()}
+
+
+def _enlarge(drawn: Tensor) -> int:
+    return pictures.enlargement(drawn.shape[-1])

@@ -1,0 +1,275 @@
+"""What is measured of many images together: drawn ones beside those that were trained on."""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from gan.data.datasets import evenly
+from gan.metrics.distances import (
+    Moments,
+    density_coverage,
+    frechet,
+    kernel,
+    moments,
+    nearest,
+    precision_recall,
+    radii,
+    score,
+)
+from gan.metrics.extractors import PORTION, Extractor
+
+FORMAT = 1  # rises when the arithmetic below changes, so that older statistics are not reused
+FOLDER = Path("data/statistics")
+NEIGHBOURS = 10_000  # images of each side that are compared one by one
+TYPICAL = 0.01  # share of training images that are nearer to another one than the rest
+
+Paint = Callable[[nn.Module, Tensor, Tensor | None], Tensor]
+"""A generator, noise [N, latent] and labels [N] or None to images [N, C, H, W]."""
+
+
+class Seen(NamedTuple):
+    """What an extractor saw: moments of all, features [n, D] of some, logits [N, L] of all."""
+
+    moments: Moments
+    features: Tensor
+    logits: Tensor
+
+
+class Drawn(Protocol):
+    """Where drawn images come from: the same every time."""
+
+    def drawn(self, generator: nn.Module, count: int) -> Iterator[Tensor]:
+        """So many images, a few at a time, on the device."""
+
+    def some(self, generator: nn.Module, count: int, which: Tensor) -> Tensor:
+        """Those of so many images that are asked for."""
+
+    def asked(self, count: int) -> Tensor | None:
+        """The labels of so many images; None where none are asked for."""
+
+
+class Translations(NamedTuple):
+    """What a generator makes of given images, of which there are as many as rows."""
+
+    translate: Callable[[nn.Module, Tensor], Tensor]
+    read: Callable[[np.ndarray], Tensor]
+    rows: np.ndarray
+
+    def drawn(self, generator: nn.Module, count: int) -> Iterator[Tensor]:
+        """The translations, a few at a time."""
+        for part in torch.split(torch.arange(count), PORTION):
+            yield self.some(generator, count, part)
+
+    @torch.no_grad()
+    def some(self, generator: nn.Module, count: int, which: Tensor) -> Tensor:
+        """Those that are asked for."""
+        return self.translate(generator, self.read(self.rows[which.numpy()])).float()
+
+    def asked(self, count: int) -> Tensor | None:
+        """No labels."""
+        return None
+
+
+class Sampler(NamedTuple):
+    """The same images every time: noise of one seed, and labels in the shares of the training's."""
+
+    paint: Paint
+    latent: int
+    labels: np.ndarray | None
+    device: torch.device
+    seed: int = 0
+
+    def drawn(self, generator: nn.Module, count: int) -> Iterator[Tensor]:
+        """So many images, a few at a time, on the device."""
+        noise = self._noise(count)
+        for part in torch.split(torch.arange(count), PORTION):
+            yield self._painted(generator, noise, part)
+
+    def some(self, generator: nn.Module, count: int, which: Tensor) -> Tensor:
+        """Those of so many images that are asked for."""
+        return self._painted(generator, self._noise(count), which)
+
+    def asked(self, count: int) -> Tensor | None:
+        """The labels of so many images, sorted; None where none are asked for."""
+        if self.labels is None:
+            return None
+        return torch.from_numpy(np.sort(self.labels)[np.arange(count) * len(self.labels) // count])
+
+    def _noise(self, count: int) -> Tensor:
+        random = torch.Generator().manual_seed(self.seed)
+        return torch.randn(count, self.latent, generator=random)
+
+    @torch.no_grad()
+    def _painted(self, generator: nn.Module, noise: Tensor, which: Tensor) -> Tensor:
+        label = self.asked(len(noise))
+        label = None if label is None else label[which].to(self.device)
+        return self.paint(generator, noise[which].to(self.device), label).float()
+
+
+def seen(parts: Iterable[Tensor], extractor: Extractor, keep: int = NEIGHBOURS) -> Seen:
+    """Look at images that come a few at a time; the first `keep` features are kept one by one."""
+    kept: list[Tensor] = []
+    logits: list[Tensor] = []
+
+    def looked() -> Iterator[Tensor]:
+        for part in parts:
+            features, named = extractor(part)
+            kept.append(features[: max(0, keep - sum(map(len, kept)))])
+            logits.append(named)
+            yield features
+
+    found = moments(looked())
+    return Seen(found, torch.cat(kept), torch.cat(logits))
+
+
+def reference(
+    store: Any,
+    rows: np.ndarray,
+    read: Callable[[np.ndarray], Tensor],
+    extractor: Extractor,
+    folder: Path | None = FOLDER,
+) -> Seen:
+    """What an extractor saw in these rows of a store, now or earlier; logits are not kept.
+
+    Statistics are kept in `folder` under a hash of the store's content, the rows, the images'
+    shape and the extractor; moments are of all rows, features of `NEIGHBOURS` evenly spaced ones.
+    """
+    facts = [FORMAT, store.content_hash, store.shape, extractor.name, extractor.key]
+    digest = hashlib.sha256(json.dumps([*facts, extractor.resize, NEIGHBOURS]).encode())
+    digest.update(np.ascontiguousarray(rows, dtype=np.int64).tobytes())
+    path = folder / f"{digest.hexdigest()[:16]}.npz" if folder else None
+    if path and path.exists():
+        with np.load(path, allow_pickle=False) as kept:
+            arrays = {name: torch.from_numpy(kept[name]) for name in kept.files}
+        found = Moments(arrays["mean"], arrays["covariance"], int(arrays["images"]))
+        return Seen(found, arrays["features"], torch.empty(0, 0))
+
+    features: list[Tensor] = []
+    shown = np.isin(rows, evenly(rows, NEIGHBOURS))
+
+    def looked() -> Iterator[Tensor]:
+        hidden = None if path else True  # in training; elsewhere where there is no terminal
+        starts = range(0, len(rows), PORTION)
+        for start in tqdm(starts, f"training images, {extractor.name}", disable=hidden):
+            part = slice(start, start + PORTION)
+            found, _ = extractor(read(rows[part]))
+            features.append(found[torch.from_numpy(shown[part])])
+            yield found
+
+    result = Seen(moments(looked()), torch.cat(features), torch.empty(0, 0))
+    if path:
+        _keep(path, result)
+    return result
+
+
+def _keep(path: Path, result: Seen) -> None:
+    """Write whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    mean, covariance, images = result.moments
+    arrays = {
+        "mean": mean.numpy(),
+        "covariance": covariance.numpy(),
+        "features": result.features.numpy(),
+        "images": np.array(images),
+    }
+    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
+        np.savez(file, allow_pickle=False, **arrays)
+    os.replace(file.name, path)
+
+
+def distances(fake: Seen, real: Seen, extractor: Extractor) -> dict[str, float]:
+    """Every distance by the name that it has on features of this extractor.
+
+    Raises:
+        ValueError: too few images.
+    """
+    if not torch.isfinite(fake.features).all():
+        return {f"fd_{extractor.name}": float("nan")}  # a diverged generator is told by its guard
+    among = dict(zip(("precision", "recall"), precision_recall(*_both(fake, real)), strict=True))
+    among |= zip(("density", "coverage"), density_coverage(*_both(fake, real)), strict=True)
+    if extractor.known:
+        if extractor.name == "vgg16":
+            return among
+        named = {f"{name}_{extractor.name}": value for name, value in among.items()}
+        return {**_library(fake, real), **named}
+    values = {"fd": frechet(fake.moments, real.moments), "kd": kernel(*_both(fake, real))[0]}
+    if fake.logits.shape[1]:
+        values["is"] = score(fake.logits)[0]
+    return {f"{name}_{extractor.name}": value for name, value in {**values, **among}.items()}
+
+
+def _both(fake: Seen, real: Seen) -> tuple[Tensor, Tensor]:
+    return fake.features, real.features
+
+
+def _library(fake: Seen, real: Seen) -> dict[str, float]:
+    """FID, KID and, where there are logits, inception score, by torch-fidelity itself."""
+    from torch_fidelity import metric_fid, metric_isc, metric_kid
+
+    both = (fake.moments, real.moments)
+    given = [{"mu": m.mean.numpy(), "sigma": m.covariance.numpy()} for m in both]
+    size = min(1000, len(fake.features), len(real.features))
+    features = (x.double() for x in _both(fake, real))
+    fid = metric_fid.fid_statistics_to_metric(*given, False)
+    kid = metric_kid.kid_features_to_metric(*features, kid_subset_size=size, verbose=False)
+    found = {
+        "fid": fid[metric_fid.KEY_METRIC_FID],
+        "kid": kid[metric_kid.KEY_METRIC_KID_MEAN],
+        "kid_deviation": kid[metric_kid.KEY_METRIC_KID_STD],
+    }
+    if fake.logits.shape[1]:
+        named = metric_isc.isc_features_to_metric(fake.logits)
+        found["is"] = named[metric_isc.KEY_METRIC_ISC_MEAN]
+        found["is_deviation"] = named[metric_isc.KEY_METRIC_ISC_STD]
+    return found
+
+
+class Copies(NamedTuple):
+    """Shares of drawn images that are as near to another image as the closest 1 % of real pairs.
+
+    `memorised` looks at training images, `duplicates` at other drawn ones; of fresh images of the
+    same kind about 1 % would be so. `which` training image is nearest to each drawn one, and how
+    far it is.
+    """
+
+    memorised: float
+    duplicates: float
+    distance: Tensor
+    which: Tensor
+
+
+def copies(fake: Tensor, real: Tensor) -> Copies:
+    """Copies among features of drawn images [N, D], of each other and of training images [M, D]."""
+    distance, which = nearest(fake, real)
+    memorised = distance <= _typical(real)
+    many = min(len(fake), len(real))
+    as_many = real[torch.from_numpy(evenly(np.arange(len(real)), many))]
+    alike = radii(fake[:many], 1) <= _typical(as_many)
+    return Copies(float(memorised.double().mean()), float(alike.double().mean()), distance, which)
+
+
+def _typical(real: Tensor) -> Tensor:
+    """The distance to the nearest other one that the closest 1 % stay below."""
+    return radii(real, 1).quantile(TYPICAL)
+
+
+def classes_hit(logits: Tensor, labels: np.ndarray) -> tuple[int, int, float]:
+    """Classes that a classifier reads at least once, of how many, and the divergence of shares.
+
+    The divergence is that of the read shares from the training's, in nats: 0 where they agree.
+    """
+    present, counts = np.unique(labels, return_counts=True)
+    read = np.bincount(logits.argmax(1).numpy(), minlength=int(present.max()) + 1)[present]
+    share, wanted = read / max(1, read.sum()), counts / counts.sum()
+    hit = read > 0
+    divergence = float((share[hit] * np.log(share[hit] / wanted[hit])).sum())
+    return int(hit.sum()), len(present), divergence

@@ -1,0 +1,65 @@
+"""The learned perceptual distance: weighted differences of normalised maps of a known network."""
+
+import importlib.util
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from gan.networks.pretrained import TorchvisionClassifier, read_weights
+from gan.networks.reference import require_digest
+
+NETWORKS = {  # how the hash of torchvision's weights begins: network, its layers, name of the heads
+    "7be5be79": ("alexnet", (1, 4, 7, 9, 11), "alex"),
+    "397923af": ("vgg16", (3, 8, 15, 22, 29), "vgg"),
+    "b8a52dc0": ("squeezenet1_1", (1, 4, 7, 9, 10, 11, 12), "squeeze"),
+}
+
+
+class Lpips:
+    """Zhang et al. 2018, arXiv:1801.03924, equation 1, version 0.1.
+
+    The network's weights are torchvision's, from a file; those of its heads come with torchmetrics.
+    """
+
+    def __init__(self, weights: Path, device: torch.device) -> None:
+        """`weights` are those of AlexNet, VGG-16 or SqueezeNet 1.1.
+
+        Raises:
+            ValueError: no such file, other weights, or torchmetrics is not installed.
+        """
+        self.key = require_digest("lpips", weights, NETWORKS)
+        name, places, heads = NETWORKS[self.key[:8]]
+        self.name = name
+        layers = [f"features.{place}" for place in places]
+        self.network = TorchvisionClassifier(name, layers, str(weights)).to(device)
+        stored = read_weights(str(_heads(heads)))
+        self.heads = [stored[f"lin{n}.model.1.weight"].to(device) for n in range(len(layers))]
+
+    @torch.no_grad()
+    def __call__(self, image: Tensor, truth: Tensor) -> Tensor:
+        """Distances [N] of images and truths [N, 1 or 3, H, W] in [0, 1].
+
+        Raises:
+            ValueError: images of less than 32 pixels, of which deep maps have none left.
+        """
+        if min(image.shape[-2:]) < 32:
+            raise ValueError(f"--lpips needs images of 32 pixels or more, not {image.shape[-1]}")
+        total = torch.zeros(len(image), device=image.device)
+        both = zip(self._maps(image), self._maps(truth), self.heads, strict=True)
+        for one, other, head in both:
+            apart = (one - other).square() * head  # [N, C, h, w]; heads [1, C, 1, 1]
+            total = total + apart.sum(1).mean((1, 2))
+        return total
+
+    def _maps(self, image: Tensor) -> list[Tensor]:
+        maps = self.network.features((2 * image - 1).expand(-1, 3, -1, -1))
+        return [x / (x.square().sum(1, keepdim=True).sqrt() + 1e-10) for x in maps]
+
+
+def _heads(name: str) -> Path:
+    """The file of the heads inside torchmetrics, which is not imported for it."""
+    found = importlib.util.find_spec("torchmetrics")
+    if found is None or found.origin is None:
+        raise ValueError("--lpips needs torchmetrics: pip install 'gan[metrics]'")
+    return Path(found.origin).parent / "functional" / "image" / "lpips_models" / f"{name}.pth"

@@ -1,0 +1,136 @@
+"""Inception and VGG-16 as torch-fidelity has them: the features that published numbers are of.
+
+Their weights come from a file, or are downloaded for those who ask for it.
+"""
+
+import hashlib
+import tempfile
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gan.images import to_bytes
+from gan.networks.pretrained import read_weights
+
+PORTION = 64  # images that a network sees at once
+
+
+class Known(NamedTuple):
+    """A reference network: its class in torch-fidelity, its layers, how its file's hash begins."""
+
+    build: str
+    layers: tuple[str, ...]
+    digest: str
+    resize: str
+
+
+REFERENCES = {
+    "inception": Known(
+        "FeatureExtractorInceptionV3",
+        ("2048", "logits_unbiased"),
+        "6726825d",
+        "bilinear to 299 px as TensorFlow 1, no antialias",
+    ),
+    "vgg16": Known(
+        "FeatureExtractorVGG16",
+        ("fc2_relu",),
+        "397923af",
+        "bilinear to 224 px as TensorFlow 1, no antialias",
+    ),
+}
+
+
+class OfReference:
+    """Inception or VGG-16 as torch-fidelity has them, of bytes and three channels."""
+
+    def __init__(self, name: str, weights: Path, device: torch.device) -> None:
+        """`weights` is the state dict that torch-fidelity or torchvision use, and no other.
+
+        Raises:
+            ValueError: no such file, other weights, or torch-fidelity is not installed.
+        """
+        known = REFERENCES[name]
+        self.name, self.known, self.resize = name, True, known.resize
+        self.key = require_digest(name, weights, [known.digest])
+        state = read_weights(str(weights))
+        with tempfile.NamedTemporaryFile(suffix=".pth") as safe:
+            torch.save(state, safe.name)  # the library unpickles its file without restriction
+            with torch.random.fork_rng(devices=[]):
+                network = getattr(_library(), known.build)(
+                    name, [*known.layers], feature_extractor_weights_path=safe.name
+                )
+        self.network: nn.Module = network.to(device)
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Features and logits; in float32, whatever TF32 is set to."""
+        before = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
+        torch.backends.cudnn.allow_tf32 = False
+        torch.set_float32_matmul_precision("highest")
+        try:
+            found = [self._seen(part) for part in torch.split(images, PORTION)]
+        finally:
+            torch.backends.cudnn.allow_tf32, precision = before
+            torch.set_float32_matmul_precision(precision)
+        features, logits = zip(*found, strict=True)
+        return torch.cat(features), torch.cat(logits)
+
+    def _seen(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        pixels = torch.from_numpy(np.moveaxis(to_bytes(images), -1, 1).copy()).to(images.device)
+        found = self.network(pixels.expand(-1, 3, -1, -1))
+        logits = found[1] if len(found) > 1 else found[0][:, :0]
+        return found[0].cpu(), logits.cpu()
+
+
+def downloaded(name: str) -> Path:
+    """The file of Inception's weights, or of a network of torchvision's, fetched once.
+
+    Only for those who ask for it: nothing else here opens a connection.
+    """
+    if name == "inception":
+        url = _library().feature_extractor_inceptionv3.URL_INCEPTION_V3
+    else:
+        from torchvision.models import get_model_weights
+
+        url = get_model_weights(name).IMAGENET1K_V1.url
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    path = folder / url.rpartition("/")[2]
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        digest = path.stem.rpartition("-")[2]  # the name ends in how the hash begins
+        torch.hub.download_url_to_file(url, str(path), digest)
+    return path
+
+
+def require_digest(option: str, weights: Path, known: Collection[str]) -> str:
+    """The SHA-256 of a file, which must begin as one of the known ones does.
+
+    Raises:
+        ValueError: no such file, or another.
+    """
+    wanted = " or ".join(known)
+    if not weights.is_file():
+        raise ValueError(
+            f"--{option} {weights}: there is no such file; its SHA-256 should begin with {wanted}"
+        )
+    with weights.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if not digest.startswith(tuple(known)):
+        raise ValueError(
+            f"--{option} {weights}: its SHA-256 begins with {digest[:8]}, not {wanted}: with other "
+            "weights the numbers would not be what their names say"
+        )
+    return digest
+
+
+def _library() -> Any:
+    try:
+        import torch_fidelity
+    except ImportError as error:
+        needed = f"reference networks need {error.name}: pip install 'gan[metrics]'"
+        raise ValueError(needed) from error
+    return torch_fidelity

@@ -1,0 +1,108 @@
+"""Micro-batches: an update in pieces with one backward each, where a whole batch is too large.
+
+The gradient is that of the whole batch with the same noise. Fakes are made anew for every piece and
+for each player's turn, so that the graph of one piece is alive at a time. Batch norm, and losses
+that compare samples, see a piece; dropout draws for each.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import _SpectralNorm
+
+from gan import distributed
+from gan.draws import Share
+from gan.player import Losses, Player
+from gan.recipe import Batch, detached
+from gan.settings import Settings
+from gan.trainer import Trainer
+from gan.turns import Dealt
+
+
+def trainer_for(settings: Settings) -> type[Trainer]:
+    """The trainer that plays a process's share of a batch, whole or in pieces."""
+    share = settings.batch_size // distributed.size()
+    return PiecewiseTrainer if settings.rows(distributed.size()) < share else Trainer
+
+
+class PiecewiseTrainer(Trainer):
+    """Plays every turn in micro-batches.
+
+    What it deals as fakes is `update`, the discriminator's that has made them, and `shared`; and
+    the fakes themselves, as `<piece>/<name>`, where the generator has played first.
+    """
+
+    def _fakes(self, batch: Batch, shared: bool) -> dict[str, Tensor]:
+        """None yet: they are made piece by piece."""
+        return {"update": torch.tensor(self.discriminator_updates), "shared": torch.tensor(shared)}
+
+    def _batch(self) -> Batch:
+        """As it came: it is prepared piece by piece."""
+        return next(self.stream)
+
+    def _losses(self, player: Player, dealt: Dealt, count: int) -> Callable[[], Losses]:
+        return partial(self._accumulated, player, dealt, count)
+
+    def _accumulated(self, player: Player, dealt: Dealt, count: int) -> Losses:
+        """Terms as means over the pieces, of which all but the last are differentiated."""
+        *earlier, last = enumerate(self._shares())
+        terms: Losses = {}
+        for piece in earlier:
+            with unmoved(self.recipe):
+                made = self._terms(player, dealt, count, *piece)
+                trained = [term for name, term in made.items() if player.trains(name, term)]
+                with torch.autocast(self.device.type, enabled=False):
+                    torch.autograd.backward(torch.stack(trained).sum())
+            terms = {name: terms.get(name, 0) + term.detach() for name, term in made.items()}
+        again = player is self.discriminator and dealt[1]["shared"]
+        with unmoved(self.recipe.generator if again else nn.Identity()):
+            made = self._terms(player, dealt, count, *last)
+        return {name: terms[name] + term for name, term in made.items()}
+
+    def _shares(self) -> Iterator[Share]:
+        """The rows of each piece of this process's share."""
+        rows, size = self.settings.rows(distributed.size()), self.settings.batch_size
+        share = size // distributed.size()
+        begin = distributed.rank() * share
+        for first in range(begin, begin + share, rows):
+            yield Share(first, rows, size)
+
+    def _terms(self, player: Player, dealt: Dealt, count: int, place: int, share: Share) -> Losses:
+        """A player's terms of one piece, as parts of the mean over all."""
+        prefix, mine, update = f"{place}/", player is self.generator, int(dealt[1]["update"])
+        raw = {key: rows[place * share.rows :][: share.rows] for key, rows in dealt[0].items()}
+        fakes = {k.removeprefix(prefix): f for k, f in dealt[1].items() if k.startswith(prefix)}
+        here = dealer = player.name, count
+        if fakes:
+            dealer = "generator", self.step
+        elif mine and update < self.discriminator_updates:
+            dealer = "discriminator", update
+        seeded = partial(distributed.seeded, self.seed, self.device, share)
+        with seeded(*dealer):
+            batch = self.recipe.prepare(raw)
+            fakes = fakes or super()._fakes(batch, shared=mine)
+            if dealer == here:
+                kept = detached(fakes) if mine else {}  # the discriminator will be dealt them
+                dealt[1].update({prefix + name: fake for name, fake in kept.items()})
+                return self._part(player, (batch, fakes), count)
+        with seeded(*here):
+            return self._part(player, (batch, fakes), count)
+
+    def _part(self, player: Player, dealt: Dealt, count: int) -> Losses:
+        terms, pieces = super()._losses(player, dealt, count)(), len(list(self._shares()))
+        return {name: term / pieces for name, term in terms.items()}
+
+
+@contextmanager
+def unmoved(module: nn.Module) -> Iterator[None]:
+    """Put power iterations back afterwards: those of all pieces start where a whole batch's do."""
+    norms = [m for m in module.modules() if isinstance(m, _SpectralNorm)]
+    vectors = [buffer for norm in norms for buffer in norm.buffers()]
+    kept = [vector.clone() for vector in vectors]
+    yield
+    if vectors:
+        with torch.no_grad():
+            torch._foreach_copy_(vectors, kept)

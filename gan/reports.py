@@ -1,0 +1,149 @@
+"""Which report a run gets, and what may be asked of it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from gan.data.datasets import Glyphs
+from gan.data.stream import Stream
+from gan.data.translation import Unpaired
+from gan.metrics.extractors import Extractor, OfNothing
+from gan.metrics.glyph_report import glyph_judge, glyph_report, writing
+from gan.metrics.image_evaluation import LEAST, extractor_of, training_rows
+from gan.metrics.image_report import Asked, image_report
+from gan.metrics.pairs import MEASURES, Measure, Translate, pair_report
+from gan.metrics.populations import Sampler, Translations
+from gan.metrics.report import Report
+from gan.metrics.translation import translation_report
+from gan.networks.lpips import Lpips
+from gan.networks.reference import REFERENCES, OfReference, downloaded
+from gan.recipe import Recipe
+from gan.recipes.cyclegan import CycleGAN
+from gan.recipes.pix2pix import Pix2Pix
+from gan.recipes.synthesis import Synthesis
+from gan.recipes.wnet import WNet
+
+if TYPE_CHECKING:
+    from gan.runs import Run
+
+TRANSLATIONS: dict[type[Recipe], Translate] = {
+    WNet: lambda generator, batch: generator(batch["prototype"], batch["reference"]),
+    Pix2Pix: lambda generator, batch: generator(batch["input"]),
+    CycleGAN: lambda generator, batch: generator.get_submodule("to_b")(batch["real_a"]),
+}
+MANY, FEW = 50_000, 10_000  # images drawn with the weights of a reference network, and without
+
+
+class Options(NamedTuple):
+    """What a user may choose.
+
+    Attributes:
+        drawn: images to draw, or None for as many as are usual.
+        weights: files of reference networks by name, see `REFERENCES`.
+        download: fetch the weights of those that are not named.
+    """
+
+    drawn: int | None = None
+    weights: Mapping[str, Path] = {}
+    download: bool = False
+
+
+def report_of(
+    loaded: "Mapping[str, Run]", dataset: Any, device: torch.device, options: Options
+) -> Report:
+    """What is to be known of a run's generators, by the name of their weights.
+
+    Raises:
+        ValueError: a recipe whose generator is called in a way that is not known here.
+    """
+    last = [*loaded.values()][-1]
+    read = Stream(dataset, 1, 0, device, ()).images
+    if issubclass(last.recipe, WNet) and isinstance(dataset, Glyphs) and len(dataset.styles.test):
+        draws = {name: writing(run.generator, device) for name, run in loaded.items()}
+        return glyph_report(draws, dataset, glyph_judge(dataset, read, device, print), device)
+    if issubclass(last.recipe, Synthesis) and hasattr(dataset, "labelled"):
+        return _of_images(loaded, dataset, read, device, options)
+    kind = next((kind for kind in TRANSLATIONS if issubclass(last.recipe, kind)), None)
+    if kind and isinstance(dataset, Unpaired):
+        return _of_unpaired(TRANSLATIONS[kind], loaded, dataset, device, options)
+    if kind and hasattr(dataset, "held_out"):
+        return _of_translations(kind, loaded, dataset, device, options)
+    raise ValueError(
+        f"gan evaluate knows no measure of recipe={last.config['recipe']['name']} on "
+        f"data={last.config['data']['name']}"
+    )
+
+
+def _of_translations(
+    kind: type[Recipe],
+    loaded: "Mapping[str, Run]",
+    dataset: Any,
+    device: torch.device,
+    options: Options,
+) -> Report:
+    generators = {name: run.generator for name, run in loaded.items()}
+    translate, stream = TRANSLATIONS[kind], Stream(dataset, 1, 0, device, kind.reads)
+    if kind is CycleGAN:
+        return translation_report(generators, translate, dataset, stream, device)
+    measures: dict[str, Measure] = dict(MEASURES)
+    facts = {"ssim": "7x7 uniform window, data range 1, as scikit-image"}
+    if "lpips" in options.weights or options.download:
+        lpips = Lpips(options.weights.get("lpips") or downloaded("alexnet"), device)
+        measures["lpips"] = lpips
+        facts["lpips"] = f"version 0.1, {lpips.name}, weights {lpips.key}"
+    test = stream.read(dataset.held_out("test"))
+    return pair_report(generators, translate, test, measures, facts)
+
+
+def _of_images(
+    loaded: "Mapping[str, Run]", dataset: Any, read: Any, device: torch.device, options: Options
+) -> Report:
+    last = [*loaded.values()][-1]
+    if len(training_rows(dataset)) < LEAST:
+        raise ValueError(f"{dataset.store.path} has too few images to measure by: {LEAST} needed")
+    make, labels = extractor_of(dataset, read, device, bool(last.classes))
+    references = _references(options, device)
+    extractors = [make(), *references]
+    count = options.drawn or (MANY if references else FEW)
+    sampler = Sampler(_paint, int(last.noise(1).shape[1]), labels if last.classes else None, device)
+    generators = {name: run.generator for name, run in loaded.items()}
+    asked = Asked(training_rows(dataset), count, extractors, labels)
+    return image_report(generators, sampler, dataset.store, read, asked)
+
+
+def _of_unpaired(
+    translate: Translate,
+    loaded: "Mapping[str, Run]",
+    dataset: Unpaired,
+    device: torch.device,
+    options: Options,
+) -> Report:
+    """Translated held-out images beside training images of the other kind."""
+    (given, _), (_, wanted) = dataset.held, dataset.train
+    if min(len(given), len(wanted)) < LEAST:
+        raise ValueError(
+            f"{dataset.store.path} has too few images to measure by: {LEAST} held-out ones of the "
+            f"first kind and {LEAST} of the second are needed"
+        )
+    read = Stream(dataset, 1, 0, device, ()).images
+    source = Translations(lambda g, image: translate(g, {"real_a": image}), read, given)
+    extractors = [OfNothing(dataset.store.shape[2], device), *_references(options, device)]
+    generators = {name: run.generator for name, run in loaded.items()}
+    asked = Asked(wanted, len(given), extractors)
+    return image_report(generators, source, dataset.store, read, asked)
+
+
+def _references(options: Options, device: torch.device) -> list[Extractor]:
+    """The reference networks that were asked for."""
+    return [
+        OfReference(name, options.weights.get(name) or downloaded(name), device)
+        for name in REFERENCES
+        if name in options.weights or options.download
+    ]
+
+
+def _paint(generator: nn.Module, noise: Tensor, label: Tensor | None) -> Tensor:
+    return generator(noise) if label is None else generator(noise, label)

@@ -1,0 +1,260 @@
+"""`gan compare`: groups of seeds, paired differences, values by font, unfinished runs, curves."""
+
+import json
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+import gan
+from gan import comparison
+from gan.commands import main
+from gan.commands.compare import compare
+
+T = {1: 12.706205, 2: 4.302653, 4: 2.776445, 9: 2.262157, 30: 2.042272}  # tables of Student's
+
+
+def written(path, seed=0, values=(0.5,), steps=None, scores=None, **settings):
+    """A run directory whose `metric/l1` has these values at steps 10, 20, ..."""
+    path.mkdir(parents=True)
+    config = {
+        "seed": seed,
+        "run_dir": str(path),
+        "trainer": {"steps": steps or 10 * len(values), "log_every": seed + 1},
+        "optimizer": {"generator": {"lr": 1e-3}, "discriminator": {"lr": 1e-3}},
+        "recipe": {"feature": 75.0},
+    }
+    for key, value in settings.items():
+        section, side, name = key.split("_")
+        (config[section][side] if side else config[section])[name] = value
+    (path / "config.yaml").write_text(yaml.safe_dump(config))
+    lines = [
+        {"step": 10 * place, "images": 0, "discriminator_updates": 10 * place, "metric/l1": value}
+        for place, value in enumerate(values, 1)
+    ]
+    lines[0] |= {"metric/raw_l1": 9.0, "speed/images_per_second": 1.0, "generator/l1": 1.0}
+    (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    if scores:
+        (path / "finished.json").write_text(json.dumps(scores))
+    return path
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    """Three seeds of two settings; the second is better by 0.1, 0.2 and 0.3."""
+    for seed, base in enumerate((0.5, 0.6, 0.4)):
+        written(tmp_path / f"sweep/a{seed}", seed, (0.9, base))
+        lower = base - 0.1 * (seed + 1)
+        written(tmp_path / f"sweep/b{seed}", seed, (0.8, lower), recipe__feature=0.0)
+    return tmp_path / "sweep"
+
+
+def groups_of(*patterns):
+    return comparison.grouped([comparison.read(path) for path in comparison.found(patterns)])
+
+
+@pytest.mark.parametrize("freedom", T)
+def test_students_quantile_is_that_of_the_tables(freedom):
+    assert comparison.student(freedom) == pytest.approx(T[freedom], rel=1e-5)
+
+
+def test_runs_that_differ_in_their_seed_are_one_group_named_by_its_settings(sweep):
+    first, second = groups_of(sweep)
+    assert [set(group.runs) for group in (first, second)] == [{0, 1, 2}] * 2
+    assert comparison.named(first, first) == "recipe.feature=75"
+    assert comparison.named(second, first) == "recipe.feature=0"
+
+
+def test_a_name_is_as_long_as_it_must_be(tmp_path):
+    written(tmp_path / "a")
+    written(tmp_path / "b", optimizer_generator_lr=1e-4, optimizer_discriminator_lr=1e-2)
+    first, second = groups_of(tmp_path)
+    assert comparison.named(first, first) == "discriminator.lr=0.001, generator.lr=0.001"
+    assert comparison.named(second, first) == "discriminator.lr=0.01, generator.lr=0.0001"
+
+
+def test_the_length_of_a_run_makes_a_group_of_its_own_and_its_cadence_does_not(tmp_path):
+    written(tmp_path / "a", 0, (0.5,))
+    written(tmp_path / "b", 1, (0.5,))  # of another log_every
+    written(tmp_path / "c", 0, (0.5, 0.4))
+    assert [len(group.runs) for group in groups_of(tmp_path)] == [2, 1]
+
+
+def test_means_deviations_and_paired_intervals_are_those_of_the_formulas(sweep):
+    first, second = groups_of(sweep)
+    mean, deviation = comparison.spread(first.values("metric/l1").values())
+    assert (mean, deviation) == (pytest.approx(0.5), pytest.approx(0.1))
+    difference = comparison.paired(second, first, "metric/l1")
+    reach = T[2] * 0.1 / math.sqrt(3)
+    expected = (-0.2, -0.2 - reach, -0.2 + reach, 3)
+    assert difference == pytest.approx(expected, rel=1e-5)
+    mine, other = (np.array(list(g.values("metric/l1").values())) for g in (second, first))
+    unpaired = math.sqrt(mine.var(ddof=1) / 3 + other.var(ddof=1) / 3) * T[4]
+    assert abs(reach - unpaired) > 0.01  # the control
+
+
+def test_only_common_seeds_are_paired_and_one_pair_has_no_interval(tmp_path):
+    written(tmp_path / "a0", 0, (0.5,))
+    written(tmp_path / "a1", 1, (0.9,))
+    written(tmp_path / "b0", 0, (0.4,), recipe__feature=0.0)
+    written(tmp_path / "b7", 7, (9.0,), recipe__feature=0.0)
+    first, second = groups_of(tmp_path)
+    assert comparison.paired(second, first, "metric/l1") == (pytest.approx(-0.1), None, None, 1)
+    assert comparison.paired(second, first, "metric/gone") is None
+    assert "-0.1 (one pair)" in compare([tmp_path])
+
+
+def test_runs_are_compared_at_the_last_step_that_both_have(tmp_path):
+    written(tmp_path / "a", 0, (0.9, 0.8, 0.1))
+    written(tmp_path / "b", 0, (0.7, 0.5), steps=30, recipe__feature=0.0)
+    first, second = groups_of(tmp_path)
+    assert comparison.paired(second, first, "metric/l1").mean == pytest.approx(-0.3)
+    assert comparison.paired(first, second, "metric/l1").mean == pytest.approx(0.3)
+
+
+def test_unfinished_runs_are_read_and_marked(tmp_path):
+    written(tmp_path / "a", 0, (0.9, 0.8, 0.7))
+    killed = written(tmp_path / "b", 0, (0.7, 0.5), steps=30, recipe__feature=0.0)
+    with (killed / "metrics.jsonl").open("a") as lines:
+        lines.write('{"step": 24, "event": "save", "text": "full"}\n')
+        lines.write('{"step": 25, "metric/l1": "nan"}\n{"step": 26, "metr')
+    text = compare([tmp_path])
+    assert "| recipe.feature=0*" in text
+    assert f"- {killed}: step 25 of 30" in text
+    assert str(tmp_path / "a") not in text
+    stopped = written(tmp_path / "c", 0, (0.7,))
+    (stopped / "stopped.json").write_text("{}")
+    assert not comparison.read(stopped).finished
+    assert comparison.read(tmp_path / "a").finished
+
+
+FAMILIES = {"one": 0, "two": 1, "three": 1}
+
+
+def scored(offset):
+    fonts = {"one": 0.1, "two": 0.2, "three": 0.4}
+    cell = {font: {"l1": value + offset * (1 + value)} for font, value in fonts.items()}
+    return {"scores": {"UFUC": cell}, "families": FAMILIES}
+
+
+def test_values_by_font_are_paired_by_font_over_families(tmp_path):
+    for seed in (0, 1):
+        written(tmp_path / f"a{seed}", seed, scores=scored(0.0))
+        better = scored(-0.1 - 0.1 * seed)
+        written(tmp_path / f"b{seed}", seed, scores=better, recipe__feature=0.0)
+    first, second = groups_of(tmp_path)
+    by_font = comparison.by_font(second, first, "UFUC/l1")
+    values = -0.15 * (1 + np.array([0.1, 0.4, 0.2]))  # of one, three, two
+    from gan.metrics.scores import bootstrap
+
+    assert by_font[:3] == pytest.approx(bootstrap(values, np.array([0, 1, 1])))
+    assert by_font.pairs == 3
+    alone = bootstrap(values, np.array([0, 1, 2]))
+    assert by_font[1:3] != pytest.approx(alone[1:])  # the control: each font its own family
+    assert comparison.paired(second, first, "UFUC/l1").mean == pytest.approx(by_font.mean)
+    assert comparison.measures([run for g in (first, second) for run in g.runs.values()]) == [
+        "UFUC/l1",
+        "metric/l1",
+    ]
+    assert "recipe.feature=0, by font" in compare([tmp_path])
+
+
+def test_an_evaluation_with_rows_counts_before_what_training_has_measured(tmp_path):
+    path = written(tmp_path / "a", scores=scored(0.0))
+    said = {
+        "rows": {"W-Net": {"UFUC": {"fonts": ["one", "two"], "l1": {"by_font": [0.3, 0.5]}}}},
+        "split": {"families": FAMILIES},
+    }
+    (path / "evaluation").mkdir()
+    (path / "evaluation/evaluation.json").write_text(json.dumps(said))
+    record = comparison.read(path)
+    assert record.fonts("UFUC/l1") == {"one": 0.3, "two": 0.5}
+    assert record.last("UFUC/l1") == pytest.approx(0.4)
+    for broken in ("{", "[]", '{"rows": {"W-Net": 3}}', '{"scores": 1}'):
+        (path / "evaluation/evaluation.json").write_text(broken)
+        assert comparison.read(path).fonts("UFUC/l1").keys() == FAMILIES.keys()
+
+
+def test_files_are_written_where_out_says(sweep, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["compare", str(sweep), "--baseline", "recipe.feature=0", "--out", str(out)]) == 0
+    text = capsys.readouterr().out
+    assert (out / "compare.md").read_text() == text
+    lines = text.splitlines()
+    assert [cell.strip() for cell in lines[2].split("|")[1:4]] == [
+        "recipe.feature=0",
+        "3",
+        "0.3 ± 0.17",
+    ]
+    facts = json.loads((out / "compare.json").read_text())
+    assert [group["baseline"] for group in facts["groups"]] == [False, True]
+    assert facts["groups"][0]["differences"]["metric/l1"]["mean"] == pytest.approx(0.2)
+    with Image.open(out / "compare.png") as picture:
+        assert len(picture.convert("RGB").getcolors(1 << 20)) > 50
+    assert not Path("compare.md").exists()
+
+
+def test_a_band_is_the_mean_and_deviation_of_those_seeds_that_have_come_so_far(tmp_path):
+    from gan.curves import band
+
+    written(tmp_path / "a", 0, (0.4, 0.2))
+    written(tmp_path / "b", 1, (0.6,), steps=20)
+    (group,) = groups_of(tmp_path)
+    steps, mean, deviation = band(group, "metric/l1")
+    assert steps.tolist() == [10, 20]
+    assert mean == pytest.approx([0.5, 0.2])
+    assert deviation == pytest.approx([math.sqrt(0.02), 0.0])
+
+
+def test_without_matplotlib_the_picture_is_left_out_and_said(sweep, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gan.curves", None)
+    monkeypatch.delattr(gan, "curves", raising=False)
+    assert main(["compare", str(sweep), "--out", str(tmp_path / "out")]) == 0
+    assert "compare.png needs matplotlib: pip install 'gan[compare]'" in capsys.readouterr().err
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"compare.md", "compare.json"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nowhere"], "nowhere holds no run"),
+        (["{sweep}", "--metric", "l2"], "no run has the metric 'l2'; did you mean"),
+        (["{sweep}", "--baseline", "feature=7"], "--baseline feature=7 fits 0 groups"),
+        (["{sweep}/a0", "{sweep}/b*", "--baseline", "seed=0"], "fits 0 groups"),
+    ],
+)
+def test_what_is_not_there_is_refused(sweep, capsys, arguments, words):
+    assert main(["compare", *(a.format(sweep=sweep) for a in arguments)]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_patterns_runs_and_folders_name_the_same_runs_once(sweep):
+    assert len(comparison.found([sweep, f"{sweep}/a*", sweep / "a0"])) == 6
+    assert comparison.chosen(groups_of(sweep), str(sweep / "b1")).settings == {
+        "recipe.feature": 0.0
+    }
+
+
+def test_without_measures_the_terms_are_compared(tmp_path):
+    path = written(tmp_path / "a")
+    (path / "metrics.jsonl").write_text(
+        '{"step": 1, "generator/l1": 2.0, "generator/learning_rate": 1}\n'
+    )
+    assert comparison.measures([comparison.read(path)]) == ["generator/l1"]
+
+
+@pytest.mark.slow
+def test_a_finished_run_tells_its_values_by_font(tiny):
+    from gan.build import build
+
+    build(tiny("wnet", "trainer.best=metric/validation_l1", "trainer.measure_every=2")).train()
+    record = comparison.read(Path("run"))
+    assert record.finished
+    mean = float(Path("run/report.txt").read_text().split("\nW-Net  ")[1].split("|")[4].split()[0])
+    assert record.last("UFUC/l1") == pytest.approx(mean, abs=6e-4)
+    assert comparison.measures([record])[:2] == ["UFUC/l1", "UFUC/ssim"]
+    assert "UFUC/l1" in compare(["run"])

@@ -1,0 +1,117 @@
+"""`gan evaluate`: what it writes, where, and of which checkpoint."""
+
+import json
+import socket
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from gan import rundir, runs
+from gan.commands import main
+from gan.locks import Lock
+from gan.metrics import report
+
+
+def lines(run="run"):
+    return [json.loads(line) for line in Path(run, "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.slow
+def test_a_wnet_is_measured_with_every_weight_and_its_numbers_join_the_log(trained, capsys):
+    trained("wnet").monitor.close()
+    assert main(["evaluate", "run"]) == 0
+    out = Path("run/evaluation")
+    found = json.loads((out / "evaluation.json").read_text())
+    assert (found["step"], found["recipe"]) == (2, "wnet")
+    assert found["weights"] == "uniform, beside raw"
+    assert found["versions"]["torch"]
+    assert {"W-Net", "W-Net, 4 references", "W-Net, raw weights"} <= found["rows"].keys()
+    assert found["rows"]["W-Net"] != found["rows"]["W-Net, raw weights"]
+    page = (out / "evaluation.md").read_text()
+    assert found["verdict"] in page
+    assert found["verdict"] in capsys.readouterr().out
+    for picture in out.glob("*.png"):
+        assert f"({picture.name})" in page
+        with Image.open(picture) as image:
+            assert image.width > 100
+    last = lines()[-1]
+    assert last["step"] == 2
+    assert last["evaluation/UFUC/l1"] == found["numbers"]["UFUC/l1"]
+    assert list(Path("run/tensorboard").iterdir())
+
+
+def test_what_is_not_there_is_named(trained, capsys):
+    trained("dcgan")
+    for arguments, words in (
+        (["nowhere"], "nowhere holds no checkpoint"),
+        (["run", "--checkpoint", "7"], "checkpoint=7 is none of run"),
+        (["run", "--checkpoint", "elsewhere"], "checkpoint=elsewhere is none of run"),
+        (["run", "--inception", "weights.pth"], "there is no such file"),
+        (["run", "--count", "0"], "--count must be at least 1"),
+    ):
+        assert main(["evaluate", *arguments]) == 2
+        assert words in capsys.readouterr().err
+
+
+def test_numbers_are_plain_json_whatever_they_were(tmp_path):
+    import numpy as np
+
+    facts = {"a": np.float32(0.5), "b": float("nan"), "c": np.arange(2), "d": {1: (2, None)}}
+    given = report.Report("title", "verdict", "text", {"x": float("inf")}, facts)
+    report.write(given, {"run": "run"}, tmp_path)
+    found = json.loads((tmp_path / "evaluation.json").read_text())
+    assert [found[key] for key in "abcd"] == [0.5, "nan", [0, 1], {"1": [2, None]}]
+    assert found["numbers"] == {"x": "inf"}
+
+
+@pytest.mark.parametrize("conditional", [pytest.param(False, marks=pytest.mark.slow), True])
+def test_images_are_measured_beside_the_training_images(trained, capsys, monkeypatch, conditional):
+    def refuse(*arguments):
+        raise AssertionError("a connection was opened")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    asked = ["recipe=conditional", "data.label=style", "discriminator.norm=none"]
+    trained("dcgan", *(asked if conditional else []))
+    assert main(["evaluate", "run", "--count", "70", "--out", "out"]) == 0
+    found = json.loads(Path("out/evaluation.json").read_text())
+    measure = found["measures"]["uniform"]["fd_classifier"]
+    assert measure["value"] == found["numbers"]["fd_classifier"]
+    assert (measure["drawn"], measure["reference_images"]) == (70, 9 * 14)
+    assert measure["resize"] == "none"
+    assert len(measure["extractor_hash"]) == 16
+    assert {"memorised", "duplicates", "classes_hit", "raw_weights/fd_classifier"} <= {
+        *found["numbers"]
+    }
+    assert ("label_accuracy" in found["numbers"]) == conditional
+    assert "fid" not in found["numbers"]
+    assert 0 < found["floor"]["fd_classifier"] < found["numbers"]["fd_classifier"]
+    assert "FID needs --inception" in capsys.readouterr().out
+    assert not Path("run/metrics.jsonl").exists()  # --out leaves the run as it is
+    assert len(list(Path("data/statistics").iterdir())) == 1
+
+
+def test_pairs_are_measured_and_a_run_in_training_is_left_alone(trained, capsys):
+    trained("pix2pix", "data.style=style05")
+    rundir.release(Path("run"))
+    holder = Lock(Path("run/.lock").resolve())
+    try:
+        assert main(["evaluate", "run"]) == 0
+    finally:
+        holder.release()
+    assert "not added to the run's log" in capsys.readouterr().err
+    assert not Path("run/metrics.jsonl").exists()
+    assert main(["evaluate", "run", "--checkpoint", "2"]) == 0
+    found = json.loads(Path("run/evaluation/evaluation.json").read_text())
+    assert found["numbers"].keys() >= {"l1", "psnr", "ssim", "raw_weights/l1"}
+    assert "lpips" not in found["numbers"]  # no weights were given
+    assert lines()[-1]["evaluation/l1"] == found["numbers"]["l1"]
+
+
+def test_other_images_than_those_trained_on_are_refused(trained):
+    trained("pix2pix", "data.style=style05")
+    loaded = runs.load("run")
+    assert len(runs.dataset(loaded).split.test) == 4
+    with pytest.raises(ValueError, match="holds other images than"):
+        runs.dataset(replace(loaded, content="other"))

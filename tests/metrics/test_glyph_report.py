@@ -1,0 +1,120 @@
+"""The whole report on a W-Net: which rows it has, what each is shown, and what it says."""
+
+import numpy as np
+import pytest
+import torch
+
+from gan.data.datasets import Glyphs
+from gan.data.store import Store
+from gan.metrics.glyph_evaluation import cells_of
+from gan.metrics.glyph_report import Judged, glyph_report
+from gan.metrics.judges import Judge
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def dataset(glyph_store):
+    return Glyphs(Store(glyph_store))
+
+
+@pytest.fixture(scope="module")
+def judge(dataset):
+    """Reads an image as the glyph of the store that it is nearest to."""
+    cells, characters = cells_of(dataset)
+    styles = len(dataset.rows)
+    known = cells.ink(np.arange(styles)[:, None], np.arange(len(characters))).flatten(2)
+    known = known.flatten(0, 1)
+
+    def network(image):
+        nearest = torch.cdist((1 - image).flatten(1) / 2, known).argmin(1)
+        style, place = nearest // len(characters), nearest % len(characters)
+        one_hot = torch.nn.functional.one_hot
+        return {
+            "style": one_hot(style, styles),
+            "character": one_hot(torch.from_numpy(characters)[place], len(dataset.characters)),
+        }
+
+    return Judge(network, {"character": 0.97, "style": 0.9})
+
+
+@pytest.fixture(scope="module")
+def copied(dataset, judge):
+    """The report on a generator that copies the prototype."""
+    return glyph_report({"raw": lambda prototype, _: prototype}, dataset, judge, CPU)
+
+
+def oracle(dataset):
+    """Draws the truth: the glyph of the style that has these references, of the prototype's kind.
+
+    It also notes how many references it was shown.
+    """
+    cells, _ = cells_of(dataset)
+    prototypes = cells.prototypes(np.arange(cells.glyphs.shape[1])).flatten(1)
+    known = cells.ink(np.arange(len(cells.glyphs))[:, None], cells.references).flatten(2)  # [S, R]
+    shown = []
+
+    def draw(prototype, references):
+        shown.append(references.shape[1])
+        character = torch.cdist(prototype.flatten(1), prototypes).argmin(1)
+        distance = torch.cdist(references[:, 0].flatten(1), known.flatten(0, 1))
+        style = distance.argmin(1) // known.shape[1]
+        return cells.ink(style.numpy(), character.numpy())
+
+    return draw, shown
+
+
+def test_an_oracle_is_perfect_until_a_control_takes_its_input_away(dataset, judge):
+    draw, shown = oracle(dataset)
+    report = glyph_report({"raw": lambda p, r: p, "ema": draw}, dataset, judge, CPU)
+    numbers = report.numbers
+    for cell in ("SFSC", "SFUC", "UFSC", "UFUC"):
+        assert numbers[f"{cell}/l1"] == pytest.approx(0, abs=1e-6)
+        assert numbers[f"{cell}/content"] == numbers[f"{cell}/style"] == 1
+        assert numbers[f"4_references/{cell}/l1"] == pytest.approx(0, abs=1e-6)
+        assert numbers[f"raw_weights/{cell}/style"] == 0  # a copy of the prototype
+        assert numbers[f"wrong_prototype/{cell}/content"] == 0
+        assert numbers[f"wrong_prototype/{cell}/style"] == 1
+        assert numbers[f"shuffled_reference/{cell}/style"] == 0
+        assert numbers[f"shuffled_reference/{cell}/content"] == 1
+    assert set(shown) == {1, 4}
+    assert report.facts["claim"] == "generalises"
+    assert "The style judge is right about 90.0%" in report.text
+
+
+def test_a_copy_of_the_prototype_claims_nothing(copied):
+    assert copied.facts["claim"] == "nothing"
+    rows = copied.facts["rows"]
+    ours, copy = (rows[row]["UFUC"]["l1"] for row in ("W-Net", "prototype copy"))
+    np.testing.assert_array_equal(ours["by_font"], copy["by_font"])
+    assert "W-Net, raw weights" not in rows
+    assert "of one family" not in copied.text
+
+
+def test_the_report_keeps_what_a_number_depends_on(copied, dataset):
+    split, protocol = copied.facts["split"], copied.facts["protocol"]
+    parts = [set(split["styles"][part]) for part in ("train", "validation", "test")]
+    assert sum(map(len, parts)) == len(set.union(*parts)) == len(dataset.style_names) - 1
+    assert protocol["prototype"] not in set.union(*parts)
+    assert set(protocol["reference_characters"]) <= set(split["characters"]["train"])
+    cell = copied.facts["rows"]["nearest font *"]["UFUC"]
+    assert cell["fonts"] == split["styles"]["test"]
+    assert len(cell["l1"]["by_font"]) == len(cell["fonts"])
+    low, high = cell["l1"]["interval"]
+    assert low <= cell["l1"]["mean"] <= high
+
+
+def test_the_rows_that_see_more_are_marked(copied):
+    marked = {row for row in copied.facts["rows"] if row.endswith("*")}
+    assert len(marked) == 6
+    assert not any(row.startswith(("W-Net", "prototype", "blank")) for row in marked)
+
+
+def test_a_judge_knows_characters_by_the_numbers_of_the_store(dataset, judge):
+    cells, characters = cells_of(dataset)
+    pairs = cells.pairs("UFUC")
+    truth = cells.ink(pairs.styles, pairs.characters)
+    found = Judged(judge, characters, CPU)(cells, pairs, truth)
+    assert found["content"].min() == found["style"].min() == 1
+    shifted = Judged(judge, np.roll(characters, 1), CPU)(cells, pairs, truth)
+    assert shifted["content"].max() == 0

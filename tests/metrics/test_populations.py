@@ -1,0 +1,281 @@
+"""Many images together: what is seen, kept, named, copied; and the reference networks' guards."""
+
+import hashlib
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from gan.metrics import populations
+from gan.metrics.distances import moments
+from gan.metrics.extractors import OfClassifier, OfNothing
+from gan.metrics.judges import Judge
+from gan.metrics.populations import (
+    Sampler,
+    Seen,
+    classes_hit,
+    copies,
+    distances,
+    reference,
+    seen,
+)
+from gan.networks.reference import REFERENCES, OfReference, downloaded
+from gan.registry import create
+
+CPU = torch.device("cpu")
+NAMES = ("fd", "kd", "precision", "recall", "density", "coverage")
+
+
+class Means:
+    """Features: the mean of each quarter of an image; logits: bright or dark."""
+
+    name, known, key, resize = "means", False, "1", "none"
+
+    def __init__(self):
+        self.looked = 0
+
+    def __call__(self, images):
+        self.looked += len(images)
+        quarters = nn.functional.adaptive_avg_pool2d(images, 2).flatten(1)
+        return quarters, torch.stack([-images.mean((1, 2, 3)), images.mean((1, 2, 3))], 1)
+
+
+def pictures(count, seed=0):
+    return torch.rand(count, 1, 8, 8, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+@pytest.fixture
+def store():
+    return SimpleNamespace(content_hash="abc", shape=(8, 8, 1))
+
+
+def test_parts_make_the_whole_and_some_features_are_kept():
+    images, extractor = pictures(50), Means()
+    whole, _ = extractor(images)
+    found = seen(images.split(7), extractor, keep=20)
+    torch.testing.assert_close(found.features, whole[:20])
+    assert len(found.logits) == found.moments.images == 50
+    torch.testing.assert_close(found.moments.covariance, moments([whole]).covariance)
+
+
+def test_statistics_are_kept_by_content_rows_and_extractor(store, tmp_path, monkeypatch):
+    monkeypatch.setattr(populations, "NEIGHBOURS", 10)
+    images, extractor, rows = pictures(200), Means(), np.arange(0, 200, 2)
+
+    def read(places):
+        return images[torch.from_numpy(places)]
+
+    def looked(**changes):
+        before = extractor.looked
+        given = {"store": store, "rows": rows, "extractor": extractor, **changes}
+        found = reference(read=read, folder=tmp_path, **given)
+        return found, given["extractor"].looked - (before if "extractor" not in changes else 0)
+
+    first, times = looked()
+    assert times == 100
+    assert (first.moments.images, len(first.features)) == (100, 10)
+    again, times = looked()
+    assert times == 0  # read back, and equal
+    assert torch.equal(again.features, first.features)
+    assert all(map(torch.equal, again.moments[:2], first.moments[:2]))
+    assert again.moments.images == 100
+    torch.testing.assert_close(first.features, Means()(images[[0, *range(22, 180, 22), 198]])[0])
+    other = Means()
+    other.key = "2"
+    assert looked(extractor=other)[1] == 100
+    assert looked(rows=rows + 1)[1] == 100
+    changed = SimpleNamespace(content_hash="abd", shape=(8, 8, 1))
+    assert looked(store=changed)[1] == 100
+    assert len(list(tmp_path.iterdir())) == 4
+    assert all(path.suffix == ".npz" for path in tmp_path.iterdir())
+
+
+def test_distances_are_named_after_what_made_the_features():
+    images, extractor = pictures(60), Means()
+    fake, real = (seen([part], extractor) for part in images.split(30))
+    found = distances(fake, real, extractor)
+    assert found.keys() == {f"{name}_means" for name in (*NAMES, "is")}
+    assert not {"fid", "kid", "is", "precision", "recall"} & found.keys()
+    shifted = distances(seen([images[:30] + 0.5], extractor), real, extractor)
+    assert shifted["fd_means"] > 3 * found["fd_means"]
+    assert shifted["precision_means"] < found["precision_means"]
+    broken = seen([images[:30] * float("nan")], extractor)
+    assert np.isnan(distances(broken, real, extractor)["fd_means"])  # and training goes on
+
+
+def test_the_same_noise_every_time_and_labels_in_the_shares_of_the_training():
+    def paint(generator, noise, label):
+        return generator(noise + (0 if label is None else label[:, None]))
+
+    labels = np.array([2, 0, 0, 0])
+    sampler = Sampler(paint, 3, labels, CPU)
+    asked = sampler.asked(100)
+    assert asked.tolist() == [0] * 75 + [2] * 25
+    drawn = torch.cat(list(sampler.drawn(nn.Identity(), 100)))
+    which = torch.tensor([99, 3])
+    torch.testing.assert_close(sampler.some(nn.Identity(), 100, which), drawn[which])
+    assert drawn[75:].mean() > drawn[:75].mean() + 1
+    before = torch.random.get_rng_state()
+    assert torch.equal(torch.cat(list(sampler.drawn(nn.Identity(), 100))), drawn)
+    assert torch.equal(torch.random.get_rng_state(), before)  # training draws on as if not measured
+
+
+def test_copies_are_told_from_fresh_images():
+    random = torch.Generator().manual_seed(0)
+    real, fresh = torch.randn(2, 600, 5, generator=random)
+    clean = copies(fresh, real)
+    assert clean.memorised < 0.04
+    assert clean.duplicates < 0.04
+    copied = torch.cat([real[:150] + 1e-4, fresh[150:]])
+    found = copies(copied, real)
+    assert found.memorised == pytest.approx(0.25 + 0.75 * clean.memorised, abs=0.01)
+    assert found.which[:150].tolist() == list(range(150))
+    assert found.distance[:150].max() < 1e-3
+    twice = copies(torch.cat([fresh[:300], fresh[:300] + 1e-4]), real)
+    assert twice.duplicates == 1
+    assert twice.memorised < 0.04
+
+
+def test_classes_hit_counts_what_is_read_among_what_there_is():
+    labels = np.array([0, 0, 2, 2, 5, 5])
+    logits = nn.functional.one_hot(torch.tensor([0, 0, 0, 2]), 6).float()
+    hit, classes, divergence = classes_hit(logits, labels)
+    assert (hit, classes) == (2, 3)
+    expected = 0.75 * np.log(0.75 * 3) + 0.25 * np.log(0.25 * 3)
+    assert divergence == pytest.approx(expected)
+    even = nn.functional.one_hot(torch.tensor([0, 2, 5]), 6).float()
+    assert classes_hit(even, labels)[2] == pytest.approx(0)
+
+
+def test_an_untrained_network_is_the_same_everywhere_and_tells_noise_from_flat():
+    one, other = OfNothing(3, CPU), OfNothing(3, CPU)
+    images = pictures(40).expand(-1, 3, -1, -1)
+    assert one.key == other.key
+    assert torch.equal(one(images)[0], other(images)[0])
+    assert one(images)[1].shape == (40, 0)
+    real = seen([images[:20]], one)
+    near, far = (seen([x], one) for x in (images[20:], images[20:] * 0.2))
+    assert distances(far, real, one)["fd_random"] > 2 * distances(near, real, one)["fd_random"]
+
+
+def test_a_classifier_gives_its_last_features_and_logits():
+    network = create("classifier", "small", channels=1, classes={"label": 3}, width=2).eval()
+    images = pictures(70)
+    features, logits = OfClassifier(Judge(network, {"label": 1.0}))(images)
+    torch.testing.assert_close(features, network.embed(images))
+    torch.testing.assert_close(logits, network(images)["label"])
+    other = create("classifier", "small", channels=1, classes={"label": 3}, width=2).eval()
+    assert OfClassifier(Judge(other, {})).key != OfClassifier(Judge(network, {})).key
+
+
+def test_other_weights_have_no_right_to_the_name(tmp_path):
+    with pytest.raises(ValueError, match="--inception .*nothing: there is no such file"):
+        OfReference("inception", tmp_path / "nothing", CPU)
+    (tmp_path / "some.pth").write_bytes(b"some")
+    with pytest.raises(ValueError, match="begins with a6b46dd0, not 6726825d"):
+        OfReference("inception", tmp_path / "some.pth", CPU)
+
+
+class Hostile:
+    def __reduce__(self):
+        return print, ("unpickled",)
+
+
+def test_a_file_of_weights_runs_no_code(tmp_path, monkeypatch, capsys):
+    path = tmp_path / "weights.pth"
+    torch.save({"a": Hostile()}, path)
+    known = REFERENCES["inception"]
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    monkeypatch.setitem(REFERENCES, "inception", known._replace(digest=digest[:8]))
+    with pytest.raises(ValueError, match="cannot be read"):
+        OfReference("inception", path, CPU)
+    assert "unpickled" not in capsys.readouterr().out
+
+
+def test_weights_are_fetched_by_their_hash_and_once(tmp_path, monkeypatch):
+    asked = []
+
+    def fetch(url, path, digest):
+        asked.append((url.rpartition("/")[2], digest))
+        open(path, "wb").close()
+
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", fetch)
+    for name in ("inception", "vgg16", "alexnet"):
+        assert downloaded(name) == downloaded(name)
+    assert asked == [
+        ("weights-inception-2015-12-05-6726825d.pth", "6726825d"),
+        ("vgg16-397923af.pth", "397923af"),
+        ("alexnet-owt-7be5be79.pth", "7be5be79"),
+    ]
+
+
+def test_without_the_library_the_way_to_it_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch_fidelity", None)
+    with pytest.raises(ValueError, match=r"need torch_fidelity: pip install 'gan\[metrics\]'"):
+        downloaded("inception")
+
+
+@pytest.mark.slow
+def test_reference_numbers_are_those_of_the_library_on_the_reference_protocol(
+    tmp_path, monkeypatch
+):
+    from torch_fidelity import calculate_metrics
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3 as Network
+
+    torch.manual_seed(0)
+    load = Network.load_state_dict
+    monkeypatch.setattr(Network, "load_state_dict", lambda self, state: None)
+    path = tmp_path / "weights.pth"
+    torch.save({}, path)
+    network = Network("inception", ["2048"], feature_extractor_weights_path=str(path))
+    monkeypatch.setattr(Network, "load_state_dict", load)
+    torch.save(network.state_dict(), path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    known = REFERENCES["inception"]
+    monkeypatch.setitem(REFERENCES, "inception", known._replace(digest=digest[:8]))
+    extractor = OfReference("inception", path, CPU)
+    assert extractor.key == digest
+    images = pictures(22, seed=1)
+    fake, real = (seen([part], extractor) for part in images.split(11))
+    found = distances(fake, real, extractor)
+
+    class Bytes(torch.utils.data.Dataset):
+        def __init__(self, part):
+            self.part = part.mul(127.5).add(128).clamp(0, 255).to(torch.uint8)
+
+        def __len__(self):
+            return len(self.part)
+
+        def __getitem__(self, place):
+            return self.part[place].expand(3, -1, -1)
+
+    library = calculate_metrics(
+        input1=Bytes(images[:11]),
+        input2=Bytes(images[11:]),
+        **dict.fromkeys(("fid", "kid", "isc"), True),
+        **{"kid_subset_size": 11, "cuda": False, "cache": False, "verbose": False},
+        feature_extractor_weights_path=str(path),
+        save_cpu_ram=True,
+    )
+    assert found["fid"] == pytest.approx(library["frechet_inception_distance"], rel=1e-4)
+    assert found["kid"] == pytest.approx(library["kernel_inception_distance_mean"], rel=1e-4)
+    assert found["is"] == pytest.approx(library["inception_score_mean"], rel=1e-4)
+    assert {"precision_inception", "coverage_inception"} <= found.keys()
+    assert "precision" not in found
+
+
+def test_seen_of_a_reference_network_has_the_reserved_names():
+    class Stand(OfReference):
+        def __init__(self, name):
+            self.name, self.known, self.key, self.resize = name, True, "0", "none"
+
+    features, real = torch.rand(2, 40, 6, generator=torch.Generator().manual_seed(0))
+    looks = [Seen(moments([x]), x, x) for x in (features, real)]
+    found = distances(*looks, Stand("inception"))
+    assert {"fid", "kid", "is", "density_inception"} <= found.keys()
+    vgg = distances(*looks, Stand("vgg16"))
+    assert vgg.keys() == {"precision", "recall", "density", "coverage"}
