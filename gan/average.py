@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-from gan.buffers import places
+from gan.buffers import places, settled
 
 
 class Average(nn.Module, ABC):
@@ -43,18 +43,6 @@ class Average(nn.Module, ABC):
     def refreshed(self) -> nn.Module:
         """The averaged generator, ready to draw."""
         return settled(self.generator)
-
-
-@torch.no_grad()
-def settled(generator: nn.Module) -> nn.Module:
-    """The same generator, whose power iterations have followed its averaged weights."""
-    for module in generator.modules():
-        for name, entries in getattr(module, "parametrizations", {}).items():
-            entries.train()  # a spectral norm iterates once per reading in training
-            for _ in range(20):
-                getattr(module, name)
-            entries.eval()
-    return generator
 
 
 class Ema(Average):

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from gan import checkpoint, distributed
-from gan.average import settled
+from gan.buffers import settled
 from gan.signature import ConfigError, nearest
 
 Better = Literal["less", "more"]

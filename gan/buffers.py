@@ -1,4 +1,4 @@
-"""Buffers of modules: where they are, and copies of them that cost little to take."""
+"""Buffers of modules: where they are, cheap copies, and power iterations that follow weights."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,6 +11,18 @@ def places(module: nn.Module) -> list[tuple[dict[str, Any], str]]:
     """Where all buffers of a module are: others may be put in their place."""
     owners = [part._buffers for part in module.modules()]
     return [(owner, name) for owner in owners for name in owner if owner[name] is not None]
+
+
+@torch.no_grad()
+def settled(generator: nn.Module) -> nn.Module:
+    """The same generator, whose power iterations have followed its averaged weights."""
+    for module in generator.modules():
+        for name, entries in getattr(module, "parametrizations", {}).items():
+            entries.train()  # a spectral norm iterates once per reading in training
+            for _ in range(20):
+                getattr(module, name)
+            entries.eval()
+    return generator
 
 
 class Copies:

@@ -20,8 +20,8 @@ import yaml
 from torch import Tensor, nn
 
 from gan import checkpoint, registry
-from gan.average import settled
 from gan.best import path_of, weights_of
+from gan.buffers import settled
 from gan.checkpoint import Checkpoint, restore
 from gan.recipes.conditional import Conditional
 from gan.recipes.synthesis import Synthesis

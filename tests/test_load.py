@@ -10,7 +10,7 @@ import yaml
 
 import gan
 from gan import checkpoint, registry, runs
-from gan.average import settled
+from gan.buffers import settled
 from gan.data.store import Store
 from gan.registry import create
 
