@@ -6,8 +6,13 @@ import torch
 from gan import distributed
 from gan.bench import by_hand, games
 
+SLOW = pytest.mark.slow
 
-@pytest.mark.parametrize("model", ["tiny", "tiny_sngan", "tiny_wnet"])
+
+@pytest.mark.parametrize(
+    "model",
+    ["tiny_wnet", pytest.param("tiny", marks=SLOW), pytest.param("tiny_sngan", marks=SLOW)],
+)
 def test_a_bare_loop_ends_with_the_trainers_weights(composed, model):
     values = composed(*games.MODELS[model], *games.COMMON)
     ours, other = games.trainer(values), games.trainer(values)
