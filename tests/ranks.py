@@ -1,14 +1,20 @@
 """Several processes that train together: forked, over gloo and a file, on the CPU."""
 
+import contextlib
 import datetime
+import gc
 import os
 import shutil
+import signal
 import tempfile
+import threading
 import traceback
 from pathlib import Path
 
 import torch
 import torch.distributed
+
+PATIENCE = 120.0  # seconds after which processes that hang are killed
 
 
 def forked(work, count=2, timeout=20.0):
@@ -18,12 +24,21 @@ def forked(work, count=2, timeout=20.0):
     """
     folder = Path(tempfile.mkdtemp())
     children = [_fork(work, rank, count, folder, timeout) for rank in range(count)]
+    timer = threading.Timer(PATIENCE, _kill, (children,))
+    timer.start()
     for child in children:
         os.waitpid(child, 0)
+    timer.cancel()
     try:
         return [_read(folder / str(rank)) for rank in range(count)]
     finally:
         shutil.rmtree(folder)
+
+
+def _kill(children):
+    for child in children:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
 
 
 def _fork(work, rank, count, folder, timeout):
@@ -31,6 +46,7 @@ def _fork(work, rank, count, folder, timeout):
     if child:
         return child
     status = 1
+    gc.freeze()  # what is garbage here may have threads that only the parent has, to be waited for
     try:
         torch.set_num_threads(1)
         os.environ["GLOO_SOCKET_IFNAME"] = "lo"
