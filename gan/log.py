@@ -1,5 +1,6 @@
 """What a run tells: TensorBoard, `metrics.jsonl`, sample pictures and a progress bar, on rank 0."""
 
+import contextlib
 import json
 import math
 import os
@@ -124,7 +125,8 @@ class Log:
             return
         warnings.warn(f"{self.run_dir} was removed while training; it is made again", stacklevel=4)
         for close in (self._lines.close, self._board.close):
-            self._try(close)
+            with contextlib.suppress(OSError):  # what they still held had its place in there
+                close()
         self._try(lambda: (self.run_dir / "samples").mkdir(parents=True, exist_ok=True))
         self._try(self._open)
 

@@ -278,6 +278,7 @@ def test_the_last_checkpoint_must_be_there(tmp_path, monkeypatch, tried):
     tried(1)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # its writer
 @pytest.mark.row("K4", "the run folder is made again with a warning, and nothing loops")
 def test_a_run_folder_that_is_removed_is_made_again(tmp_path, tried):
     folder = tmp_path / "run"
