@@ -287,6 +287,7 @@ def test_a_run_folder_that_is_removed_is_made_again(tmp_path, tried):
 
     def removing():
         if run.step == 5:
+            run.monitor.log._board.flush()  # or its thread may write into what is being removed
             shutil.rmtree(folder)
         play()
 
