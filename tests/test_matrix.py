@@ -31,7 +31,8 @@ def test_without_a_row():
 """
 
 
-@pytest.mark.parametrize("processes", [pytest.param("0", marks=pytest.mark.slow), "2"])
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", ["0", "2"])
 def test_rows_add_up(pytester, processes, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     pytester.makepyfile(SUITE)

@@ -281,7 +281,7 @@ def larger_store(tmp_path_factory):
 
 @pytest.mark.parametrize(
     "preset",
-    [p if p in ("acgan", "wgan") else pytest.param(p, marks=pytest.mark.slow) for p in PRESETS],
+    [p if p == "acgan" else pytest.param(p, marks=pytest.mark.slow) for p in PRESETS],
 )
 def test_stopped_and_continued_is_bit_identical_to_never_stopped(composed, larger_store, preset):
     data = ["data=fonts", f"data.path={larger_store}", "image.size=32"]

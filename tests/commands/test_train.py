@@ -142,7 +142,13 @@ MISTAKES = {
 
 
 @pytest.mark.row("F6", "mistakes of the command line: status 2, one sentence, nothing written")
-@pytest.mark.parametrize("mistake", MISTAKES)
+@pytest.mark.parametrize(  # every third one here, all of them in the slow tier
+    "mistake",
+    [
+        pytest.param(mistake, marks=() if place % 3 == 0 else pytest.mark.slow)
+        for place, mistake in enumerate(MISTAKES)
+    ],
+)
 def test_a_mistake_is_one_sentence_and_status_2_and_nothing_is_written(
     run, mistake, tmp_path, photos
 ):

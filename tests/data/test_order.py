@@ -66,6 +66,7 @@ def test_shards_are_disjoint_and_together_all_of_the_data(share, size, more, see
     assert np.array_equal(again, joined)
 
 
+@pytest.mark.slow
 @pytest.mark.row("L6")
 def test_another_process_draws_the_same_order(tmp_path):
     code = f"""

@@ -387,6 +387,7 @@ for batch in Stream(images, 8, seed=0, device=torch.device("cpu"), keys=["real"]
 """
 
 
+@pytest.mark.slow
 @pytest.mark.row("L9", "leaving the loop in mid-epoch ends the process: status 0, <= 5 s")
 def test_a_process_that_leaves_the_loop_ends(glyph_store, tried):
     command = [sys.executable, "-c", CHILD.format(path=str(glyph_store))]
