@@ -98,6 +98,7 @@ def test_batch_norm_is_synchronised_on_cuda_alone(monkeypatch):
 # -- the first process
 
 
+@pytest.mark.slow
 @pytest.mark.row("D7", "work of the first process beyond the time-out aborts nothing")
 def test_the_others_wait_for_the_first_without_a_time_out(tmp_path, tried):
     """With a collective in its place the others would give up after a second."""
@@ -258,8 +259,12 @@ ROWS = {
 }
 
 
+SLOW = {"freezes": [pytest.mark.slow]}  # it takes as long as the others wait
+
+
 @pytest.mark.parametrize(
-    "fault", [pytest.param(f, marks=pytest.mark.row(*ROWS[f])) for f in FAULTS]
+    "fault",
+    [pytest.param(f, marks=[pytest.mark.row(*ROWS[f]), *SLOW.get(f, [])]) for f in FAULTS],
 )
 def test_the_process_at_fault_is_named_with_step_and_phase(tmp_path, monkeypatch, fault, tried):
     monkeypatch.setattr(peers, "BEAT", 0.05)

@@ -388,7 +388,8 @@ class Ring:
         """Nothing to stop."""
 
 
-@pytest.mark.parametrize("loss", ["nonsaturating", pytest.param("hinge", marks=SLOW)])
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", ["nonsaturating", "hinge"])
 def test_a_tiny_gan_finds_all_modes_of_a_ring(loss, tmp_path):
     from gan.average import Ema
     from gan.monitor import Monitor

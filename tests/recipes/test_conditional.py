@@ -185,7 +185,7 @@ def test_label_accuracy_counts_what_the_judge_sees():
     assert "98.0%" in evaluation.report(nn.Module())
 
 
-@pytest.mark.parametrize("preset", ["acgan", "cgan"])
+@pytest.mark.parametrize("preset", ["acgan", pytest.param("cgan", marks=pytest.mark.slow)])
 def test_a_run_measures_how_many_labels_are_right(composed, glyph_store, preset):
     sizes = ["generator.width=2", "discriminator.width=2", "trainer.batch_size=8"]
     data = ["data=lmdb", f"data.path={glyph_store}", "image.size=16", "image.channels=1"]
