@@ -9,6 +9,7 @@ import hydra
 import pytest
 import torch
 from omegaconf import OmegaConf
+from tensorboard.summary.writer import event_file_writer
 from tiny_glyphs import SIZE, TinyGlyphs
 
 from gan.build import build as build_trainer
@@ -75,6 +76,12 @@ def quick_disk(monkeypatch):
 @pytest.fixture(autouse=True)
 def _one_thread():
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _event_files_in_order(monkeypatch):
+    """TensorBoard counts a process's files, and reads those of one second by name: 99 after 100."""
+    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(10_000))
 
 
 @pytest.fixture(autouse=True)
