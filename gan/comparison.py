@@ -86,7 +86,7 @@ class Group:
     """
 
     settings: Mapping[str, Any]
-    runs: Mapping[int, Record]
+    runs: dict[int, Record]
 
     def values(self, tag: str) -> dict[int, float]:
         """The last value of each run that has one, by seed."""
@@ -222,7 +222,7 @@ def grouped(records: Sequence[Record]) -> list[Group]:
         group = groups.setdefault(repr(settings), Group(settings, {}))
         known = group.runs.get(record.seed)
         if known is None or known.step < record.step:
-            group.runs[record.seed] = record  # type: ignore[index]  # made here, as a dict
+            group.runs[record.seed] = record
     return list(groups.values())
 
 

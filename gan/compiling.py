@@ -42,12 +42,13 @@ class _Gate:
 
     def __init__(self, path: str, module: nn.Module, say: Callable[[str], None]) -> None:
         self.path, self.module, self.say = path, module, say
+        self.plain: Callable[..., Any] = module._call_impl
         self.compiled: Callable[..., Any] | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """What the module gives."""
         if _eager or not self.module.training:
-            return self.module._call_impl(*args, **kwargs)  # type: ignore[no-untyped-call]  # torch's own
+            return self.plain(*args, **kwargs)
         if self.compiled is None:
             self.compiled = self._compile()
         with warnings.catch_warnings():  # torch looks at `.grad` of whatever comes in
@@ -61,7 +62,7 @@ class _Gate:
             if inner is not self.module:
                 inner._compiled_call_impl = None
         self.say(f"{self.path} is compiled; the first steps take longer")
-        return _compiled(self.module._call_impl)
+        return _compiled(self.plain)
 
 
 def _compiled(call: Callable[..., Any]) -> Callable[..., Any]:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gan.checkpoint import CheckpointError, plain, restore
+from gan.checkpoint import CheckpointError, restore
+from gan.sealed import plain
 
 _KERNELS = {"foreach", "fused", "capturable", "differentiable"}  # how an optimizer computes
 

@@ -102,12 +102,13 @@ class Run:
         2018, arXiv:1809.11096, section 3.1): the smaller, the more typical and the more alike.
         """
         self._require(Synthesis, "samples and truncation are")
-        shape = coerce(Count, count, "count"), self.generator.latent
+        latent: int = self.generator.latent  # type: ignore[assignment]  # a module's attribute
+        shape = coerce(Count, count, "count"), latent
         random = torch.Generator().manual_seed(coerce(Whole, seed, "seed"))
         if truncation is None:
-            return torch.randn(shape, generator=random)  # type: ignore[arg-type]  # latent is an int
+            return torch.randn(shape, generator=random)
         most = coerce(Positive, truncation, "truncation")
-        return nn.init.trunc_normal_(torch.empty(shape), 0, 1, -most, most, random)  # type: ignore[arg-type]
+        return nn.init.trunc_normal_(torch.empty(shape), 0, 1, -most, most, random)
 
     def labels(
         self, count: int, label: int | Sequence[int] | Tensor | None = None

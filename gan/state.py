@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from gan import checkpoint, distributed, optimizer_state
+from gan import checkpoint, distributed, optimizer_state, sealed
 from gan.average import Average
 from gan.guard import Guard
 from gan.monitor import Monitor
@@ -97,7 +97,7 @@ def resume(run: Run, path: Path) -> dict[str, Any]:
             f"{run.stream.content}: bring the data back (data.path), or choose another run_dir"
         )
     before = {**stored.manifest["facts"], **stored.manifest["versions"]}
-    now = {**_facts(run), **checkpoint.versions()}
+    now = {**_facts(run), **sealed.versions()}
     changed = [f"{k} was {before[k]}, is {now.get(k)}" for k in before if before[k] != now.get(k)]
     if changed:
         warnings.warn(

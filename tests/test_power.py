@@ -154,7 +154,7 @@ POWER = {
         lambda self: layout.read_meta(self.transaction),
         lambda s: test_store.test_incomplete_stores_are_refused(s.copy, s.tried),
     ),
-    "S6": Power("gan.data.building._Builder._take_up", lambda *_: False, kills, forks=True),
+    "S6": Power("gan.data.builder.Builder._take_up", lambda *_: False, kills, forks=True),
     "S9": Power(
         "gan.data.store._require_unreplaced",
         lambda *_: None,

@@ -86,8 +86,12 @@ def test_both_players_play_on_the_changed_batch(tiny, monkeypatch):
     monkeypatch.setattr(recipe, "prepare", lambda batch: given.append(batch) or prepare(batch))
     for side in ("generator", "discriminator"):
         losses = getattr(recipe, f"{side}_losses")
-        watch = lambda batch, *rest, losses=losses: seen.append(batch) or losses(batch, *rest)  # noqa: E731
-        monkeypatch.setattr(recipe, f"{side}_losses", watch)
+
+        def watched(batch, *rest, losses=losses):
+            seen.append(batch)
+            return losses(batch, *rest)
+
+        monkeypatch.setattr(recipe, f"{side}_losses", watched)
     trainer.play()
     trainer.stream.close()
     (before,), (first, second) = given, seen

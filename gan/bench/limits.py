@@ -38,11 +38,11 @@ class Ceilings:
     bytes: float
 
 
-class _Tally(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own
+class _Tally(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch types none of it
     """Counts operations that do work, and the bytes of what goes in and comes out."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # likewise
+        super().__init__()  # type: ignore[no-untyped-call]  # torch types none of its class
         self.operations = self.bytes = 0
 
     def __torch_dispatch__(

@@ -64,7 +64,6 @@ def compose(*overrides: str) -> dict[str, Any]:
     import hydra
     from omegaconf import OmegaConf
 
-    import gan  # noqa: F401 - fills the registries
     from gan.commands.train import conf_dir, switched_on
 
     with hydra.initialize_config_dir(str(conf_dir().resolve()), version_base="1.3"):

@@ -7,6 +7,7 @@ variables of the environment. A file of somebody else's settings must not be abl
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
+from unittest import mock
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -38,11 +39,8 @@ def guarded() -> Iterator[list[DictConfig]]:
         composed.append(config)
         return config
 
-    ConfigLoaderImpl.load_configuration = checked  # type: ignore[method-assign]  # before it is used
-    try:
+    with mock.patch.object(ConfigLoaderImpl, "load_configuration", checked):
         yield composed
-    finally:
-        ConfigLoaderImpl.load_configuration = load  # type: ignore[method-assign]  # as it was
 
 
 def require_values(node: Any, path: str = "") -> None:

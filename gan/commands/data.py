@@ -4,7 +4,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from gan.data.building import Source, build, listed
+from gan.data.builder import Source
+from gan.data.building import build, listed
 from gan.data.sources import guess, kind
 from gan.data.store import verify
 from gan.data.torchvision_sets import SETS, TorchvisionSet

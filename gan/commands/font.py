@@ -1,6 +1,7 @@
 """`gan font`: an installable font in the style of a reference, drawn by a trained W-Net."""
 
 import argparse
+import importlib.util
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -184,9 +185,5 @@ def drawings(
 
 
 def _require_libraries() -> None:
-    try:
-        import contourpy  # noqa: F401 - the one library of gan.font that is optional
-    except ImportError as error:
-        raise ValueError(
-            "gan font needs contourpy to trace outlines: pip install 'gan[font]'"
-        ) from error
+    if not importlib.util.find_spec("contourpy"):
+        raise ValueError("gan font needs contourpy to trace outlines: pip install 'gan[font]'")

@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import hydra
 import yaml
@@ -19,7 +19,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-import gan  # noqa: F401 - fills the registries before anything is composed
+import gan  # fills the registries before anything is composed
 from gan import distributed
 from gan.commands import sweep
 from gan.commands.composing import UsageError, guarded, replaced, require_options
@@ -119,7 +119,7 @@ def _built(values: dict[str, Any], stop: Stop) -> "Trainer":
 
 def plain(config: DictConfig) -> dict[str, Any]:
     """The composed values, interpolated; each job of a multirun has a run directory of its own."""
-    values: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]  # a dict for a DictConfig
+    values = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
     run = HydraConfig.get()
     replaced(values, run.overrides.task)
     if run.mode == RunMode.MULTIRUN:

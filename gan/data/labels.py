@@ -95,7 +95,8 @@ def _parsed(path: Path, where: str) -> Labels:
     try:
         with safetensors.safe_open(path, "numpy") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
+            names = file.keys()
+            tensors = {name: file.get_tensor(name) for name in names}
         facts = json.loads(metadata["gan"])
         version, digest = facts["format"], facts.pop("sha256")
     except (safetensors.SafetensorError, OSError, KeyError, TypeError, ValueError) as error:

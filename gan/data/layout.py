@@ -12,6 +12,8 @@ There is one index value per commit of the builder, which is what makes building
 content hash is SHA-256 over (key, CRC-32) of all blocks and indices in order.
 
 Run as a program, this file reads a whole store and reports on it line by line; see `store.verify`.
+That is why it is one long file that imports nothing of `gan`: a damaged page may end the process
+that reads it, and the child that is sent ahead must not first spend seconds on importing torch.
 """
 
 import contextlib

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gan.data.archives import Archive, archive_of, located
-from gan.data.building import Source, StoreBusyError, build, refusal
+from gan.data.builder import Source
+from gan.data.building import StoreBusyError, build, refusal
 from gan.data.foreign import ForeignImages, ForeignStore, is_foreign
 from gan.data.images import (
     READ,

@@ -19,7 +19,8 @@ import numpy as np
 from tqdm import tqdm
 
 from gan.data import layout
-from gan.data.building import Report, Source, StoreBusyError, build
+from gan.data.builder import Source
+from gan.data.building import Report, StoreBusyError, build
 from gan.data.layout import Record, Rejected, StoreError, StoreFile, read_columns, read_index
 
 __all__ = [
@@ -50,7 +51,7 @@ class Store:
         count: number of images.
         shape: H, W, C.
         source: what it was built from, in one line.
-        fingerprint: see `building.fingerprint`.
+        fingerprint: see `builder.fingerprint`.
         content_hash: SHA-256 of the content.
         stamp: what its builder wanted to compare later.
         names: for an integer field, the names of its values 0 to n - 1.

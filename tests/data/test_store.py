@@ -23,7 +23,8 @@ import numpy as np
 import pytest
 
 from gan.data import building, layout, store
-from gan.data.building import build, fingerprint
+from gan.data.builder import fingerprint
+from gan.data.building import build
 from gan.data.store import Record, Rejected, Store, StoreBusyError, StoreError, verify
 
 PLAIN = {"subdir": False, "lock": False, "sync": False}
