@@ -29,8 +29,8 @@ def total_norm(parameters: Sequence[Tensor]) -> Tensor:
     On the CPU a call costs more than the work on a small gradient: those are joined first.
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
-    small = [g for g in gradients if g.numel() <= SMALL and g.device.type == "cpu"]
-    if len(small) < 2 or len({g.dtype for g in small}) > 1:
+    small = [g for g in gradients if g.numel() <= SMALL]
+    if len(small) < 2 or {(g.device.type, g.dtype) for g in gradients} != {("cpu", small[0].dtype)}:
         return get_total_norm(gradients)
     joined = torch.linalg.vector_norm(_flatten_dense_tensors(small))  # type: ignore[no-untyped-call]  # torch's own
     if len(small) == len(gradients):

@@ -141,35 +141,6 @@ def row(
     }
 
 
-def fixed(
-    identity: str,
-    case: str,
-    unit: str,
-    value: float,
-    reference: float,
-    goal: Goal,
-    settings: Mapping[str, Any],
-) -> Row:
-    """A result that has no noise, such as a size on the disk."""
-    ratio = value / reference
-    return {
-        "id": identity,
-        "case": case,
-        **settings,
-        "value": _short(value),
-        "unit": unit,
-        "reference": _short(reference),
-        "ratio": _short(ratio),
-        "iqr": [_short(ratio)] * 2,
-        "null_ratio": 1.0,
-        "null_iqr": [1.0, 1.0],
-        "rounds": 1,
-        "goal": f"{goal.kind} {goal.bound:g}",
-        "passed": goal.reached(ratio, (1.0, 1.0)),
-        **surroundings(),
-    }
-
-
 def skipped(identity: str, case: str, reason: str, **settings: Any) -> Row:
     """The row of a case that cannot run here."""
     return {"id": identity, "case": case, **settings, "skipped": reason, **surroundings()}

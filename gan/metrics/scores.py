@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -63,15 +63,17 @@ class Scores:
         }
 
 
-def score(
-    cells: Cells,
-    draw: Draw,
-    references: int = 1,
-    control: Control = faithful,
-    among: Sequence[str] = tuple(CELLS),
-    batch: int = 256,
-    measure: Measure = distances,
-) -> Scores:
+class Setup(TypedDict, total=False):
+    """What is scored and how; see `score_pairs` for what holds unless it is said."""
+
+    references: int
+    control: Control
+    among: Sequence[str]
+    batch: int
+    measure: Measure
+
+
+def score(cells: Cells, draw: Draw, **setup: Unpack[Setup]) -> Scores:
     """The scores of a generator, shown the true pairs or what the control makes of them.
 
     Raises:
@@ -88,7 +90,7 @@ def score(
             )
         return image.detach().float().cpu()
 
-    return score_pairs(cells, drawn, references, control, among, batch, measure)
+    return score_pairs(cells, drawn, **setup)
 
 
 def score_pairs(

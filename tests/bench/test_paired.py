@@ -8,7 +8,7 @@ import torch
 
 from gan.bench import limits
 from gan.bench.options import Options, parse
-from gan.bench.paired import Goal, Paired, alternate, fixed, row, skipped
+from gan.bench.paired import Goal, Paired, alternate, row, skipped
 from gan.commands import main
 from gan.registry import ConfigError
 
@@ -64,7 +64,9 @@ def test_a_row_has_the_fields_and_the_verdict():
     assert faster["ratio"] == pytest.approx(1 / 1.1, rel=1e-3)
     assert faster["passed"] is False
     json.dumps([found, faster, skipped("D3", "ffcv", "why")])
-    assert fixed("D7", "disk", "bytes", 101, 100, Goal(1.03), {})["passed"] is True
+    sizes = Paired([101], [100], [100])
+    assert row("D7", "disk", "bytes", sizes, 1, Goal(1.03))["passed"] is True
+    assert row("D7", "disk", "bytes", sizes, 1, Goal(1.0))["passed"] is False
 
 
 def test_a_difference_is_bounded_in_its_own_unit():
