@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gan import distributed, parts
+from gan import distributed, parts, pieces
 from gan.check import check
 from gan.compiling import compile_calls
 from gan.monitor import Monitor
@@ -92,6 +92,7 @@ def trainer(values: Mapping[str, Any], run_dir: Path = Path("unused")) -> Traine
     """
     checked = check(values)
     settings, device = checked.settings, distributed.device(checked.settings.device)
+    torch.set_float32_matmul_precision("high")  # as in a run
     distributed.seed(checked.seed, "start", 0, device)
     counts = {"styles": STYLES, "characters": CHARACTERS, "classes": STYLES}
     facts = {**counts, **checked.facts}
@@ -110,7 +111,7 @@ def trainer(values: Mapping[str, Any], run_dir: Path = Path("unused")) -> Traine
     if settings.compile:
         compile_calls(recipe, lambda said: print(said, file=sys.stderr))
     generator, discriminator = (parts.player(checked, recipe, side, asleep) for side in SIDES)
-    return Trainer(
+    return pieces.trainer_for(settings)(
         recipe,
         generator,
         discriminator,
