@@ -11,6 +11,7 @@ from gan.bench import by_hand, devices, games
 from gan.bench.games import COMMON, Compose
 from gan.bench.options import Options
 from gan.bench.paired import Goal, Row, Timer, Work, alternate, noted, row
+from gan.check import check
 from gan.trainer import Trainer
 
 WARM = 2  # rounds that do not count
@@ -55,8 +56,8 @@ class Desk:
     def maker(self, model: str, *overrides: str) -> Callable[[], Trainer]:
         """A function that builds a model's trainer."""
         device = f"trainer.device={self.device}"
-        values = self.compose(*self.models[model], *COMMON, device, *overrides)
-        return lambda: games.trainer(values)
+        checked = check(self.compose(*self.models[model], *COMMON, device, *overrides))
+        return lambda: games.trainer_of(checked)
 
     def plays(self, game: Trainer) -> Work:
         """A round of a trainer's steps."""
@@ -104,13 +105,18 @@ class Desk:
         ours, absolute = self.plays(make()), not goal.resolved
         return self.compare(identity, case, model, goal, ours, bare, null, absolute)
 
-    def over_usual(self, identity: str, case: str, model: str, goal: Goal, *overrides: str) -> Row:
-        """A step with these settings beside the loop that most code has, in exact float32."""
+    def over_usual(
+        self, identity: str, case: str, model: str, goal: Goal, *overrides: str, tf32: bool = False
+    ) -> Row:
+        """A step with these settings beside the loop that most code has, in exact float32 or not.
+
+        On a CPU there is no TF32.
+        """
         make = self.maker(model)
-        loops = (repeated(by_hand.usual(make()), self.options.steps) for _ in range(2))
-        usual, null = (devices.exact()(loop) for loop in loops)
-        ours = self.plays(self.maker(model, *overrides)())
-        return self.compare(identity, case, model, goal, ours, usual, null)
+        loops = [repeated(by_hand.usual(make()), self.options.steps) for _ in range(2)]
+        usual, null = loops if tf32 else [devices.exact()(loop) for loop in loops]
+        ours, said = self.plays(self.maker(model, *overrides)()), {"tf32": tf32}
+        return self.compare(identity, case, model, goal, ours, usual, null, settings=said)
 
     def over_plain(self, identity: str, case: str, model: str, goal: Goal, *overrides: str) -> Row:
         """A step with these settings beside one without."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gan import distributed, parts, pieces
-from gan.check import check
+from gan.check import Checked, check
 from gan.compiling import compile_calls
 from gan.monitor import Monitor
 from gan.rehearsal import SIDES
@@ -85,12 +85,16 @@ class Still:
         """Nothing reads ahead."""
 
 
-def trainer(values: Mapping[str, Any], run_dir: Path = Path("unused")) -> Trainer:
-    """A trainer of these settings on random images; a classifier that it needs is untrained.
+def trainer(values: Mapping[str, Any]) -> Trainer:
+    """A trainer of these settings on random images."""
+    return trainer_of(check(values))
+
+
+def trainer_of(checked: Checked, run_dir: Path = Path("unused")) -> Trainer:
+    """The same of checked settings; a classifier that it needs is untrained.
 
     Nothing is written: its log is never opened.
     """
-    checked = check(values)
     settings, device = checked.settings, distributed.device(checked.settings.device)
     torch.set_float32_matmul_precision("high")  # as in a run
     distributed.seed(checked.seed, "start", 0, device)
@@ -109,13 +113,13 @@ def trainer(values: Mapping[str, Any], run_dir: Path = Path("unused")) -> Traine
     recipe = recipe.to(device).to(memory_format=torch.channels_last)
     asleep = parts.freeze(recipe, checked.freeze)
     if settings.compile:
-        compile_calls(recipe, lambda said: print(said, file=sys.stderr))
+        compile_calls(recipe, _say)
     generator, discriminator = (parts.player(checked, recipe, side, asleep) for side in SIDES)
-    return pieces.trainer_for(settings)(
+    return pieces.trainer_for(settings, device, _say)(
         recipe,
         generator,
         discriminator,
-        Still(batch(recipe.reads, values, device)),
+        Still(batch(recipe.reads, checked.values, device)),
         checked.create("average", generator=recipe.generator),
         settings,
         Monitor(run_dir, settings.steps),
@@ -139,3 +143,7 @@ def batch(
         image = image.to(memory_format=torch.channels_last)
         made[key] = image[:, None] if key == "reference" else image
     return made
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)

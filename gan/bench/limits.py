@@ -131,13 +131,14 @@ def _tensors(tree: Any) -> list[Tensor]:
 
 
 def _written(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
-    """The arguments that an operation writes to."""
+    """The arguments that an operation writes to; optimizers would scale gradients, and do not."""
     named = {spec.name: value for spec, value in zip(func._schema.arguments, args, strict=False)}
     given = {**named, **kwargs}
     return [
         given[spec.name]
         for spec in func._schema.arguments
-        if spec.name in given and spec.alias_info is not None and spec.alias_info.is_write
+        if spec.name in given.keys() - {"grads"}
+        if spec.alias_info is not None and spec.alias_info.is_write
     ]
 
 

@@ -117,6 +117,11 @@ def test_products_count_by_their_numbers_and_what_is_written_counts_twice():
     assert (moved.operations, moved.bytes, moved.kept) == (1, 4 * 15, 4 * 15)
     copied = limits.count(lambda: torch._foreach_copy_(weights, others))
     assert (copied.bytes, copied.kept) == (4 * 15, 0)
+    optimizer = torch.optim.Adam(weights := [torch.ones(5, requires_grad=True)], fused=True)
+    weights[0].grad = torch.ones(5)
+    optimizer.step()
+    stepped = limits.count(optimizer.step)  # weight and moments are written, gradients only read
+    assert stepped.kept == 4 * (4 + 3) * 5 + 4  # and its counter is read
 
 
 @LOADS
