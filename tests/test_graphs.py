@@ -92,7 +92,7 @@ def test_a_replayed_run_is_the_played_one(case):
         found, kept = played(run)
     kinds = len(run._turns)
     assert len(recorder.recorded) == 2 * kinds >= 4
-    assert recorder.replayed >= len(found)
+    assert recorder.replayed > 2 * kinds
     assert error(found, expected) < 1e-12
     for tag, values in terms.items():
         assert torch.allclose(kept[tag], values, rtol=1e-10), tag
