@@ -132,9 +132,18 @@ def game(kind, loss, penalty=None, every=1, norms=None):
 
 
 def started(
-    kind, loss, penalty, every=1, asleep=False, micro=None, norms=None, folder="unused", **settings
+    kind,
+    loss,
+    penalty,
+    every=1,
+    asleep=False,
+    micro=None,
+    norms=None,
+    folder="unused",
+    graphed=None,
+    **settings,
 ):
-    """A trainer of the game."""
+    """A trainer of the game; `graphed` may give its kind."""
     torch.manual_seed(0)
     recipe = game(kind, loss, penalty, every, norms)
     sides = recipe.generator, recipe.discriminator
@@ -159,7 +168,7 @@ def started(
     chosen = Settings(
         batch_size=TOTAL, micro_batch=micro, device="cpu", precision="fp32", **settings
     )
-    kind = pieces.trainer_for(chosen)
+    kind = graphed or pieces.trainer_for(chosen, torch.device("cpu"), print)
     averages = {"ema": Ema(recipe.generator, halflife=30.0)}
     monitor = Monitor(Path(folder), 10)
     return kind(recipe, *players, Batches(recipe.reads), averages, chosen, monitor, seed=1)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gan import distributed, parts
+from gan import distributed, parts, pieces
 from gan.check import check
 from gan.compiling import compile_calls
 from gan.monitor import Monitor
@@ -110,7 +110,8 @@ def trainer(values: Mapping[str, Any], run_dir: Path = Path("unused")) -> Traine
     if settings.compile:
         compile_calls(recipe, lambda said: print(said, file=sys.stderr))
     generator, discriminator = (parts.player(checked, recipe, side, asleep) for side in SIDES)
-    return Trainer(
+    kind = pieces.trainer_for(settings, device, lambda said: print(said, file=sys.stderr))
+    return kind(
         recipe,
         generator,
         discriminator,

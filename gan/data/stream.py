@@ -78,6 +78,7 @@ class Stream:
         self._side: torch.cuda.Stream | None = None
         if device.type == "cuda":
             self._side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch's own
+            self._side.wait_stream(torch.cuda.current_stream(device))  # which has loaded the set
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -136,8 +137,10 @@ class Stream:
         if ready.copied is not None:
             current = torch.cuda.current_stream(self.device)
             current.wait_event(ready.copied)
-            for tensor in [*ready.images.values(), *ready.fields.values()]:
-                tensor.record_stream(current)
+            sent = [*ready.images.values(), *ready.fields.values(), ready.flip]
+            for tensor in sent:
+                if tensor is not None:
+                    tensor.record_stream(current)
         images = {key: _floats(image, ready.flip) for key, image in ready.images.items()}
         return {**images, **ready.fields}
 
