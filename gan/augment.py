@@ -67,8 +67,9 @@ class Augmentation(nn.Module):
                 change.fade(self.seen - self.seen % batch)
         if (ada := self.ada) is None:
             return {}
+        used = {"augment_probability": ada.probability.clone()}
         ada.adapt(logits, batch, self.seen % (ada.every * batch) == 0)
-        return {"augment_probability": ada.probability.clone()}
+        return used
 
 
 @register("augment", "ada")

@@ -132,7 +132,12 @@ def adaptive(**settings):
 
 def probabilities(augmentation, logits, updates):
     """p after each update with these logits of reals."""
-    return [augmentation.learnt(logits)["augment_probability"].item() for _ in range(updates)]
+    used, found = [], []
+    for _ in range(updates):
+        used.append(augmentation.learnt(logits)["augment_probability"])
+        found.append(augmentation.ada.probability.clone())
+    assert used[1:] == found[:-1]  # what is logged is what the update's images were changed with
+    return torch.stack(found).tolist()
 
 
 def test_sure_logits_raise_the_probability_to_one_in_so_many_images():
