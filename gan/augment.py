@@ -110,8 +110,8 @@ class Ada(nn.Module):
 
         A logit that is no number counts for neither side.
         """
-        sign = (logits > 0).float() - (logits < 0).float()
-        self.signs += distributed.mean(sign.reshape(len(sign), -1).mean(1).sum())
+        sign = torch.sign(logits.float()).reshape(len(logits), -1)  # [B, K]
+        self.signs += distributed.mean(sign.mean(1).sum())
         looked_at = self.every * batch  # reals, over all processes
         r = self.signs * (distributed.size() / looked_at)
         step = torch.sign(r - self.target) * (looked_at / self.images)

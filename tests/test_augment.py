@@ -202,12 +202,15 @@ def test_each_sample_is_changed_with_the_probability():
 
 def test_a_batch_in_pieces_moves_the_probability_once():
     whole, pieces = (adaptive(images=24, every=1) for _ in range(2))
+    noise = create("augment", "noise", strength=1.0, images=24)
+    pieces.changes.append(noise)
     logits = torch.tensor([1.0, 1, 1, 1, 1, -1])  # r = 2/3; of the last piece alone 0
     assert probabilities(whole, logits, 1)[0] == pytest.approx(0.25)
     found = []
     for first in (0, 2, 4):
         with draws.shared(draws.Share(first, 2, 6), seed=0):
             found += probabilities(pieces, logits[first : first + 2], 1)
+            assert noise.deviation == (1.0 if first < 4 else 0.75)
     assert found == pytest.approx([0, 0, 0.25])
     assert torch.equal(whole.seen, pieces.seen)
 
