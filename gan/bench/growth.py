@@ -10,11 +10,16 @@ from gan.bench.scale import KEYS, WORDS
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
+    """Writes the figure as a picture."""
+    figure(rows).savefig(path, dpi=120)
+
+
+def figure(rows: Sequence[Row]) -> Figure:
     """A panel for each case, a line for each model; beside a store's, the process's own memory."""
     measured = [row for row in rows if "value" in row]
     cases = list(dict.fromkeys(row["case"] for row in measured))
-    figure = Figure(figsize=(4.2 * max(1, len(cases)), 3.6))
-    panels = figure.subplots(1, max(1, len(cases)), squeeze=False).ravel()
+    drawn = Figure(figsize=(4.2 * max(1, len(cases)), 3.6))
+    panels = drawn.subplots(1, max(1, len(cases)), squeeze=False).ravel()
     for panel, case in zip(panels, cases, strict=False):
         of_case = [row for row in measured if row["case"] == case]
         for model in dict.fromkeys(row["model"] for row in of_case):
@@ -32,5 +37,5 @@ def draw(rows: Sequence[Row], path: Path) -> None:
             beside.set_ylabel("own memory, MB")
             beside.set_ylim(bottom=0)
         panel.legend(fontsize=8, frameon=False)
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
+    drawn.tight_layout()
+    return drawn

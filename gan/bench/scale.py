@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
@@ -69,15 +70,19 @@ def image(options: Options, compose: Compose) -> Iterator[Row]:
 
 def terms(options: Options, compose: Compose) -> Iterator[Row]:
     """S4: terms of W-Net's losses, one more at a time."""
-    off = [f"{word.partition('=')[0]}=0" for word in TERMS]
-    points = {2 + on: (*TERMS[:on], *off[on:]) for on in range(len(TERMS) + 1)}
     for model in options.model or ("wnet",):
         if "wnet" not in model:
             yield skipped("S4", "terms", "only W-Net has terms to leave out", model=model)
             continue
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "unused: no loss reaches")  # heads without a term
-            yield from _grown(_desk(options, compose), "S4", "terms", model, points)
+            yield from _grown(_desk(options, compose), "S4", "terms", model, weighed())
+
+
+def weighed() -> Points:
+    """Settings of W-Net by the number of its terms."""
+    off = [f"{word.partition('=')[0]}=0" for word in TERMS]
+    return {2 + on: (*TERMS[:on], *off[on:]) for on in range(len(TERMS) + 1)}
 
 
 def _grown(desk: Desk, identity: str, case: str, model: str, points: Points) -> Iterator[Row]:
@@ -92,33 +97,40 @@ def _grown(desk: Desk, identity: str, case: str, model: str, points: Points) -> 
 
 def store(options: Options, compose: Compose) -> Iterator[Row]:
     """S3: records in the store that a tiny game is trained from, and the memory that they take."""
-    desk, counts = _desk(options, compose), options.records or RECORDS
+    desk, counts = _desk(options, compose), sorted({*(options.records or RECORDS)})
     make = desk.maker("tiny", *SHUFFLED)
-    with (
-        tempfile.TemporaryDirectory(prefix="gan-bench-", dir=options.folder) as folder,
-        _opened(desk, make(), counts[0], Path(folder)) as first,
-    ):
-        for count in counts:
-            with _opened(desk, make(), count, Path(folder)) as point:
-                yield _of_a_store(desk, point, first)
+    with tempfile.TemporaryDirectory(prefix="gan-bench-", dir=options.folder) as folder:
+        places = {count: Path(folder) / str(count) for count in counts}
+        with get_context("spawn").Pool(1) as pool:  # whose memory goes with it
+            built = dict(zip(counts, pool.starmap(_write, places.items()), strict=True))
+        with _opened(desk, make(), counts[0], places[counts[0]]) as first:
+            for count, place in places.items():
+                with _opened(desk, make(), count, place) as point:
+                    row = _of_a_store(desk, point, first)
+                yield {**row, "records": count, "build_s": round(built[count], 2)}
+
+
+def _pictures(count: int) -> Pictures:
+    return Pictures(count, 8, channels=1)
+
+
+def _write(count: int, place: Path) -> float:
+    """A store of so many records; the processor seconds that it took."""
+    place.mkdir()
+    return by(processor)(lambda: stores.store(_pictures(count), place).close())
 
 
 class _Point(NamedTuple):
     work: Work
     stream: Stream
-    built: float  # processor seconds
 
 
 @contextmanager
-def _opened(desk: Desk, game: Trainer, count: int, folder: Path) -> Iterator[_Point]:
+def _opened(desk: Desk, game: Trainer, count: int, place: Path) -> Iterator[_Point]:
     """A game that is trained from a store of so many records."""
-    place = folder / str(count)
-    place.mkdir(exist_ok=True)
-    pictures = Pictures(count, 8, channels=1)
-    built = by(processor)(lambda: stores.store(pictures, place).close())
-    with closing(streamed(pictures, place, game)) as stream:
+    with closing(streamed(_pictures(count), place, game)) as stream:
         game.stream = stream
-        yield _Point(desk.plays(game), stream, built)
+        yield _Point(desk.plays(game), stream)
 
 
 def _of_a_store(desk: Desk, point: _Point, first: _Point) -> Row:
@@ -137,9 +149,7 @@ def _of_a_store(desk: Desk, point: _Point, first: _Point) -> Row:
     row = desk.compare("S3", "store", "tiny", goal, point.work, first.work)
     return {
         **row,
-        "records": file.count,
         "megabytes": round(file.path.stat().st_size / 1e6, 1),
-        "build_s": round(point.built, 2),
         "read_us_per_image": round(1e6 * taken / READS / size, 3),
         "memory_mb": _memory(),
     }
