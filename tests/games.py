@@ -40,7 +40,7 @@ NETWORKS = {
     ),
 }
 SETTINGS = {
-    "wnet": {"feature_source": "discriminator", "restyle": 0.5},
+    "wnet": {"feature_source": "discriminator", "restyle": 0.5, "mix": 0.5, "splice": 0.5},
     "cyclegan": {"pool": 0, "size": SIZE, "channels": 1},
     "pix2pix": {"size": SIZE, "channels": 1},
 }
@@ -73,7 +73,8 @@ class Batches:
     def _drawn(self, key, generator):
         if key in ("label", "style", "character"):
             return torch.randint(CLASSES, (TOTAL,), generator=generator)
-        lead = (TOTAL, 2) if key == "reference" else (TOTAL,)
+        several = {"reference": 2, "mate": 2, "other": 4}
+        lead = (TOTAL, several[key]) if key in several else (TOTAL,)
         return torch.rand(*lead, 1, SIZE, SIZE, generator=generator) * 2 - 1
 
     def close(self):

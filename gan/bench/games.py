@@ -134,14 +134,15 @@ def batch(
     size, channels = values["image"]["size"], values["image"]["channels"]
     many = values["trainer"]["batch_size"]
     bounds = {"style": STYLES, "label": STYLES, "character": CHARACTERS}
+    several = {"reference": 1, "mate": 2, "other": 3}  # glyphs of a sample
     made = {}
     for key in reads:
         if key in bounds:
             made[key] = torch.randint(bounds[key], (many,), device=device)
             continue
-        image = torch.rand(many, channels, size, size, device=device) * 2 - 1
-        image = image.to(memory_format=torch.channels_last)
-        made[key] = image[:, None] if key == "reference" else image
+        lead = (many, several[key]) if key in several else (many,)
+        image = torch.rand(*lead, channels, size, size, device=device) * 2 - 1
+        made[key] = image if key in several else image.to(memory_format=torch.channels_last)
     return made
 
 

@@ -71,14 +71,13 @@ class Stream:
         self.waited, self._asked = 0.0, asked
         self.content = dataset.store.content_hash
         self._orders: dict[int, np.ndarray] = {}
-        self._resident = self._load() if self._stays() else None
+        self._resident: Tensor | None = None
         self._buffers: list[dict[str, Tensor]] = [{} for _ in range(ahead)]
         self._free: queue.Queue[int] = queue.Queue()
         self._ready: queue.Queue[_Ready | BaseException] = queue.Queue()
         self._side: torch.cuda.Stream | None = None
         if device.type == "cuda":
             self._side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch's own
-            self._side.wait_stream(torch.cuda.current_stream(device))  # which has loaded the set
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -152,6 +151,9 @@ class Stream:
         return self._orders[epoch]
 
     def _start(self) -> None:
+        self._resident = self._load() if self._stays() else None
+        if self._side is not None:  # it reads what was loaded on this stream
+            self._side.wait_stream(torch.cuda.current_stream(self.device))
         for slot in range(self.ahead):
             self._free.put(slot)
         self._thread = threading.Thread(
