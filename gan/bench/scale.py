@@ -97,7 +97,7 @@ def _grown(desk: Desk, identity: str, case: str, model: str, points: Points) -> 
 
 def store(options: Options, compose: Compose) -> Iterator[Row]:
     """S3: records in the store that a tiny game is trained from, and the memory that they take."""
-    desk, counts = _desk(options, compose), sorted({*(options.records or RECORDS)})
+    desk, counts = _desk(options, compose, steps=10), sorted({*(options.records or RECORDS)})
     make = desk.maker("tiny", *SHUFFLED)
     with tempfile.TemporaryDirectory(prefix="gan-bench-", dir=options.folder) as folder:
         places = {count: Path(folder) / str(count) for count in counts}
@@ -193,5 +193,5 @@ def advice(rows: list[Row]) -> str:
     )
 
 
-def _desk(options: Options, compose: Compose) -> Desk:
-    return Desk(replace(options, steps=options.steps or 1), compose, MODELS, seconds=SECONDS)
+def _desk(options: Options, compose: Compose, steps: int = 1) -> Desk:
+    return Desk(replace(options, steps=options.steps or steps), compose, MODELS, seconds=SECONDS)
