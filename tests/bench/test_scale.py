@@ -59,8 +59,8 @@ def test_several_batches_and_records_can_be_named():
 
 
 ROWS = [
-    {"case": "batch", "model": "dcgan", "batch": 4, "value": 10.0, "ratio": 1.0},
-    {"case": "batch", "model": "dcgan", "batch": 8, "value": 19.0, "ratio": 1.9},
+    {"case": "batch", "model": "dcgan", "batch": 4, "value": 10.0, "ratio": 1.0, "iqr": [0.9, 1.1]},
+    {"case": "batch", "model": "dcgan", "batch": 8, "value": 19.0, "ratio": 1.9, "iqr": [1.8, 2.0]},
     {"case": "terms", "model": "dcgan", "skipped": "only W-Net has terms to leave out"},
     *(
         {
@@ -69,6 +69,7 @@ ROWS = [
             "records": records,
             "value": 5.0,
             "ratio": 1.0,
+            "iqr": [0.9, 1.1],
             "memory_mb": {"own": 300.0 + records / 1e5, "mapped": 200.0},
         }
         for records in (10_000, 2_000_000)
@@ -80,7 +81,7 @@ def test_a_figure_has_what_was_measured():
     batch, store, memory = growth.figure(ROWS).axes
     (line,) = batch.lines
     assert [*line.get_xdata()] == [4, 8]
-    assert [*line.get_ydata()] == [10.0, 19.0]
+    assert [*line.get_ydata()] == [1.0, 1.9]
     assert store.get_xscale() == "log"
     assert [*memory.lines[0].get_ydata()] == [300.1, 320.0]
 
