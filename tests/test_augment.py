@@ -119,6 +119,16 @@ def test_cutout_greys_one_box_of_half_the_sides():
     assert min(sizes)[0] >= 2  # the centre lies inside or on the border
 
 
+@pytest.mark.parametrize(("ratio", "positions"), [(0.5, 9), (0.375, 8)])  # 4 of 8 places, and 3
+def test_cutout_takes_every_position_and_reaches_as_far_over_either_end(ratio, positions):
+    torch.manual_seed(0)
+    gone = create("augment", "cutout", ratio=ratio)(torch.ones(500, 1, 8, 8))[:, 0] == 0
+    for side in (1, 2):
+        spans = {tuple(span) for span in gone.any(side).tolist()}
+        assert len(spans) == positions
+        assert spans == {span[::-1] for span in spans}
+
+
 # -- in the game
 
 
