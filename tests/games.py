@@ -8,7 +8,6 @@ import torch._dynamo  # noqa: F401 - optimizers do; slow, and once for all that 
 from torch import nn
 
 from gan import distributed, pieces
-from gan.average import Ema
 from gan.monitor import Monitor
 from gan.player import Player
 from gan.registry import create, entry, names
@@ -159,9 +158,8 @@ def started(
         batch_size=TOTAL, micro_batch=micro, device="cpu", precision="fp32", **settings
     )
     kind = pieces.trainer_for(chosen)
-    averages = {"ema": Ema(recipe.generator, halflife=30.0)}
     monitor = Monitor(Path(folder), 10)
-    return kind(recipe, *players, Batches(recipe.reads), averages, chosen, monitor, seed=1)
+    return kind(recipe, *players, Batches(recipe.reads), {}, chosen, monitor, seed=1)
 
 
 def gradients(case, micro=None, steps=2, **options):
