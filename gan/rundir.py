@@ -33,6 +33,7 @@ FREE = (
     "trainer.micro_batch",
     "trainer.device",
     "trainer.compile",
+    "trainer.graphs",
     "trainer.profile",
     "data.resident",
     "resume",
