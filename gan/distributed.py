@@ -297,19 +297,25 @@ def average_gradients(parameters: Sequence[Tensor], said: Tensor) -> Tensor:
     present = torch.tensor(
         [float(p.grad is not None) for p in parameters], device=parameters[0].device
     )
-    parts = [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters]
-    flat = torch.cat([said.detach().float().reshape(1), present, *parts])
+    parts = [_laid_out(p) for p in parameters]
+    rows = (part.as_strided((part.numel(),), (1,)) for part in parts)  # as they lie in memory
+    flat = torch.cat([said.detach().float().reshape(1), present, *rows])
     _collect(torch.distributed.all_reduce, flat)
-    marks, gradients = flat[1 : len(present) + 1].tolist(), flat[len(present) + 1 :] / size()
-    for parameter, mark, part in zip(
-        parameters, marks, torch.split(gradients, [p.numel() for p in parts]), strict=True
-    ):
-        if not mark:
-            parameter.grad = None
-            continue
-        parameter.grad = torch.empty_like(parameter)  # in the weight's memory format: fused Adam
-        parameter.grad.copy_(part.view_as(parameter))  # goes through both as they lie in memory
+    marks, means = flat[1 : len(present) + 1].tolist(), flat[len(present) + 1 :] / size()
+    for parameter, part, mark, mean in zip(
+        parameters, parts, marks, means.split([part.numel() for part in parts]), strict=True
+    ):  # views: a copy of each would be an operation for each
+        parameter.grad = mean.as_strided(part.size(), part.stride()) if mark else None
     return flat[0]
+
+
+def _laid_out(parameter: Tensor) -> Tensor:
+    """The gradient, or zeros, in the weight's memory format: fused Adam goes through both so."""
+    if parameter.grad is None:
+        return torch.zeros_like(parameter)
+    if parameter.grad.stride() == parameter.stride():
+        return parameter.grad
+    return torch.empty_like(parameter).copy_(parameter.grad)
 
 
 @torch.no_grad()

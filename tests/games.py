@@ -144,7 +144,7 @@ def started(
     graphed=None,
     **settings,
 ):
-    """A trainer of the game; `graphed` may give its kind."""
+    """A trainer of the game; `graphed` may give its kind, and it then averages as well."""
     torch.manual_seed(0)
     recipe = game(kind, loss, penalty, every, norms)
     sides = recipe.generator, recipe.discriminator
@@ -170,7 +170,7 @@ def started(
         batch_size=TOTAL, micro_batch=micro, device="cpu", precision="fp32", **settings
     )
     kind = graphed or pieces.trainer_for(chosen, torch.device("cpu"), print)
-    averages = {"ema": Ema(recipe.generator, halflife=30.0)}
+    averages = {"ema": Ema(recipe.generator, halflife=30.0)} if graphed else {}
     monitor = Monitor(Path(folder), 10)
     return kind(recipe, *players, Batches(recipe.reads), averages, chosen, monitor, seed=1)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 import torch.distributed
 
-PATIENCE = 120.0  # seconds after which processes that hang are killed
+PATIENCE = 120.0  # seconds after which processes that hang are killed, or twice their time-out
 
 
 def forked(work, count=2, timeout=20.0):
@@ -24,7 +24,7 @@ def forked(work, count=2, timeout=20.0):
     """
     folder = Path(tempfile.mkdtemp())
     children = [_fork(work, rank, count, folder, timeout) for rank in range(count)]
-    timer = threading.Timer(PATIENCE, _kill, (children,))
+    timer = threading.Timer(max(PATIENCE, 2 * timeout), _kill, (children,))
     timer.start()
     for child in children:
         os.waitpid(child, 0)

@@ -219,6 +219,31 @@ def test_averaged_gradients_lie_in_memory_as_their_weights():
             torch.testing.assert_close(mine, expected.detach(), rtol=1e-5, atol=1e-6)
 
 
+def test_gradients_of_any_memory_format_are_averaged_in_one_buffer():
+    """One of a process is laid out unlike its weight, one is missing, one belongs to a 1 x 1."""
+    shapes = (4, 3, 2, 2), (4, 3, 1, 1), (5,)
+    given = [[torch.randn(shape) for shape in shapes] for _ in range(2)]
+    formats = torch.contiguous_format, torch.channels_last
+
+    def work(rank):
+        weights = [nn.Parameter(torch.zeros(shape)) for shape in shapes]
+        for weight, gradient in zip(weights, given[rank], strict=True):
+            if weight.ndim == 4:
+                weight.data = weight.data.to(memory_format=torch.channels_last)
+                gradient = gradient.to(memory_format=formats[rank])
+            weight.grad = gradient
+        weights[2].grad = None if rank else weights[2].grad
+        distributed.average_gradients(weights, torch.zeros(()))
+        assert len({w.grad.untyped_storage().data_ptr() for w in weights}) == 1
+        assert weights[0].grad.is_contiguous(memory_format=torch.channels_last)
+        return [weight.grad.contiguous() for weight in weights]
+
+    given[1][2].zero_()
+    for found in forked(work):
+        for mine, one, other in zip(found, *given, strict=True):
+            torch.testing.assert_close(mine, (one + other) / 2)
+
+
 def test_weights_of_any_memory_format_reach_the_others():
     def work(rank):
         torch.manual_seed(rank)

@@ -104,7 +104,8 @@ def test_two_processes_train_what_one_does(launched, tmp_path, tried):
     for before, after in zip(first, second, strict=True):
         for tag in before.keys() - {"speed/images_per_second"}:
             assert after[tag] == pytest.approx(before[tag], rel=1e-3, abs=1e-3), tag
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "one", "two"]
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["classifiers"]  # of the report
     tried(len(one.networks))
 
 

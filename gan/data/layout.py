@@ -47,8 +47,8 @@ _MAGIC = b"GANS"
 _HEADER = struct.Struct("<4sHHIIIQIII8x")  # magic version kind H W C first count length crc
 _CRC = slice(36, 40)
 
-_BRANCH, _LEAF, _OVERFLOW = 1, 2, 4  # LMDB: flags of a page
-_LARGE = 1  # LMDB: flag of a node whose value has pages of its own
+BRANCH, _LEAF, _OVERFLOW = 1, 2, 4  # LMDB: flags of a page
+LARGE = 1  # LMDB: flag of a node whose value has pages of its own
 
 Shape = tuple[int, int, int]
 
@@ -152,6 +152,11 @@ def block_key(number: int) -> bytes:
 def index_key(number: int) -> bytes:
     """The key of an index."""
     return b"index/%08d" % number
+
+
+def value_bytes(length: int) -> int:
+    """How many bytes of a value the header and so many of its payload are."""
+    return _HEADER.size + length
 
 
 def content_hash_of(transaction: lmdb.Transaction) -> str:
@@ -319,9 +324,8 @@ def checked_bytes(descriptor: int) -> int:
         raise StoreError("it is not a regular file")
     if status.st_size == 0:
         raise StoreError("it is empty")
-    page = _tree(os.pread(descriptor, 152, 0)).page
-    tree = max(_tree(os.pread(descriptor, 152, start)) for start in (0, page))
-    required = (tree.last + 1) * page
+    tree = newest_tree(descriptor)
+    required = (tree.last + 1) * tree.page
     if status.st_size < required:
         raise StoreError(
             f"it is cut: {status.st_size} bytes of {required} are there; copy or build it again"
@@ -335,6 +339,12 @@ def checked_bytes(descriptor: int) -> int:
     if walked != tree.entries:
         raise StoreError(f"its tree is damaged: it has {walked} nodes of {tree.entries}")
     return required
+
+
+def newest_tree(descriptor: int) -> _Tree:
+    """What the newer meta page of an LMDB file says."""
+    page = _tree(os.pread(descriptor, 152, 0)).page
+    return max(_tree(os.pread(descriptor, 152, start)) for start in (0, page))
 
 
 def _tree(head: bytes) -> _Tree:
@@ -359,7 +369,7 @@ def _count_entries(descriptor: int, tree: _Tree, number: int, depth: int, seen: 
     seen.add(number)
     page = os.pread(descriptor, tree.page, number * tree.page)
     flags, lower = struct.unpack_from("=HH", page, 10)
-    if flags != (_LEAF if depth == 1 else _BRANCH):
+    if flags != (_LEAF if depth == 1 else BRANCH):
         raise StoreError(f"its tree is damaged at page {number}")
     starts = struct.unpack_from(f"={(lower - 16) // 2}H", page, 16)
     if len(starts) < (1 if depth == 1 else 2):  # LMDB ends the process over a branch of one
@@ -380,7 +390,7 @@ def _check_leaf_node(descriptor: int, tree: _Tree, page: bytes, start: int) -> N
     size, data = low | high << 16, start + 8 + key
     if flags == 0 and data + size <= tree.page:
         return
-    if flags != _LARGE:
+    if flags != LARGE:
         raise StoreError("its tree is damaged: a value leaves its page")
     (first,) = struct.unpack_from("=Q", page, data)
     pages = (16 + size - 1) // tree.page + 1

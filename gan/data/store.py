@@ -21,6 +21,7 @@ from tqdm import tqdm
 from gan.data import layout
 from gan.data.builder import Source
 from gan.data.building import Report, StoreBusyError, build
+from gan.data.cold import ColdFile
 from gan.data.layout import Record, Rejected, StoreError, StoreFile, read_columns, read_index
 
 __all__ = [
@@ -205,7 +206,7 @@ def _acquire(store: Store) -> StoreFile:
 
 def _checked(path: Path) -> StoreFile:
     """A newly opened file whose first and last block are whole."""
-    file = StoreFile(path)
+    file = ColdFile(path)
     try:
         file.touch(0)
         file.touch(file.meta.blocks - 1)

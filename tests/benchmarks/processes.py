@@ -2,7 +2,8 @@
 
     PYTHONPATH=.:tests python tests/benchmarks/processes.py model=dcgan trainer.batch_size=64
 
-Two processes share the machine's cores: on few of them only processor time says something.
+Two processes share the machine's cores: on few of them only processor time says something. What
+they should take together is twice a step of half the batch, and what sending takes by itself.
 """
 
 import sys
@@ -47,18 +48,44 @@ def timed(values, folder):
     return work
 
 
+def sending(total):
+    """Work for `forked`: wall and processor seconds of averaging so many bytes of gradients."""
+
+    def work(rank):
+        weight = torch.nn.Parameter(torch.zeros(total // 4))
+        weight.grad = torch.ones_like(weight)
+        distributed.average_gradients([weight], torch.zeros(()))
+        wall, processor = time.perf_counter(), time.process_time()
+        for _ in range(10 * STEPS):
+            distributed.average_gradients([weight], torch.zeros(()))
+        spent = time.perf_counter() - wall, time.process_time() - processor
+        return [*(seconds / (10 * STEPS) for seconds in spent), total]
+
+    return work
+
+
+def shown(name, work, count):
+    """Print what the work takes in so many processes; its processor seconds in all, and bytes."""
+    found = forked(work, count, timeout=300.0)
+    assert all(isinstance(result, list) for result in found), found
+    wall, processor = max(result[0] for result in found), sum(result[1] for result in found)
+    total = found[0][2]
+    print(f"{name:25}  {wall * 1e3:7.1f}  {processor * 1e3:12.1f}  {total / 1e6:.2f}", flush=True)
+    return processor, int(total)
+
+
 def main(overrides):
     values = composed(overrides)
-    print("processes  wall ms  processor ms  gradient MB a step")
+    half = {**values, "trainer": {**values["trainer"]}}
+    half["trainer"]["batch_size"] //= 2
+    print(f"{'':25}  wall ms  processor ms  gradient MB a step")
     for _ in range(ROUNDS):
-        for count in (1, 2):
-            folder = str(Path(tempfile.mkdtemp()) / "run")
-            found = forked(timed(values, folder), count, timeout=300.0)
-            assert all(isinstance(result, list) for result in found), found
-            wall = max(result[0] for result in found)
-            processor = sum(result[1] for result in found)
-            line = f"{wall * 1e3:7.0f}  {processor * 1e3:12.0f}  {found[0][2] / 1e6:.2f}"
-            print(f"{count:9}  {line}")
+        folder = str(Path(tempfile.mkdtemp()) / "run")
+        shown("one process", timed(values, folder), 1)
+        alone, total = shown("one with half the batch", timed(half, folder + "-half"), 1)
+        shown("two processes", timed(values, folder + "-two"), 2)
+        sent, _ = shown("two that average alone", sending(total), 2)
+        print(f"{'two, as expected':25}  {'':7}  {1e3 * (2 * alone + sent):12.1f}", flush=True)
 
 
 if __name__ == "__main__":

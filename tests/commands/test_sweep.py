@@ -250,11 +250,15 @@ def test_a_job_that_breaks_is_shown_with_the_end_of_its_log(command, tmp_path):
     assert len(list((tmp_path / "runs/all").glob("*bce*/finished.json"))) == 1
 
 
+PARALLEL = {"joblib": "hydra.launcher.n_jobs=2", "ray": "+hydra.launcher.ray.init.num_cpus=2"}
+
+
 @pytest.mark.slow
-def test_jobs_run_in_parallel_by_joblib(command, tmp_path):
-    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
-    launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
-    status, said = ended(command(*DCGAN, *launcher, "trainer.steps=4", "seed=0,-1,1"))
+@pytest.mark.parametrize("launcher", PARALLEL)
+def test_jobs_run_in_parallel(command, tmp_path, launcher):
+    pytest.importorskip(f"hydra_plugins.hydra_{launcher}_launcher")
+    chosen = [f"hydra/launcher={launcher}", PARALLEL[launcher]]
+    status, said = ended(command(*DCGAN, *chosen, "trainer.steps=4", "seed=0,-1,1"))
     assert status == 2, said
     assert "gan: 1 of 3 jobs failed" in said
     assert runs(tmp_path) == {0: [1, 2, 3, 4], 1: [1, 2, 3, 4]}
