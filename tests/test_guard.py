@@ -205,6 +205,7 @@ def test_skipped_updates_are_told_in_the_log_by_player_and_term(tmp_path):
     assert all(isinstance(value, float) for value in values)  # no mean has met the NaN
 
 
+@pytest.mark.row("T3")
 def test_a_statistic_may_be_nan_and_survives_a_checkpoint(tmp_path):
     class Odd(Pooled):
         statistics = (*Pooled.statistics, "odd")
@@ -299,6 +300,7 @@ def repairs(source):
 
 
 @pytest.mark.row("N4", "no nan_to_num and no loss scaler in the package")
+@pytest.mark.row("N3", "no loss scaler in the package, hence none that collapses")
 def test_nothing_in_the_package_hides_bad_values(tried):
     files = sorted(Path(gan.__file__).parent.rglob("*.py"))
     assert [file for file in files if repairs(file.read_text())] == []

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from matrix import NUMBERED, WITHOUT
 
 SUITE = """
 import pytest
@@ -21,7 +22,7 @@ def test_fails(tried):
     tried(7)
     assert False
 
-@pytest.mark.row("A1", "left out")
+@pytest.mark.row("S1", "left out")
 @pytest.mark.skip(reason="for the test")
 def test_skipped():
     pass
@@ -43,12 +44,27 @@ def test_rows_add_up(pytester, processes, monkeypatch):
             "| row | what | tried | passed |",
             "| S2 | the second | 8 | 1 |",
             "| S10 | the tenth | 305 | 305 |",
+            "no test chosen: C1, C2, *",
+            "no test: D11, *",
         ]
     )
-    result.stdout.no_fnmatch_line("| A1 *")
+    result.stdout.no_fnmatch_line("| S1 *")
 
 
 def test_without_the_option_there_is_no_table(pytester):
     pytester.makepyfile(SUITE)
     result = pytester.runpytest_inprocess("-p", "matrix", "-p", "no:cacheprovider")
     result.stdout.no_fnmatch_line("| row | what*")
+
+
+def test_unknown_rows_are_refused(pytester):
+    pytester.makepyfile(SUITE.replace("S10", "S99"))
+    result = pytester.runpytest_inprocess("-p", "matrix", "-p", "no:cacheprovider")
+    result.stderr.fnmatch_lines(["*test_counts is of row S99, which matrix.py does not know"])
+
+
+def test_every_row_has_a_test():
+    files = Path(__file__).parent.rglob("test_*.py")
+    text = "".join(path.read_text() for path in files if path.name != "test_matrix.py")
+    assert [row for row in NUMBERED if f'"{row}"' not in text] == []
+    assert [row for row in WITHOUT if f'"{row}"' in text] == []
