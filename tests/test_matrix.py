@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from matrix import NUMBERED, WITHOUT
 
+QUICK = ("-p", "no:cacheprovider", "-p", "no:hypothesispytest")  # slow to import anew
 SUITE = """
 import pytest
 
@@ -37,8 +38,8 @@ def test_without_a_row():
 def test_rows_add_up(pytester, processes, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     pytester.makepyfile(SUITE)
-    options = ("-p", "matrix", "--matrix", "-n", processes, "-p", "no:cacheprovider")
-    result = pytester.runpytest_subprocess(*options)
+    options = ("-p", "matrix", "--matrix", "-n", processes)
+    result = pytester.runpytest_subprocess(*options, *QUICK)
     result.stdout.fnmatch_lines(
         [
             "| row | what | tried | passed |",
@@ -53,13 +54,13 @@ def test_rows_add_up(pytester, processes, monkeypatch):
 
 def test_without_the_option_there_is_no_table(pytester):
     pytester.makepyfile(SUITE)
-    result = pytester.runpytest_inprocess("-p", "matrix", "-p", "no:cacheprovider")
+    result = pytester.runpytest_inprocess("-p", "matrix", *QUICK)
     result.stdout.no_fnmatch_line("| row | what*")
 
 
 def test_unknown_rows_are_refused(pytester):
     pytester.makepyfile(SUITE.replace("S10", "S99"))
-    result = pytester.runpytest_inprocess("-p", "matrix", "-p", "no:cacheprovider")
+    result = pytester.runpytest_inprocess("-p", "matrix", *QUICK)
     result.stderr.fnmatch_lines(["*test_counts is of row S99, which matrix.py does not know"])
 
 
