@@ -8,7 +8,6 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from gan import distributed
+from gan.hand import Hand
 
 PATIENCE = 10.0  # seconds that training waits for a write
 BOARD, LINES = "tensorboard", "metrics.jsonl"
@@ -33,9 +33,9 @@ class Log:
         """
         self.run_dir, self.active, self._warmup = run_dir, distributed.rank() == 0, warmup
         self._failed = False
-        self._hung: dict[str, Thread] = {}
         if not self.active:
             return
+        self._hands = {BOARD: Hand(), LINES: Hand()}
         (run_dir / "samples").mkdir(parents=True, exist_ok=True)
         go_back(self._path, counts["discriminator_updates"])
         self._open(self._axis(counts) + 1 if counts["discriminator_updates"] else None)
@@ -151,34 +151,15 @@ class Log:
         Image.fromarray(pixels).save(self.run_dir / "samples" / f"{name}-{step:08d}.png")
 
     def _try(self, file: str, write: Callable[[], Any]) -> None:
-        """Do it within PATIENCE; one that hangs has its thread, and its file is let alone so long.
-
-        Raises: what the write raises, but for an OSError, which is told.
-        """
-        if file in self._hung and self._hung[file].is_alive():
-            return
-        raised: list[BaseException] = []
-        thread = Thread(target=_caught, args=(write, raised), daemon=True)
-        thread.start()
-        thread.join(PATIENCE)
-        if thread.is_alive():
-            self._hung[file] = thread
-            raised = [TimeoutError(f"{file} takes longer than {PATIENCE:.0f} s")]
-        for error in raised:
-            if not isinstance(error, OSError):
-                raise error
+        try:
+            self._hands[file].do(write, PATIENCE)
+        except OSError as error:
             if not self._failed:
                 warnings.warn(
-                    f"logging to {self.run_dir} failed, training goes on: {error}", stacklevel=3
+                    f"logging to {self.run_dir / file} failed, training goes on: {error}",
+                    stacklevel=3,
                 )
             self._failed = True
-
-
-def _caught(write: Callable[[], Any], raised: list[BaseException]) -> None:
-    try:
-        write()
-    except BaseException as error:
-        raised.append(error)
 
 
 def noted(
