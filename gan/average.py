@@ -20,8 +20,7 @@ class Average(nn.Module, ABC):
         """Start as a copy of the generator."""
         super().__init__()
         self.generator = copy.deepcopy(generator).eval().requires_grad_(False)
-        self.updates = 0
-        self.images = 0
+        self.updates = self.images = 0
         self._followed: list[Tensor] = list(generator.parameters())
         self._averaged: list[Tensor] = list(self.generator.parameters())
         self._places = places(generator), places(self.generator)

@@ -43,7 +43,7 @@ def build(config: dict[str, Any], say: Say = distributed.say, stop: Stop | None 
     asleep = parts.freeze(recipe, checked.freeze)
     if checked.settings.compile:
         compile_calls(recipe, say)
-    trainer = pieces.trainer_for(checked.settings)(
+    trainer = pieces.trainer_for(checked.settings, device, say)(
         recipe,
         generator=parts.player(checked, recipe, "generator", asleep),
         discriminator=parts.player(checked, recipe, "discriminator", asleep),

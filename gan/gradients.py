@@ -1,6 +1,7 @@
-"""Losses added up, gradients cleared and measured: small networks should pay little for it."""
+"""Losses added up, gradients cleared, kept away and measured, at little cost."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import reduce
 from operator import add
 
@@ -37,3 +38,16 @@ def total_norm(parameters: Sequence[Tensor]) -> Tensor:
         return joined
     large = [g for g in gradients if g.numel() > SMALL]
     return torch.linalg.vector_norm(torch.stack([joined, *torch._foreach_norm(large)]))
+
+
+@contextmanager
+def frozen(parameters: Sequence[Tensor]) -> Iterator[None]:
+    """Parameters that need no gradient inside the block; each gets its own flag back."""
+    flags = [parameter.requires_grad for parameter in parameters]
+    for parameter in parameters:
+        parameter.requires_grad = False
+    try:
+        yield
+    finally:
+        for parameter, flag in zip(parameters, flags, strict=True):
+            parameter.requires_grad = flag

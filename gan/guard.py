@@ -57,7 +57,7 @@ class Guard:
         self.skipped: dict[str, list[int]] = {"generator": [], "discriminator": []}
         self._tell = tell
         self._places = places(recipe)
-        self._copies = Copies(self._buffers())
+        self._copies = Copies(self.buffers())
         self._recipe, self._unseen = recipe, FIRST
 
     @contextmanager
@@ -109,11 +109,12 @@ class Guard:
                         "keep `value.detach()`"
                     )
 
-    def _buffers(self) -> list[Tensor]:
+    def buffers(self) -> list[Tensor]:
+        """All buffers of the recipe, as they are now."""
         return [owner[name] for owner, name in self._places]
 
     def _remember(self) -> None:
-        buffers = self._buffers()
+        buffers = self.buffers()
         if self._copies.serve(buffers):
             self._copies.take()
         else:  # a module has put another tensor in a buffer's place

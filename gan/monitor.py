@@ -179,7 +179,7 @@ class Monitor:
             for place, group in enumerate(player.optimizer.param_groups):
                 name = group.get("part", player.name).replace(".", "_")
                 tag = f"{player.name}/learning_rate" + (f"_{name}" if place else "")
-                values[tag] = group["lr"]
+                values[tag] = float(group["lr"])
         now = time.perf_counter()
         values["speed/images_per_second"] = (counts["images"] - self._seen) / (now - self._clock)
         updates = counts["discriminator_updates"] - self._updates

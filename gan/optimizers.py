@@ -6,6 +6,7 @@ when that starts.
 
 import math
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -60,9 +61,14 @@ def sgd(
     nesterov: bool = False,
     weight_decay: NonNegative = 0.0,
 ) -> Optimizer:
-    """Stochastic gradient descent with momentum."""
+    """Stochastic gradient descent with momentum, fused."""
     return torch.optim.SGD(
-        parameters, lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay
+        parameters,
+        lr=lr,
+        momentum=momentum,
+        nesterov=nesterov,
+        weight_decay=weight_decay,
+        fused=True,
     )
 
 
@@ -111,6 +117,14 @@ def cosine(length: Count | None = None, warmup: Whole = 0, end: Fraction = 0.0) 
     return _warmed(
         lambda share: end + (1 - end) * 0.5 * (1 + math.cos(math.pi * share)), length, warmup
     )
+
+
+def set_rate(group: dict[str, Any], rate: float) -> None:
+    """Give a group its learning rate, in the tensor that a recorded step reads, if it has one."""
+    if isinstance(group["lr"], Tensor):
+        group["lr"].fill_(rate)
+    else:
+        group["lr"] = rate
 
 
 def _warmed(factor: Callable[[float], float], length: int | None, warmup: int) -> Schedule:

@@ -15,6 +15,7 @@ from torch.nn.utils.parametrizations import _SpectralNorm
 
 from gan import distributed
 from gan.draws import Share
+from gan.graphs import GraphedTrainer
 from gan.player import Losses, Player
 from gan.recipe import Batch, detached
 from gan.settings import Settings
@@ -22,10 +23,18 @@ from gan.trainer import Trainer
 from gan.turns import Dealt
 
 
-def trainer_for(settings: Settings) -> type[Trainer]:
-    """The trainer that plays a process's share of a batch, whole or in pieces."""
+def trainer_for(
+    settings: Settings, device: torch.device, say: Callable[[str], None]
+) -> type[Trainer]:
+    """The trainer that plays a process's share of a batch, whole, in pieces or from recordings."""
     share = settings.batch_size // distributed.size()
-    return PiecewiseTrainer if settings.rows(distributed.size()) < share else Trainer
+    whole = settings.rows(distributed.size()) == share
+    recorded = whole and device.type == "cuda" and distributed.size() == 1
+    if settings.graphs and recorded:
+        return GraphedTrainer
+    if settings.graphs:
+        say("trainer.graphs: only whole batches of one process on CUDA are recorded; none is here")
+    return Trainer if whole else PiecewiseTrainer
 
 
 class PiecewiseTrainer(Trainer):

@@ -1,7 +1,7 @@
 """One side of the game: a module, its optimizer, its learning rates and its clipping."""
 
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from math import isfinite
 from typing import Any
 
@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from gan import distributed
 from gan.explain import explained
-from gan.gradients import clear, total, total_norm
+from gan.gradients import clear, frozen, total, total_norm
 from gan.guard import NonFiniteError
+from gan.optimizers import set_rate
+from gan.recipe import detached
 from gan.settings import UNCLIPPED, Clip
 
 Losses = dict[str, Tensor]
@@ -46,6 +48,14 @@ class Player:
         Raises: NonFiniteError before the step, in all processes alike, if the sum or norm is none.
         """
         self.prepare(count)
+        terms, size = self.differentiate(losses_of, count)
+        if not isfinite(size.item()):  # the one host read of an update
+            raise NonFiniteError(self.name, count, terms)
+        self.move(terms["gradient_norm"])
+        return terms
+
+    def differentiate(self, losses_of: Callable[[], Losses], count: int) -> tuple[Losses, Tensor]:
+        """Gradients; returns the terms with their norm, and a number that is finite if all is."""
         clear(self.parameters)
         with explained(self.name, count, losses_of), frozen(self.opponent):
             with self.autocast():
@@ -54,19 +64,19 @@ class Player:
             torch.autograd.backward(loss)
         loss = distributed.average_gradients(self.parameters, loss.detach())
         norm = total_norm(self.parameters)
-        terms = {name: term.detach() for name, term in {**terms, "gradient_norm": norm}.items()}
-        if not isfinite((loss + norm).item()):  # the one host read of an update
-            raise NonFiniteError(self.name, count, terms)
+        return detached({**terms, "gradient_norm": norm}), loss + norm
+
+    def move(self, norm: Tensor) -> None:
+        """The optimizer step on gradients of this total norm, with the clipping around it."""
         self.clip.bound_gradients(self.parameters, norm)
         self.optimizer.step()
         self.clip.bound_weights(self.parameters)
-        return terms
 
     def prepare(self, count: int) -> None:
         """Rates and frozen parts at an update: functions of its number, hence never stored."""
         factor = self.schedule(count)
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = rate * factor
+            set_rate(group, rate * factor)
         for until, parameters in self.asleep:
             for parameter in parameters:
                 parameter.requires_grad = count >= until
@@ -85,16 +95,3 @@ class Player:
                 "or float() on its way, or list its name in the recipe's statistics"
             )
         return term.requires_grad  # False for a term of frozen parts alone
-
-
-@contextmanager
-def frozen(parameters: Sequence[Tensor]) -> Iterator[None]:
-    """Parameters that need no gradient inside the block; each gets its own flag back."""
-    flags = [parameter.requires_grad for parameter in parameters]
-    for parameter in parameters:
-        parameter.requires_grad = False
-    try:
-        yield
-    finally:
-        for parameter, flag in zip(parameters, flags, strict=True):
-            parameter.requires_grad = flag

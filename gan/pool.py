@@ -41,7 +41,7 @@ class ImagePool(nn.Module):
         result = torch.where(_wide(exchanged), before, images)
         slots = torch.arange(self.size, device=images.device)
         last = torch.where(place == slots[:, None], order, -1).amax(1)  # [size]
-        self.stored = torch.where(_wide(last >= 0), images[last.clamp_min(0)], self.stored)
+        self.stored.copy_(torch.where(_wide(last >= 0), images[last.clamp_min(0)], self.stored))
         return result
 
     def _places(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -52,7 +52,7 @@ class ImagePool(nn.Module):
         drawn = torch.randint(self.size, free.shape, device=images.device)
         taken = torch.rand(free.shape, device=images.device) < 0.5
         place = torch.where(sound & (filling | taken), torch.where(filling, free, drawn), -1)
-        self.filled = (self.filled + sound.sum()).clamp_max(self.size)
+        self.filled.add_(sound.sum()).clamp_(max=self.size)
         return place, sound & taken & ~filling
 
     def _at(self, place: Tensor) -> Tensor:

@@ -60,8 +60,10 @@ def penalise(
 ) -> dict[str, Tensor]:
     """The penalties that are due at this update, by name."""
     with eager():  # they differentiate twice, which compiled code cannot
-        return {
-            name: penalty(judge, real, fake, update)
-            for name, penalty in penalties.items()
-            if update % getattr(penalty, "every", 1) == 0 and getattr(penalty, "weight", 1) != 0
-        }
+        return {n: penalties[n](judge, real, fake, update) for n in due(penalties, int(update))}
+
+
+def due(penalties: Mapping[str, Penalty], update: int) -> list[str]:
+    """The names of the penalties that this update pays."""
+    paid = {n: p for n, p in penalties.items() if getattr(p, "weight", 1) != 0}
+    return [name for name, p in paid.items() if update % getattr(p, "every", 1) == 0]

@@ -26,7 +26,17 @@ if TYPE_CHECKING:
 
 SIDES = ("generator", "discriminator")
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-IMAGES = ("real", "prototype", "reference", "target", "input", "real_a", "real_b")
+IMAGES = (
+    "real",
+    "prototype",
+    "reference",
+    "target",
+    "mate",
+    "other",
+    "input",
+    "real_a",
+    "real_b",
+)
 FIELDS = ("style", "character", "label")
 MISFITS = (AttributeError, IndexError, KeyError, TypeError, ValueError)
 COPIES = 4  # of every parameter in training: itself, its gradient, two moments
@@ -190,7 +200,8 @@ def _imagined(checked: "Checked", reads: Collection[str]) -> dict[str, Tensor]:
     image, count = checked.values["image"], _few(checked)
     shape = image["size"], image["size"], image["channels"]
     references = checked.entries["data"][1].get("references", 1)
-    lead = {name: (count, references) if name == "reference" else (count,) for name in reads}
+    several = {"reference": references, "mate": 2, "other": references + 2}
+    lead = {n: (count, several[n]) if n in several else (count,) for n in reads}
     return {n: _image(lead[n], *shape) if n in IMAGES else _field(count) for n in reads}
 
 

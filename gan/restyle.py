@@ -1,55 +1,150 @@
-"""More styles of glyphs than there are fonts: a real one, slanted, widened, thickened or bent.
+"""More glyphs than there are: styles made from real ones, and characters made of two.
 
 A one-shot font needs many styles to learn from, and a store has few. `restyled` changes the glyphs
 of a sample together, references and target alike, so that they still share a style, though one that
-no font has. Each sample draws its own changes; nothing here needs a gradient.
+no font has; `mixed` finds a style between two fonts. `spliced` cuts two characters of a style and
+puts the halves together, in the standard font as well: characters that no font has. Each sample
+draws its own changes; what comes last, [B], says which were changed. Nothing needs a gradient.
 """
+
+import math
 
 import torch
 from torch import Tensor
-from torch.nn.functional import affine_grid, grid_sample, interpolate, max_pool2d
+from torch.nn.functional import affine_grid, conv2d, grid_sample, interpolate, max_pool2d
 
 from gan import draws
 
+OFTEN = 0.5  # how probable each of the following changes is in a changed sample
 SLANT = 0.25  # of a glyph's height that its top moves at most
 SCALE = 0.15  # of its width or height that it grows or shrinks at most
-WEIGHT = (-0.4, 0.8)  # pixels that a stroke's edges move, inwards and outwards
-BEND = 0.05  # of the side that a place moves at most
+WEIGHT = (-0.4, 0.8)  # pixels that all edges move, inwards and outwards
+CONTRAST = 0.4  # pixels that edges of upright strokes move, and those of level ones the other way
+BEND = 0.05  # of the side that a place moves at most, together with a fourth of the glyph
+ROUGH = 0.012  # of the side that a place moves at most, together with its close surroundings
+
+SOFT = 1 / 32  # of the side: the blur under which strokes of two fonts meet
+EDGE = 4.0  # how much steeper than the blur the edges of a mixture are
+CUT = (0.35, 0.65)  # of the side: where a character is cut
 
 
 @torch.no_grad()
-def restyled(glyphs: Tensor, share: float) -> Tensor:
-    """Glyphs [B, N, C, H, W] in [-1, 1], ink -1; a `share` of the samples in a style of its own."""
-    batch, many, channels, *size = glyphs.shape
-    chosen = draws.uniform(batch, device=glyphs.device) < share
+def restyled(glyphs: Tensor, share: float) -> tuple[Tensor, Tensor]:
+    """Glyphs [B, N, C, H, W] in [-1, 1], ink -1, a `share` of the samples in a new style."""
+    batch, many, _, *size = glyphs.shape
+    made = draws.uniform(batch, device=glyphs.device) < share
     flat = glyphs.flatten(0, 1)
     warp = _warps(batch, size, glyphs.device).repeat_interleave(many, 0)
     moved = grid_sample(1 - flat, warp.to(flat.dtype), mode="bicubic", align_corners=False)
-    weight = _between(*WEIGHT, batch, glyphs.device).repeat_interleave(many)
-    ink = _thickened((moved / 2).clamp(0, 1), weight[:, None, None, None].to(flat.dtype))
-    return torch.where(chosen[:, None, None, None, None], (1 - 2 * ink).view_as(glyphs), glyphs)
+    weight = _sometimes(*WEIGHT, batch, glyphs.device)
+    contrast = _sometimes(-CONTRAST, CONTRAST, batch, glyphs.device)
+    edges = [
+        edge.to(flat.dtype).repeat_interleave(many)[:, None, None, None]
+        for edge in (weight + contrast, weight - contrast)
+    ]
+    ink = _thickened((moved / 2).clamp(0, 1), *edges)
+    return torch.where(_broad(made), (1 - 2 * ink).view_as(glyphs), glyphs), made
+
+
+@torch.no_grad()
+def mixed(glyphs: Tensor, others: Tensor, share: float) -> tuple[Tensor, Tensor]:
+    """Glyphs [B, N, C, H, W], a `share` of the samples between two fonts' drawings.
+
+    Both are blurred, so that strokes a little apart meet, averaged with weights 1 - t and t, and
+    cut at the level that leaves as much ink as the average has: a mean of pixels would be grey.
+    """
+    batch, height = len(glyphs), glyphs.shape[-2]
+    made = draws.uniform(batch, device=glyphs.device) < share
+    between = _broad(draws.uniform(batch, device=glyphs.device).to(glyphs.dtype))
+    mean = torch.lerp((1 - glyphs) / 2, (1 - others) / 2, between)  # ink
+    soft = _blurred(mean.flatten(0, 2)[:, None], SOFT * height)
+    ink = _cut(soft, mean.mean((3, 4)).view(-1, 1, 1, 1), EDGE * SOFT * height)
+    return torch.where(_broad(made), (1 - 2 * ink).view_as(glyphs), glyphs), made
+
+
+@torch.no_grad()
+def spliced(
+    prototype: Tensor, target: Tensor, mate: Tensor, share: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Prototypes and targets [B, C, H, W], a `share` of them partly of another character.
+
+    `mate` [B, 2, C, H, W] is that other character in the standard font and in the target's style.
+    One cut, upright or level, divides all of a sample's glyphs at the same place.
+    """
+    batch, _, height, width = target.shape
+    made, level, swap = (
+        draws.uniform(batch, 1, 1, 1, device=target.device) < chance for chance in (share, 0.5, 0.5)
+    )
+    place = _between(*CUT, batch, target.device)[:, None]
+    rows, columns = (
+        (torch.arange(side, device=target.device) + 0.5) / side < place for side in (height, width)
+    )
+    first = torch.where(level, rows[:, None, :, None], columns[:, None, None, :])  # [B, 1, H, W]
+    taken = made & (first ^ swap)
+    prototype = torch.where(taken, mate[:, 0], prototype)
+    return prototype, torch.where(taken, mate[:, 1], target), made.flatten()
 
 
 def _between(low: float, high: float, count: int, device: torch.device) -> Tensor:
     return low + (high - low) * draws.uniform(count, device=device)
 
 
+def _sometimes(low: float, high: float, count: int, device: torch.device) -> Tensor:
+    """A change of each sample, none in some."""
+    return _between(low, high, count, device) * (draws.uniform(count, device=device) < OFTEN)
+
+
+def _broad(x: Tensor) -> Tensor:
+    return x[:, None, None, None, None]
+
+
 def _warps(count: int, size: list[int], device: torch.device) -> Tensor:
-    """Where each pixel of a sample comes from, [B, H, W, 2]: slanted, scaled and softly bent."""
-    slant = _between(-SLANT, SLANT, count, device)
-    across, down = (1 + _between(-SCALE, SCALE, count, device) for _ in range(2))
+    """Where each pixel of a sample comes from, [B, H, W, 2]: slanted, scaled, bent and rough."""
+    slant = _sometimes(-SLANT, SLANT, count, device)
+    across, down = (1 + _sometimes(-SCALE, SCALE, count, device) for _ in range(2))
     none = torch.zeros_like(slant)
     matrix = torch.stack(
         [torch.stack([across, slant, none], 1), torch.stack([none, down, none], 1)], 1
     )
     grid = affine_grid(matrix, [count, 1, *size], align_corners=False)
-    bend = BEND * 2 * (2 * draws.uniform(count, 2, 4, 4, device=device) - 1)
-    smooth = interpolate(bend, size=size, mode="bicubic", align_corners=True)
-    return grid + smooth.permute(0, 2, 3, 1)
+    for most, places in ((BEND, 4), (ROUGH, 16)):
+        field = 2 * draws.uniform(count, 2, places, places, device=device) - 1
+        extent = 2 * _sometimes(0, most, count, device)  # the side is 2 long
+        moved = extent[:, None, None, None] * field
+        smooth = interpolate(moved, size=size, mode="bicubic", align_corners=True)
+        grid = grid + smooth.permute(0, 2, 3, 1)
+    return grid
 
 
-def _thickened(ink: Tensor, weight: Tensor) -> Tensor:
-    """Ink in [0, 1] whose edges move by a weight in pixels, inwards where it is negative."""
-    more = max_pool2d(ink, 3, 1, 1) - ink
-    less = ink + max_pool2d(-ink, 3, 1, 1)  # ink minus its minimum around
-    return ink + weight.clamp(min=0) * more + weight.clamp(max=0) * less
+def _thickened(ink: Tensor, across: Tensor, down: Tensor) -> Tensor:
+    """Ink in [0, 1] whose edges move by so many pixels, inwards where it is negative."""
+    for weight, window in ((across, (1, 3)), (down, (3, 1))):
+        around = window[0] // 2, window[1] // 2
+        more = max_pool2d(ink, window, 1, around) - ink
+        less = ink + max_pool2d(-ink, window, 1, around)  # ink minus its minimum around
+        ink = ink + weight.clamp(min=0) * more + weight.clamp(max=0) * less
+    return ink
+
+
+def _blurred(ink: Tensor, deviation: float) -> Tensor:
+    """Ink [N, 1, H, W] under a Gaussian of this standard deviation in pixels."""
+    reach = math.ceil(3 * deviation)
+    line = torch.arange(-reach, reach + 1, device=ink.device, dtype=ink.dtype)
+    bell = (-0.5 * (line / deviation).square()).exp()
+    bell = bell / bell.sum()
+    ink = conv2d(ink, bell.view(1, 1, 1, -1), padding=(0, reach))
+    return conv2d(ink, bell.view(1, 1, -1, 1), padding=(reach, 0))
+
+
+def _cut(soft: Tensor, dark: Tensor, slope: float) -> Tensor:
+    """Soft ink [N, 1, H, W] steeper around the level that leaves a mean of `dark` [N, 1, 1, 1].
+
+    Ink falls as the level rises, which a bisection finds.
+    """
+    reach = 0.5 / slope
+    low, high = torch.full_like(dark, -reach), torch.full_like(dark, 1 + reach)
+    for _ in range(12):
+        level = (low + high) / 2
+        more = ((soft - level) * slope + 0.5).clamp(0, 1).mean((2, 3), keepdim=True) > dark
+        low, high = torch.where(more, level, low), torch.where(more, high, level)
+    return ((soft - (low + high) / 2) * slope + 0.5).clamp(0, 1)

@@ -34,6 +34,7 @@ FREE = (
     "trainer.micro_batch",
     "trainer.device",
     "trainer.compile",
+    "trainer.graphs",
     "trainer.profile",
     "data.resident",
     "resume",

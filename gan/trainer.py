@@ -74,11 +74,13 @@ class Trainer:
             batch = dealt[0] if dealt else self._batch()
             with self.guard.turn(batch):
                 dealt = dealt or (batch, self._fakes(batch, shared))
-                losses = self._losses(player, dealt, count)
-                self.monitor.note(player.name, player.update(losses, count))
+                self.monitor.note(player.name, self._update(player, dealt, count))
                 for average in self.averages.values() if player is self.generator else ():
                     average.update(images=self.settings.batch_size)
             return dealt
+
+    def _update(self, player: Player, dealt: Dealt, count: int) -> Losses:
+        return player.update(self._losses(player, dealt, count), count)
 
     def _batch(self) -> Batch:
         return self.recipe.prepare(next(self.stream))

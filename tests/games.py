@@ -40,7 +40,7 @@ NETWORKS = {
     ),
 }
 SETTINGS = {
-    "wnet": {"feature_source": "discriminator", "restyle": 0.5},
+    "wnet": {"feature_source": "discriminator", "restyle": 0.5, "mix": 0.5, "splice": 0.5},
     "cyclegan": {"pool": 0, "size": SIZE, "channels": 1},
     "pix2pix": {"size": SIZE, "channels": 1},
 }
@@ -73,7 +73,8 @@ class Batches:
     def _drawn(self, key, generator):
         if key in ("label", "style", "character"):
             return torch.randint(CLASSES, (TOTAL,), generator=generator)
-        lead = (TOTAL, 2) if key == "reference" else (TOTAL,)
+        several = {"reference": 2, "mate": 2, "other": 4}
+        lead = (TOTAL, several[key]) if key in several else (TOTAL,)
         return torch.rand(*lead, 1, SIZE, SIZE, generator=generator) * 2 - 1
 
     def close(self):
@@ -131,9 +132,18 @@ def game(kind, loss, penalty=None, every=1, norms=None):
 
 
 def started(
-    kind, loss, penalty, every=1, asleep=False, micro=None, norms=None, folder="unused", **settings
+    kind,
+    loss,
+    penalty,
+    every=1,
+    asleep=False,
+    micro=None,
+    norms=None,
+    folder="unused",
+    graphed=None,
+    **settings,
 ):
-    """A trainer of the game."""
+    """A trainer of the game; `graphed` may give its kind."""
     torch.manual_seed(0)
     recipe = game(kind, loss, penalty, every, norms)
     sides = recipe.generator, recipe.discriminator
@@ -158,7 +168,7 @@ def started(
     chosen = Settings(
         batch_size=TOTAL, micro_batch=micro, device="cpu", precision="fp32", **settings
     )
-    kind = pieces.trainer_for(chosen)
+    kind = graphed or pieces.trainer_for(chosen, torch.device("cpu"), print)
     averages = {"ema": Ema(recipe.generator, halflife=30.0)}
     monitor = Monitor(Path(folder), 10)
     return kind(recipe, *players, Batches(recipe.reads), averages, chosen, monitor, seed=1)

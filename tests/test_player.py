@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from gan.player import Player, frozen
+from gan.gradients import frozen
+from gan.player import Player
 from gan.settings import UNCLIPPED, Clip
 
 

@@ -21,6 +21,8 @@ from gan.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
 
+CPU = torch.device("cpu")
+
 HANDFUL = [
     ("synthesis", "bce", "pgd", "generator first"),
     ("conditional", "hinge", "wgan_gp", "critic"),
@@ -109,8 +111,11 @@ def test_power_iterations_of_pieces_start_where_those_of_a_batch_do(monkeypatch)
 
 def test_a_run_in_one_piece_has_the_plain_trainer():
     for settings in ({}, {"micro_batch": 0}, {"micro_batch": 8}, {"micro_batch": 16}):
-        assert pieces.trainer_for(Settings(batch_size=8, **settings)) is Trainer
-    assert pieces.trainer_for(Settings(batch_size=8, micro_batch=4)) is pieces.PiecewiseTrainer
+        assert pieces.trainer_for(Settings(batch_size=8, **settings), CPU, print) is Trainer
+    assert (
+        pieces.trainer_for(Settings(batch_size=8, micro_batch=4), CPU, print)
+        is pieces.PiecewiseTrainer
+    )
 
 
 def test_one_graph_is_alive_at_a_time():

@@ -6,6 +6,7 @@ statistics and logs are left out. `usual` is the loop that most code has.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -54,18 +55,23 @@ def _lean(
     weights: list[Tensor] = list(generator.parameters())
     averaged: list[Tensor] = list(average.generator.parameters())
     buffers, copied = list(generator.buffers()), list(average.generator.buffers())
-    images = game.settings.batch_size
+    images, precision = game.settings.batch_size, partial(game.settings.autocast, game.device)
 
     def step() -> None:
         nonlocal seen
-        made = make()
+        with precision():
+            made = make()
         optimizers[1].zero_grad(set_to_none=True)
-        torch.autograd.backward(judged(made))
+        with precision():
+            loss = judged(made)
+        torch.autograd.backward(loss)
         optimizers[1].step()
         optimizers[0].zero_grad(set_to_none=True)
         for weight in judge:
             weight.requires_grad = False
-        torch.autograd.backward(fooled(made))
+        with precision():
+            loss = fooled(made)
+        torch.autograd.backward(loss)
         for weight in judge:
             weight.requires_grad = True
         optimizers[0].step()
@@ -86,7 +92,7 @@ def _synthesis_losses(game: Trainer) -> Losses:
     on_real, on_fake, fool = FORMULAS[type(recipe.adversarial).__name__]
 
     def make() -> Tensor:
-        return generator(torch.randn(len(real), generator.latent))
+        return generator(torch.randn(len(real), generator.latent, device=real.device))
 
     def judged(fake: Tensor) -> Tensor:
         with parametrize.cached():
@@ -115,10 +121,11 @@ def _wnet_losses(game: Trainer) -> Losses:
         fake = made[0].detach()
         on_real, real_style = critic(prototype, target, reference)
         on_fake, fake_style = critic(prototype, fake, reference)
-        share = torch.rand(len(fake), 1, 1, 1)
-        between = (share * target + (1 - share) * fake).requires_grad_()
-        logits = critic(prototype, between, reference).logits
-        (slope,) = torch.autograd.grad(logits.sum(), between, create_graph=True)
+        share = torch.rand(len(fake), 1, 1, 1, device=fake.device)
+        between = (share * target + (1 - share) * fake.float()).requires_grad_()
+        with torch.autocast(fake.device.type, enabled=False):
+            logits = critic(prototype, between, reference).logits
+            (slope,) = torch.autograd.grad(logits.sum(), between, create_graph=True)
         norm = (slope.flatten(1).square().sum(1) + 1e-12).sqrt()
         classes = cross_entropy(real_style, style) + cross_entropy(fake_style, style)
         return (
@@ -145,8 +152,8 @@ def _wnet_losses(game: Trainer) -> Losses:
 def usual(game: Trainer) -> Step:
     """The loop of pytorch/examples:dcgan/main.py on a trainer's networks, batch and losses.
 
-    Two backward passes for the discriminator, fakes made once, nothing frozen, Adam as a loop,
-    maps as they come (NCHW), weights normalised at every forward pass; no average.
+    Two backward passes for the discriminator, fakes made once, nothing frozen, Adam as torch has
+    it, float32 and maps as they come (NCHW), weights normalised at every forward pass; no average.
     """
     recipe: Any = game.recipe
     generator, judge = recipe.generator, recipe.discriminator
@@ -155,15 +162,12 @@ def usual(game: Trainer) -> Step:
     optimizers = []
     for network in (judge, generator):
         network.to(memory_format=torch.contiguous_format)
-        betas, rate = (0.5, 0.999), 2e-4
-        optimizers.append(
-            torch.optim.Adam(network.parameters(), lr=rate, betas=betas, foreach=False, fused=False)
-        )
+        optimizers.append(torch.optim.Adam(network.parameters(), lr=2e-4, betas=(0.5, 0.999)))
 
     def step() -> None:
         judge.zero_grad()
         torch.autograd.backward(on_real(judge(real)))
-        fake = generator(torch.randn(len(real), generator.latent))
+        fake = generator(torch.randn(len(real), generator.latent, device=real.device))
         torch.autograd.backward(on_fake(judge(fake.detach())))
         optimizers[0].step()
         generator.zero_grad()

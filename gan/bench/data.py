@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from gan.bench import stores
 from gan.bench.options import Options
-from gan.bench.paired import Goal, Paired, Row, Work, alternate, processor, row, skipped
+from gan.bench.paired import Goal, Paired, Row, Work, alternate, by, processor, row, skipped
 from gan.bench.stores import Pictures
 from gan.data.datasets import Images
 from gan.data.stream import Stream
@@ -38,7 +38,7 @@ def limit(options: Options) -> Iterator[Row]:
     for size, pictures, folder in _sets(options):
         with ThreadPoolExecutor(2) as pool:
             works = _read_by_two(pool, pictures, folder, size), _copied(pictures, size)
-            paired = alternate(*works, None, options.rounds, time.perf_counter)
+            paired = alternate(*works, None, options.rounds, by(time.perf_counter))
         yield _per_thousand("D2", "limit", paired, pictures, Goal(goals.get(size, 0.3), "at least"))
 
 
@@ -208,12 +208,7 @@ def _against(
 
 
 def _cost(work: Work) -> float:
-    taken = []
-    for _ in range(3):
-        before = processor()
-        work()
-        taken.append(processor() - before)
-    return median(taken)
+    return median(by(processor)(work) for _ in range(3))
 
 
 def _without(start: float, paired: Paired) -> Paired:

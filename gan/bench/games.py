@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gan import distributed, parts
-from gan.check import check
+from gan import distributed, parts, pieces
+from gan.check import Checked, check
 from gan.compiling import compile_calls
 from gan.monitor import Monitor
 from gan.rehearsal import SIDES
@@ -85,13 +85,18 @@ class Still:
         """Nothing reads ahead."""
 
 
-def trainer(values: Mapping[str, Any], run_dir: Path = Path("unused")) -> Trainer:
-    """A trainer of these settings on random images; a classifier that it needs is untrained.
+def trainer(values: Mapping[str, Any]) -> Trainer:
+    """A trainer of these settings on random images."""
+    return trainer_of(check(values))
+
+
+def trainer_of(checked: Checked, run_dir: Path = Path("unused")) -> Trainer:
+    """The same of checked settings; a classifier that it needs is untrained.
 
     Nothing is written: its log is never opened.
     """
-    checked = check(values)
     settings, device = checked.settings, distributed.device(checked.settings.device)
+    torch.set_float32_matmul_precision("high")  # as in a run
     distributed.seed(checked.seed, "start", 0, device)
     counts = {"styles": STYLES, "characters": CHARACTERS, "classes": STYLES}
     facts = {**counts, **checked.facts}
@@ -108,13 +113,13 @@ def trainer(values: Mapping[str, Any], run_dir: Path = Path("unused")) -> Traine
     recipe = recipe.to(device).to(memory_format=torch.channels_last)
     asleep = parts.freeze(recipe, checked.freeze)
     if settings.compile:
-        compile_calls(recipe, lambda said: print(said, file=sys.stderr))
+        compile_calls(recipe, _say)
     generator, discriminator = (parts.player(checked, recipe, side, asleep) for side in SIDES)
-    return Trainer(
+    return pieces.trainer_for(settings, device, _say)(
         recipe,
         generator,
         discriminator,
-        Still(batch(recipe.reads, values, device)),
+        Still(batch(recipe.reads, checked.values, device)),
         checked.create("average", generator=recipe.generator),
         settings,
         Monitor(run_dir, settings.steps),
@@ -129,12 +134,17 @@ def batch(
     size, channels = values["image"]["size"], values["image"]["channels"]
     many = values["trainer"]["batch_size"]
     bounds = {"style": STYLES, "label": STYLES, "character": CHARACTERS}
+    several = {"reference": 1, "mate": 2, "other": 3}  # glyphs of a sample
     made = {}
     for key in reads:
         if key in bounds:
             made[key] = torch.randint(bounds[key], (many,), device=device)
             continue
-        image = torch.rand(many, channels, size, size, device=device) * 2 - 1
-        image = image.to(memory_format=torch.channels_last)
-        made[key] = image[:, None] if key == "reference" else image
+        lead = (many, several[key]) if key in several else (many,)
+        image = torch.rand(*lead, channels, size, size, device=device) * 2 - 1
+        made[key] = image if key in several else image.to(memory_format=torch.channels_last)
     return made
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)

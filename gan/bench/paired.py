@@ -5,9 +5,11 @@ nothing else is asked for. The reference also runs a second time in every round,
 this null row says what the machine can resolve.
 """
 
+import math
 import os
 import platform
 import random
+import re
 import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,10 +23,12 @@ import torch
 
 Work = Callable[[], Any]
 Clock = Callable[[], float]
+Timer = Callable[[Work], float]  # does the work and gives its seconds
 Row = dict[str, Any]  # one JSON object
 Kind = Literal["at most", "at least"]
 
 ROUNDS = 15
+LEAST = 5  # rounds, however long they take
 
 
 @dataclass(frozen=True)
@@ -66,29 +70,53 @@ def processor() -> float:
     return time.process_time() + children.ru_utime + children.ru_stime
 
 
+def by(clock: Clock) -> Timer:
+    """A timer that reads a clock before the work and after it."""
+
+    def timed(work: Work) -> float:
+        started = clock()
+        work()
+        return clock() - started
+
+    return timed
+
+
+def noted(work: Work, passed: list[float]) -> Work:
+    """The same work, which notes the seconds until it returns, whatever a device still does."""
+
+    def timed() -> None:
+        passed.append(by(time.perf_counter)(work))
+
+    return timed
+
+
 def alternate(
     ours: Work,
     reference: Work,
     null: Work | None = None,
     rounds: int = ROUNDS,
-    clock: Clock = processor,
+    timer: Timer | None = None,
     warm: int = 1,
+    seconds: float = math.inf,
 ) -> Paired:
     """Run all three in a new random order in each round, after `warm` rounds that do not count.
 
-    `null` is a second instance of the reference, by default the same one.
+    `null` is a second instance of the reference, by default the same one; `timer` is by default one
+    of processor time. After so many `seconds` no round is begun beyond the least number.
     """
     works = {"ours": ours, "reference": reference, "null": null or reference}
     taken: dict[str, list[float]] = {name: [] for name in works}
-    shuffler = random.Random(0)
+    shuffler, timer = random.Random(0), timer or by(processor)
+    end = time.monotonic() + seconds
     for number in range(-warm, rounds):
+        if number >= LEAST and time.monotonic() > end:
+            break
         order = list(works)
         shuffler.shuffle(order)
         for name in order:
-            started = clock()
-            works[name]()
+            spent = timer(works[name])
             if number >= 0:
-                taken[name].append(clock() - started)
+                taken[name].append(spent)
     return Paired(**taken)
 
 
@@ -146,16 +174,39 @@ def skipped(identity: str, case: str, reason: str, **settings: Any) -> Row:
     return {"id": identity, "case": case, **settings, "skipped": reason, **surroundings()}
 
 
+def failed(identity: str, case: str, error: Exception, **settings: Any) -> Row:
+    """The row of a case that broke off."""
+    said = f"{type(error).__name__}: {error}"
+    return {"id": identity, "case": case, **settings, "failed": said, **surroundings()}
+
+
 def surroundings() -> Row:
-    """The machine, the versions that matter, and how busy it is."""
+    """The machine, with its GPU once that was used; the versions that matter; how busy it is."""
+    used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]  # torch's own
+    gpu = f", {torch.cuda.get_device_name()}" if used else ""
     return {
         "machine": f"{_processor_name()}, {os.cpu_count()} cores, "
-        f"{torch.get_num_threads()} threads used",
+        f"{torch.get_num_threads()} threads used{gpu}",
         "versions": {
             "python": platform.python_version(),
             **{name: _version(name) for name in ("torch", "numpy", "lmdb", "pillow")},
+            **(_of_cuda() if used else {}),
         },
         "load": round(os.getloadavg()[0], 2),
+    }
+
+
+def _of_cuda() -> dict[str, str | None]:
+    """Versions of CUDA, of cuDNN, and of the driver as its module reports itself."""
+    try:
+        said = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8")
+    except OSError:
+        said = ""
+    driver = re.search(r"Module.*?(\d+\.[\d.]+)", said)
+    return {
+        "cuda": torch.version.cuda,
+        "cudnn": str(torch.backends.cudnn.version()),  # type: ignore[no-untyped-call]  # torch's own
+        "driver": driver[1] if driver else None,
     }
 
 

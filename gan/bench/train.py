@@ -6,13 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 
-from gan.bench import games, limits, stores
+import torch
+
+from gan.bench import devices, games, limits, stores
+from gan.bench.desk import played
 from gan.bench.games import COMMON, MODELS, Compose
 from gan.bench.options import Options
-from gan.bench.paired import Goal, Row, Work, alternate, row, surroundings
-from gan.bench.steps import played
+from gan.bench.paired import Goal, Row, Work, alternate, by, noted, row, surroundings
 from gan.bench.stores import Pictures
-from gan.data.datasets import Images
+from gan.data.datasets import Images, Resident
 from gan.data.stream import Stream
 from gan.trainer import Trainer
 
@@ -39,12 +41,13 @@ def waiting(options: Options, compose: Compose) -> Iterator[Row]:
         shape = values["image"]["size"], values["image"]["channels"]
         steps = options.steps or 12
         with tempfile.TemporaryDirectory(prefix="gan-bench-", dir=options.folder) as folder:
-            stream = _stream(Pictures(options.images or 4096, *shape), Path(folder), ours)
+            stream = streamed(Pictures(options.images or 4096, *shape), Path(folder), ours)
             ours.stream = stream
             passed: list[float] = []
 
-            train = _timed(played(ours, steps), passed)
-            paired = alternate(train, played(still, steps), played(null, steps), options.rounds)
+            train = noted(_awaited(played(ours, steps), ours.device), passed)
+            works, timer = (played(still, steps), played(null, steps)), devices.timer(ours.device)
+            paired = alternate(train, *works, rounds=options.rounds, timer=timer)
             stream.close()
         settings = {
             "model": model,
@@ -56,26 +59,24 @@ def waiting(options: Options, compose: Compose) -> Iterator[Row]:
         yield _limited(still, settings)
 
 
-def _timed(work: Work, passed: list[float]) -> Work:
-    """The same work, which notes the seconds that it takes."""
+def _awaited(work: Work, device: torch.device) -> Work:
+    """The same work, which returns when the device has done it."""
 
-    def timed() -> None:
-        started = time.perf_counter()
+    def awaited() -> None:
         work()
-        passed.append(time.perf_counter() - started)
+        devices.wait(device)
 
-    return timed
+    return awaited
 
 
 def _limited(still: Trainer, settings: Row) -> Row:
     """What a step of a trainer is bound by, beside what it takes."""
     still.play()
-    counts, most = limits.count(still.play), limits.ceilings(still.device)
-    taken = []
-    for _ in range(7):
-        started = time.perf_counter()
-        still.play()
-        taken.append(time.perf_counter() - started)
+    counts = limits.count(still.play)
+    most = limits.ceilings(still.device, counts.flops)
+
+    step = _awaited(still.play, still.device)
+    taken = [by(time.perf_counter)(step) for _ in range(7)]
     floors = limits.bounds(counts, most)
     limit = max(floors, key=lambda name: floors[name])
     if settings["waiting"] > 0.1:
@@ -88,7 +89,7 @@ def _limited(still: Trainer, settings: Row) -> Row:
         "unit": "ms per step",
         "images_per_second": round(still.settings.batch_size / median(taken), 1),
         "operations": counts.operations,
-        "gflop": round(counts.flops / 1e9, 3),
+        "gflop": round(sum(counts.flops.values()) / 1e9, 3),
         "gigabytes": round(counts.bytes / 1e9, 3),
         "at_least_ms": {name: round(1e3 * seconds, 3) for name, seconds in floors.items()},
         "limit": limit,
@@ -96,8 +97,9 @@ def _limited(still: Trainer, settings: Row) -> Row:
     }
 
 
-def _stream(pictures: Pictures, folder: Path, game: Trainer) -> Stream:
-    dataset = Images(stores.store(pictures, folder), resident="off")
+def streamed(pictures: Pictures, folder: Path, game: Trainer, resident: Resident = "off") -> Stream:
+    """A trainer's stream of these pictures, out of a store in the folder."""
+    dataset = Images(stores.store(pictures, folder), resident=resident)
     reads = game.recipe.reads
     return Stream(dataset, game.settings.batch_size, game.seed, game.device, reads)
 

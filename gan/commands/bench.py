@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     """Prints a JSON object for every case, then one paragraph of advice."""
     import torch
 
-    from gan.bench import data, games, steps, train
+    from gan.bench import data, games, gpu, steps, train
     from gan.bench.options import parse
 
     subjects: Mapping[str, tuple[Mapping[str, Callable[..., Iterable[Any]]], tuple[str, ...], Any]]
@@ -44,10 +44,11 @@ def run(args: argparse.Namespace) -> int:
         "data": (data.CASES, data.DEFAULT, data.advice),
         "step": (_composing(steps.CASES), steps.DEFAULT, steps.advice),
         "train": (_composing({"waiting": train.waiting}), ("waiting",), train.advice),
-        "gpu": (GPU, tuple(GPU), lambda rows: ""),
+        "gpu": (_composing(gpu.CASES), gpu.DEFAULT, gpu.advice),
     }
     cases, default, advice = subjects[args.subject]
-    options = parse(args.options, list(cases), list(games.MODELS))
+    models = gpu.GAMES if args.subject == "gpu" else games.MODELS
+    options = parse(args.options, list(cases), list(models))
     torch.set_num_threads(options.threads)
     rows = []
     for case in options.case or default:
@@ -56,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
             print(json.dumps(row), flush=True)
     if said := advice(rows):
         print(f"\n{said}", file=sys.stderr)
-    return 0
+    return int(any("failed" in row for row in rows))
 
 
 def compose(*overrides: str) -> dict[str, Any]:
@@ -74,28 +75,3 @@ def compose(*overrides: str) -> dict[str, Any]:
 
 def _composing(cases: Mapping[str, Any]) -> dict[str, Callable[..., Iterable[Any]]]:
     return {name: partial(case, compose=compose) for name, case in cases.items()}
-
-
-def _without_gpu(identity: str, case: str, options: Any) -> Iterable[Any]:
-    """What a GPU would be needed for."""
-    import torch
-
-    from gan.bench.paired import skipped
-
-    reason = "no adapter for CUDA yet: nothing of this was measured on a GPU"
-    if not torch.cuda.is_available():
-        reason = "there is no GPU here"
-    yield skipped(identity, case, reason)
-
-
-GPU = {
-    case: partial(_without_gpu, identity, case)
-    for identity, case in (
-        ("G1", "graph"),
-        ("G2", "floor"),
-        ("G3", "defaults"),
-        ("G4", "overhead"),
-        ("G5", "feed"),
-        ("G7", "lazy"),
-    )
-}

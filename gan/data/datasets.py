@@ -139,6 +139,9 @@ class Glyphs:
     training characters of the same style and never the target. Families of styles, and characters,
     are split 70/10/20; the prototype is in no split.
 
+    To make more of them there are a `mate`, another training character in the standard font and in
+    the style, and what `other` draws, another training style: target, mate and references.
+
     Other recipes read the same glyphs by other names: `real` and `real_b` are the target, `input`
     is the prototype, and `real_a` the standard font's glyph of an unrelated training character.
     """
@@ -149,6 +152,8 @@ class Glyphs:
         "target",
         "style",
         "character",
+        "mate",
+        "other",
         "real",
         "label",
         "input",
@@ -214,7 +219,35 @@ class Glyphs:
         many = np.uint64(len(self.split.train))
         unrelated = self.split.train[draw(seed, epoch, indices, "real_a") % many]
         plan = self.triple(style, character, chosen)
-        return plan._replace(images={**plan.images, "real_a": self.rows[self.prototype, unrelated]})
+        more = self._more(seed, epoch, indices, style, character, chosen)
+        real_a = self.rows[self.prototype, unrelated]
+        return plan._replace(images={**plan.images, **more, "real_a": real_a})
+
+    def _more(
+        self,
+        seed: int,
+        epoch: int,
+        indices: np.ndarray,
+        style: np.ndarray,
+        character: np.ndarray,
+        references: np.ndarray,
+    ) -> dict[str, np.ndarray]:
+        """A mate [B, 2] and the other style's glyphs [B, 2 + K].
+
+        A mate that happens to be a reference, which is not to be seen in a target, and a glyph that
+        the other style lacks are replaced by the sample's own.
+        """
+        mate = self._reference(seed, epoch, indices, style, character, self.references)
+        mate = np.where((mate[:, None] == references).any(1), character, mate)
+        wanted = np.concatenate([character[:, None], mate[:, None], references], 1)
+        styles = self.styles.train
+        other = styles[draw(seed, epoch, indices, "other") % np.uint64(len(styles))]
+        own, others = self.rows[style[:, None], wanted], self.rows[other[:, None], wanted]
+        whole = (others >= 0).all(1, keepdims=True)
+        return {
+            "mate": np.stack([self.rows[self.prototype, mate], own[:, 1]], 1),
+            "other": np.where(whole, others, own),
+        }
 
     def triple(self, style: np.ndarray, character: np.ndarray, references: np.ndarray) -> Plan:
         """The plan of given styles [B], characters [B] and reference characters [B, K]."""

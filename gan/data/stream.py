@@ -71,7 +71,7 @@ class Stream:
         self.waited, self._asked = 0.0, asked
         self.content = dataset.store.content_hash
         self._orders: dict[int, np.ndarray] = {}
-        self._resident = self._load() if self._stays() else None
+        self._resident: Tensor | None = None
         self._buffers: list[dict[str, Tensor]] = [{} for _ in range(ahead)]
         self._free: queue.Queue[int] = queue.Queue()
         self._ready: queue.Queue[_Ready | BaseException] = queue.Queue()
@@ -136,8 +136,10 @@ class Stream:
         if ready.copied is not None:
             current = torch.cuda.current_stream(self.device)
             current.wait_event(ready.copied)
-            for tensor in [*ready.images.values(), *ready.fields.values()]:
-                tensor.record_stream(current)
+            sent = [*ready.images.values(), *ready.fields.values(), ready.flip]
+            for tensor in sent:
+                if tensor is not None:
+                    tensor.record_stream(current)
         images = {key: _floats(image, ready.flip) for key, image in ready.images.items()}
         return {**images, **ready.fields}
 
@@ -149,6 +151,9 @@ class Stream:
         return self._orders[epoch]
 
     def _start(self) -> None:
+        self._resident = self._load() if self._stays() else None
+        if self._side is not None:  # it reads what was loaded on this stream
+            self._side.wait_stream(torch.cuda.current_stream(self.device))
         for slot in range(self.ahead):
             self._free.put(slot)
         self._thread = threading.Thread(

@@ -1,7 +1,9 @@
 """What several networks are made of: levels, normalisation, class conditions, weight starts."""
 
 import math
-from typing import Literal, NamedTuple
+from collections.abc import Callable
+from functools import partial
+from typing import Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -226,10 +228,27 @@ class Critic(nn.Module):
     def forward(self, features: Tensor, label: Tensor | None = None) -> Critique:
         """Features [B, F] and labels [B] to logits [B] and class logits [B, classes]."""
         _require_label(label, wanted=bool(self.classes))
+        return in_full(partial(self._judge, label), features)
+
+    def _judge(self, label: Tensor | None, features: Tensor) -> Critique:
         logits = self.linear(features).squeeze(1)
         for embedding in self.embeddings:
             logits = logits + (embedding(label) * features).sum(1)
         return Critique(logits, next((head(features) for head in self.heads), None))
+
+
+Said = TypeVar("Said")
+
+
+def in_full(head: Callable[[Tensor], Said], features: Tensor) -> Said:
+    """What a last layer makes of features, in fp32 at least: losses are differences of logits, of
+    which bf16 leaves too few digits.
+    """
+    device = features.device.type
+    if not torch.is_autocast_enabled(device):
+        return head(features)
+    with torch.autocast(device, enabled=False):
+        return head(features.to(torch.promote_types(features.dtype, torch.float32)))
 
 
 def _zero_bias(module: nn.Module) -> None:

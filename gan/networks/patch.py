@@ -12,6 +12,7 @@ from gan.networks.blocks import (
     Norm,
     Padding,
     dcgan_start,
+    in_full,
     normalisation,
     reparametrise,
     widths,
@@ -60,7 +61,7 @@ class Patch(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Images [B, images*C, size, size] to logits [B, 1, h, w], size / 2**layers - 2 a side."""
-        return self.logits(self.features(image)[-1])
+        return in_full(self.logits, self.features(image)[-1])
 
     def features(self, image: Tensor) -> list[Tensor]:
         """The maps behind the logits, finest first."""

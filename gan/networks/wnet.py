@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from gan.networks.blocks import levels, widths, xavier_start
+from gan.networks.blocks import in_full, levels, widths, xavier_start
 from gan.registry import Count, Fraction, register
 
 STYLE_SIZE = 8  # pixels: style joins at this size and below, residual blocks at this size and above
@@ -114,7 +114,7 @@ class Discriminator(nn.Module):
     def forward(self, prototype: Tensor, image: Tensor, reference: Tensor) -> Critique:
         """Prototypes, images and references, each [B, C, H, W], to logits."""
         x = self.features(prototype, image, reference)[-1].flatten(1)  # [B, D]
-        return Critique(self.critic(x).squeeze(1), self.style(x))
+        return Critique(in_full(self.critic, x).squeeze(1), in_full(self.style, x))
 
     def features(self, prototype: Tensor, image: Tensor, reference: Tensor) -> list[Tensor]:
         """The map of every level, finest first, for losses that compare images through it."""

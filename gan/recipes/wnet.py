@@ -20,7 +20,9 @@ from gan.losses.reconstruction import Reconstruction, feature_distance
 from gan.recipe import Batch, Penalty, Recipe, penalise
 from gan.recipes.modules import GlyphCritic, GlyphWriter, Observer
 from gan.registry import Fraction, NonNegative, register
-from gan.restyle import restyled
+from gan.restyle import mixed, restyled, spliced
+
+SURE = 30.0  # the logit of a class beyond doubt: its cross entropy is below 1e-9
 
 
 @register(
@@ -44,7 +46,7 @@ class WNet(Recipe):
 
     generator: GlyphWriter
     discriminator: GlyphCritic
-    reads = ("prototype", "reference", "target", "style", "character")
+    reads = ("prototype", "reference", "target", "style", "character", "mate", "other")
     least = 2  # images in a batch: the codes are one pixel, which has no variance alone
 
     def __init__(
@@ -66,13 +68,17 @@ class WNet(Recipe):
         constant_content: NonNegative = 3.0,
         constant_style: NonNegative = 5.0,
         restyle: Fraction = 0.0,
+        mix: Fraction = 0.0,
+        splice: Fraction = 0.0,
     ) -> None:
         """`weight` scales the adversarial term; `reconstruction` losses come on top of the eight.
 
         `classifier` is a frozen glyph classifier; it is neither trained nor part of a checkpoint.
         `feature_source` is `classifier` for one of the training glyphs, `discriminator`, or a
-        folder that `gan classifier` wrote. `restyle` is the share of samples whose references and
-        target are changed together into a style that no font has; they keep its class.
+        folder that `gan classifier` wrote. `restyle` and `mix` are shares of samples whose
+        references and target are changed together into a style that no font has, made of one font
+        or between two; `splice` is the share whose target and prototype are of two characters, cut
+        and joined. What is made has no class.
         """
         super().__init__()
         self.generator, self.discriminator = generator, discriminator
@@ -82,7 +88,8 @@ class WNet(Recipe):
         self.encoder_character, self.encoder_style = encoder_character, encoder_style
         self.constant_content, self.constant_style = constant_content, constant_style
         self.feature_source, self.reconstruction = feature_source, reconstruction
-        self.classification, self.restyle = classification, restyle
+        self.classification = classification
+        self.restyle, self.mix, self.splice = restyle, mix, splice
 
     @staticmethod
     def needs_classifier(settings: Mapping[str, Any]) -> bool:
@@ -90,12 +97,18 @@ class WNet(Recipe):
         return bool(settings["feature"]) and settings["feature_source"] != "discriminator"
 
     def prepare(self, batch: Batch) -> Batch:
-        """Some samples in styles made from theirs."""
-        if not self.restyle:
+        """Some samples in styles made from real ones, and of characters made of two."""
+        if not (self.restyle or self.mix or self.splice):
             return batch
-        glyphs = torch.cat([batch["target"][:, None], batch["reference"]], 1)
-        target, *references = restyled(glyphs, self.restyle).unbind(1)
-        return {**batch, "target": target, "reference": torch.stack(references, 1)}
+        target, mate = batch["target"], batch["mate"]
+        glyphs = torch.cat([target[:, None], mate[:, 1:], batch["reference"]], 1)
+        glyphs, between = mixed(glyphs, batch["other"], self.mix)
+        glyphs, changed = restyled(glyphs, self.restyle)
+        target, drawn, reference = glyphs[:, 0], glyphs[:, 1], glyphs[:, 2:]
+        mate = torch.stack([mate[:, 0], drawn], 1)
+        prototype, target, joined = spliced(batch["prototype"], target, mate, self.splice)
+        made = {"made_style": between | changed, "made_character": joined}
+        return {**batch, **made, "prototype": prototype, "target": target, "reference": reference}
 
     def generate(self, batch: Batch) -> dict[str, Tensor]:
         """The image, and what the encoders made of prototype and references."""
@@ -122,8 +135,8 @@ class WNet(Recipe):
             "logits_fake": fake.logits.detach().mean(),
         }
         if self.style_class:
-            both = self.classification(real.style_logits, batch["style"]) + self.classification(
-                fake.style_logits, batch["style"]
+            both = self._named("style", real.style_logits, batch) + self._named(
+                "style", fake.style_logits, batch
             )
             terms["style_class"] = self.style_class * 0.5 * both
         return terms
@@ -144,14 +157,14 @@ class WNet(Recipe):
                 critique.logits, real_logits_of
             )
         if self.style_class:
-            terms["style_class"] = self.style_class * self.classification(
-                critique.style_logits, batch["style"]
+            terms["style_class"] = self.style_class * self._named(
+                "style", critique.style_logits, batch
             )
         if self.encoder_character:
-            loss = self.classification(fakes["content_logits"], batch["character"])
+            loss = self._named("character", fakes["content_logits"], batch)
             terms["encoder_character"] = self.encoder_character * loss
         if self.encoder_style:
-            loss = self.classification(fakes["style_logits"], batch["style"])
+            loss = self._named("style", fakes["style_logits"], batch)
             terms["encoder_style"] = self.encoder_style * loss
         if self.l1:
             terms["l1"] = self.l1 * l1_loss(image, target)
@@ -168,8 +181,8 @@ class WNet(Recipe):
         if self.constant_style:
             code = self.generator.encode_style(image).code
             terms["constant_style"] = self.constant_style * mse_loss(code, fakes["style_code"])
-        for name, loss in self.reconstruction.items():
-            terms[f"reconstruction_{name}"] = loss(image, target, critic)
+        for name, reconstruction in self.reconstruction.items():
+            terms[f"reconstruction_{name}"] = reconstruction(image, target, critic)
         return terms
 
     def samples(self, generator: nn.Module, batch: Batch) -> dict[str, Tensor]:
@@ -181,6 +194,14 @@ class WNet(Recipe):
             "generated": drawn,
         }
         return {**shown, "truth": batch["target"]} if "target" in batch else shown
+
+    def _named(self, field: str, logits: Tensor, batch: Batch) -> Tensor:
+        """The class loss; what is made counts among the samples as one that is named surely."""
+        label = batch[field]
+        if f"made_{field}" in batch:
+            sure = label[:, None] == torch.arange(logits.shape[1], device=label.device)
+            logits = torch.where(batch[f"made_{field}"][:, None], SURE * sure, logits)
+        return self.classification(logits, label)
 
     def _judge(self, prototype: Tensor, reference: Tensor, image: Tensor) -> Tensor:
         return self.discriminator(prototype, image, reference).logits

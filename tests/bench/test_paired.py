@@ -5,10 +5,12 @@ from collections import Counter
 
 import pytest
 import torch
+from torch.nn.functional import conv2d, conv_transpose2d
+from torch.utils.flop_counter import FlopCounterMode
 
 from gan.bench import limits
 from gan.bench.options import Options, parse
-from gan.bench.paired import Goal, Paired, alternate, row, skipped
+from gan.bench.paired import Goal, Paired, alternate, by, row, skipped
 from gan.commands import main
 from gan.registry import ConfigError
 
@@ -16,6 +18,7 @@ FIELDS = {  # of every result
     *("id", "case", "value", "unit", "reference", "ratio", "iqr", "null_ratio", "null_iqr"),
     *("rounds", "goal", "passed", "machine", "versions", "load"),
 }
+LOADS = pytest.mark.slow  # the first count loads much of torch
 
 
 class Hours:
@@ -35,7 +38,7 @@ class Hours:
 def test_every_round_runs_all_three_and_orders_differ():
     hours = Hours()
     works = [hours.work(name, taken) for name, taken in (("o", 2.0), ("r", 1.0), ("n", 1.0))]
-    paired = alternate(*works, rounds=30, clock=lambda: hours.now, warm=2)
+    paired = alternate(*works, rounds=30, timer=by(lambda: hours.now), warm=2)
     orders = Counter("".join(hours.log[n : n + 3]) for n in range(0, len(hours.log), 3))
     assert sum(orders.values()) == 32
     assert set(map("".join, orders)) == {"orn", "onr", "ron", "rno", "nor", "nro"}
@@ -90,14 +93,51 @@ def test_options_are_checked_with_the_nearest_name():
             parse([word], ["batch"], [])
 
 
-@pytest.mark.slow  # the first count loads much of torch
+@LOADS
 def test_counts_of_a_step_follow_its_shapes():
     a, b = torch.ones(4, 5), torch.ones(5, 6)
     counts = limits.count(lambda: (a @ b).relu())
-    assert counts == limits.Counts(2, 2 * 4 * 5 * 6, 4 * (20 + 30 + 24 + 2 * 24))
-    bounds = limits.bounds(counts, limits.Ceilings(launch=1e-6, flops=1e9, bytes=1e12))
+    product = 4 * (20 + 30 + 24)
+    flops = {torch.float32: 2 * 4 * 5 * 6}
+    assert counts == limits.Counts(2, flops, product + 4 * 2 * 24, product)
+    most = limits.Ceilings(launch=1e-6, flops={torch.float32: 1e9}, bytes=1e12)
+    bounds = limits.bounds(counts, most)
     assert max(bounds, key=bounds.get) == "launch"
     assert bounds["launch"] == pytest.approx(2e-6)
+    assert limits.floor(counts, most) == pytest.approx(240e-9)
+
+
+@LOADS
+def test_products_count_by_their_numbers_and_what_is_written_counts_twice():
+    half, single = torch.ones(2, 3, dtype=torch.bfloat16), torch.ones(3, 4)
+    counts = limits.count(lambda: (half @ half.T, single @ single.T))
+    assert counts.flops == {torch.bfloat16: 2 * 2 * 3 * 2, torch.float32: 2 * 3 * 4 * 3}
+    weights, others = [torch.ones(5)], [torch.zeros(5)]
+    moved = limits.count(lambda: torch._foreach_lerp_(weights, others, 0.5))
+    assert (moved.operations, moved.bytes, moved.kept) == (1, 4 * 15, 4 * 15)
+    copied = limits.count(lambda: torch._foreach_copy_(weights, others))
+    assert (copied.bytes, copied.kept) == (4 * 15, 0)
+    optimizer = torch.optim.Adam(weights := [torch.ones(5, requires_grad=True)], fused=True)
+    weights[0].grad = torch.ones(5)
+    optimizer.step()
+    stepped = limits.count(optimizer.step)  # weight and moments are written, gradients only read
+    assert stepped.kept == 4 * (4 + 3) * 5 + 4  # and its counter is read
+
+
+@LOADS
+@pytest.mark.parametrize("convolve", [conv2d, conv_transpose2d])
+def test_convolutions_and_their_double_backward_count_as_torch_counts(convolve):
+    image = torch.rand(2, 3, 6, 5, requires_grad=True)
+    weight = torch.rand(3, 3, 2, 2, requires_grad=True)
+
+    def step():
+        made = convolve(image, weight).square().sum()
+        (slope,) = torch.autograd.grad(made, image, create_graph=True)
+        slope.square().sum().backward()
+
+    with FlopCounterMode(display=False) as expected:
+        step()
+    assert sum(limits.count(step).flops.values()) == expected.get_total_flops() > 0
 
 
 def test_without_a_gpu_its_cases_are_skipped(capsys):

@@ -10,11 +10,24 @@ SLOW = pytest.mark.slow
 
 
 @pytest.mark.parametrize(
-    "model",
-    ["tiny_wnet", pytest.param("tiny", marks=SLOW), pytest.param("tiny_sngan", marks=SLOW)],
+    ("model", "precision"),
+    [
+        ("tiny_wnet", "fp32"),
+        *(
+            pytest.param(model, precision, marks=SLOW)
+            for model, precision in (
+                ("tiny", "fp32"),
+                ("tiny_sngan", "fp32"),
+                ("tiny", "bf16"),
+                ("tiny_sngan", "bf16"),
+                ("tiny_wnet", "bf16"),
+            )
+        ),
+    ],
 )
-def test_a_bare_loop_ends_with_the_trainers_weights(composed, model):
-    values = composed(*games.MODELS[model], *games.COMMON)
+def test_a_bare_loop_ends_with_the_trainers_weights(composed, model, precision):
+    chosen = f"trainer.precision={precision}"
+    values = composed(*games.MODELS[model], *games.COMMON, chosen)
     ours, other = games.trainer(values), games.trainer(values)
     step = by_hand.bare(other)
     for update in range(3):

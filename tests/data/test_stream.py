@@ -327,6 +327,44 @@ def test_translation_reads_the_standard_font_and_the_style(glyph_store):
     assert same == pytest.approx(1 / len(glyphs.split.train), rel=0.5)  # unrelated to the target
 
 
+def test_a_mate_and_another_style_come_with_each_sample(glyph_store):
+    """The mate is no reference, in both fonts; the other style draws target, mate, references."""
+    glyphs = Glyphs(Store(glyph_store), references=2)
+    styles, characters, own, mates, others = glyphs.styles.train, glyphs.split.train, [], [], []
+    for epoch in range(4):
+        images = glyphs.plan(0, epoch, np.arange(len(glyphs))).images
+        style, character = np.divmod(images["target"], 20)
+        (standard, drawn), (mate, same) = np.moveaxis(np.divmod(images["mate"], 20), 2, 1)
+        assert (standard == glyphs.prototype).all()
+        assert np.array_equal(drawn, style)
+        assert np.array_equal(mate, same)
+        reference = images["reference"] % 20
+        assert not (mate[:, None] == reference).any()
+        other, wanted = np.divmod(images["other"], 20)
+        assert (other == other[:, :1]).all()
+        assert np.array_equal(wanted, np.column_stack([character, mate, reference]))
+        own, mates, others = [*own, character == mate], [*mates, *mate], [*others, *other[:, 0]]
+    assert {*mates} == {*characters}
+    assert {*others} == {*styles}
+    counts = np.unique(others, return_counts=True)[1] / len(others)
+    assert counts == pytest.approx(1 / len(styles), rel=0.35)
+    assert np.mean(own) == pytest.approx(2 / (len(characters) - 1), rel=0.3)  # it was a reference
+
+
+def test_a_glyph_that_the_other_style_lacks_is_the_samples_own(glyph_store):
+    glyphs = Glyphs(Store(glyph_store))
+    first, *lacking = glyphs.styles.train
+    glyphs.rows[np.ix_(lacking, glyphs.split.train[::5])] = -1  # as if they lacked some
+    whole = np.flatnonzero(glyphs.pairs[:, 0] == first)
+    images = glyphs.plan(0, 0, whole).images
+    own = np.column_stack([images["target"], images["mate"][:, 1], images["reference"]])
+    same = (images["other"] == own).all(1)
+    lacks = np.isin(own % 20, glyphs.split.train[::5]).any(1)
+    assert (images["other"] >= 0).all()
+    assert same[lacks].all()
+    assert not same[~lacks].all()
+
+
 def test_labels_are_a_folders_classes_or_any_integer_field(glyph_store):
     store = Store(glyph_store)
     assert Images(store).facts == {}  # no field `label`

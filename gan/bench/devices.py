@@ -1,0 +1,59 @@
+"""Clocks of devices: seconds of a GPU, and what it reaches with and without TF32."""
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from gan.bench.paired import Timer, Work, by, processor
+
+
+def timer(device: torch.device) -> Timer:
+    """On CUDA the seconds between two events around a work; elsewhere processor time.
+
+    The device is idle before, and the work is awaited.
+    """
+    if device.type != "cuda":
+        return by(processor)
+
+    def timed(work: Work) -> float:
+        before, after = _event(), _event()
+        wait(device)
+        before.record()
+        work()
+        after.record()
+        wait(device)
+        return before.elapsed_time(after) / 1e3
+
+    return timed
+
+
+def _event() -> torch.cuda.Event:
+    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]  # torch's own
+
+
+def wait(device: torch.device) -> None:
+    """Until the device has done all that it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def release(device: torch.device) -> None:
+    """Give back the memory of what nobody holds any more."""
+    gc.collect()  # a trainer and its players hold each other
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+@contextmanager
+def exact() -> Iterator[None]:
+    """Inside the block float32 is float32: no TF32 in products or convolutions."""
+    tf32, precision = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
+    torch.backends.cudnn.allow_tf32 = False
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = tf32
+        torch.set_float32_matmul_precision(precision)

@@ -1,0 +1,45 @@
+"""Logits keep their digits under autocast: losses are differences of them."""
+
+import pytest
+import torch
+from torch import nn
+
+from gan.networks.blocks import in_full
+from gan.registry import create
+
+BOTH = {"size": 16, "channels": 1, "width": 4}
+
+
+@pytest.mark.parametrize("name", ["dcgan", "resnet", "mlp", "patch", "wnet"])
+def test_logits_are_judged_in_full_precision(name):
+    torch.manual_seed(0)
+    given = {
+        "patch": {"images": 1, "layers": 1},
+        "wnet": {"styles": 3},
+    }.get(name, {"classes": 0})
+    network = create("discriminator", name, **BOTH, **given)
+    images = [torch.randn(3, 1, 16, 16) for _ in range(3 if name == "wnet" else 1)]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        said = network(*images)
+    for logits in said if isinstance(said, tuple) else [said]:
+        assert logits.dtype == torch.float32
+        assert (logits != logits.bfloat16().float()).any()  # more than bf16's digits
+
+
+def test_a_difference_of_large_logits_is_not_lost():
+    head = nn.Linear(8, 1)
+    nn.init.constant_(head.bias, 1000.0)
+    real, fake = torch.randn(2, 64, 8).unbind()
+    true = (head(fake).mean() - head(real).mean()).item()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        kept = in_full(head, fake).mean() - in_full(head, real).mean()
+        lost = head(fake).mean() - head(real).mean()
+    assert kept.item() == pytest.approx(true, abs=1e-3)
+    assert abs(lost.item() - true) > 0.05
+
+
+def test_doubles_stay_doubles():
+    head = nn.Linear(8, 1).double()
+    assert in_full(head, torch.randn(2, 8).double()).dtype == torch.float64
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert in_full(head, torch.randn(2, 8).double()).dtype == torch.float64
