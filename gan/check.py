@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import torch
 
-from gan import distributed, registry
+from gan import distributed, floors, registry
 from gan.recipe import Recipe
 from gan.registry import ConfigError, Entry, NonNegative, Whole
 from gan.rehearsal import SIDES, rehearse
@@ -154,7 +154,7 @@ def check(config: Mapping[str, Any]) -> Checked:
         values["init"],
         values["freeze"],
         values["rates"],
-        [],
+        floors.below(),
         _plain(values),
     )
     _contradictions(checked)
