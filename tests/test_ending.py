@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 import warnings
@@ -128,38 +127,46 @@ def test_a_signal_at_the_start_saves_before_the_first_step(tmp_path, found, trie
     tried(1)
 
 
-CHILD = """
-import os, signal, sys, time
-sys.path[:0] = {path!r}
-from small import trainer
-run = trainer({folder!r}, steps=10**6, save_every=3, log_every=10**6)
-play = run.play
-def slow():
-    if run.step == 4:
-        print("there", flush=True)
-        {inside}
-    play()
-run.play = slow
-run.train()
-"""
+def slow_run(folder, there):
+    """A process whose fifth step takes a minute; it writes to a pipe when it comes there."""
+    child = os.fork()
+    if child:
+        return child
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - it ends with the process
+    run = trainer(folder, steps=10**6, save_every=3, log_every=10**6)
+    play = run.play
+
+    def slow():
+        if run.step == 4:
+            os.write(there, b".")
+            time.sleep(60)
+        play()
+
+    run.play = slow
+    try:
+        run.train()
+    finally:
+        os._exit(1)
 
 
 @pytest.mark.row("P4", "the second signal ends the process, <= 2 s; the checkpoint is whole")
 @pytest.mark.parametrize("name", ["SIGINT", pytest.param("SIGTERM", marks=pytest.mark.slow)])
 def test_the_same_signal_again_stops_at_once(tmp_path, name, tried):
-    code = CHILD.format(path=sys.path, folder=str(tmp_path), inside="time.sleep(60)")
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as child:
-        assert child.stdout is not None
-        while child.stdout.readline().strip() != "there":
-            pass
-        child.send_signal(NUMBERS[name])
-        time.sleep(0.3)
-        assert child.poll() is None, "the first lets the step finish"
-        begun = time.monotonic()
-        child.send_signal(NUMBERS[name])
-        assert child.wait(timeout=10) == -NUMBERS[name]
-        assert time.monotonic() - begun < 2
+    there, come = os.pipe()
+    child = slow_run(tmp_path, come)
+    assert os.read(there, 1) == b"."
+    os.kill(child, NUMBERS[name])
+    time.sleep(0.3)
+    assert os.waitpid(child, os.WNOHANG) == (0, 0), "the first lets the step finish"
+    begun = time.monotonic()
+    os.kill(child, NUMBERS[name])
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == -NUMBERS[name]
+    assert time.monotonic() - begun < 2
     assert checkpoint.load(newest(tmp_path)).step == 3
+    os.close(there)
+    os.close(come)
     tried(1)
 
 

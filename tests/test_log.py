@@ -5,7 +5,6 @@ import json
 import math
 import os
 import signal
-import subprocess
 import sys
 import threading
 
@@ -103,22 +102,22 @@ def test_a_value_that_is_none_is_kept_by_name_in_both_logs(tmp_path):
     assert str(found) == str(values)
 
 
-CHILD = """
-import sys
-sys.path[:0] = {path!r}
-from small import trainer
-trainer({folder!r}, steps=10**6, save_every=10**6, log_every=1).train()
-"""
-
-
 @pytest.mark.row("T4", "after SIGKILL every line that was printed is in metrics.jsonl")
 def test_a_killed_process_has_written_what_it_printed(tmp_path, tried):
-    code = CHILD.format(path=sys.path, folder=str(tmp_path))
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as child:
-        for line in child.stdout:
+    printed, out = os.pipe()
+    child = os.fork()
+    if not child:
+        os.dup2(out, 1)
+        sys.stdout = os.fdopen(1, "w")
+        trainer(tmp_path, steps=10**6, save_every=10**6, log_every=1).train()
+        os._exit(1)
+    os.close(out)
+    with os.fdopen(printed) as lines:
+        for line in lines:
             if line.startswith("step 40/"):
                 break
-        child.send_signal(signal.SIGKILL)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
     steps = [json.loads(line)["step"] for line in whole_lines(tmp_path)]
     assert steps[:40] == list(range(1, 41))
     tried(40)

@@ -27,6 +27,7 @@ TURNS = [
         pytest.param(*pair.values, "wnet", marks=() if pair.values == OWN else SLOW)
         for pair in PAIRS
     ),
+    *(pytest.param("lsgan", None, model, marks=SLOW) for model in ("pix2pix", "cyclegan")),
 ]
 
 
