@@ -1,14 +1,14 @@
 """A configuration against the registered signatures, before anything is built or written."""
 
 import inspect
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 
-from gan import distributed, registry
+from gan import distributed, floors, registry
 from gan.recipe import Recipe
 from gan.registry import ConfigError, Entry, NonNegative, Whole
 from gan.rehearsal import SIDES, rehearse
@@ -31,6 +31,7 @@ NAMED = {  # any number of each, by name
     "reconstruction": "reconstruction",
     "augment": "augment",
 }
+UNSIGNED = ("lsgan", "wasserstein", "rpgan", "ragan")  # losses under which 0 divides no logits
 KNOWN = (
     *CHOICES,
     *NAMED,
@@ -153,7 +154,7 @@ def check(config: Mapping[str, Any]) -> Checked:
         values["init"],
         values["freeze"],
         values["rates"],
-        [],
+        floors.below(),
         _plain(values),
     )
     _contradictions(checked)
@@ -240,6 +241,8 @@ def _contradictions(checked: Checked) -> None:
             f"{changes[0]} changes images from noise alone: recipe={recipe.name} shows its "
             "discriminator more than one image, which would have to be changed alike"
         )
+    if "augment.ada" in changes:
+        _mind_what_adapts(checked, changes)
     average, start = checked.entries["average"][0], checked.entries["average"][1].get("start", 1)
     if start > settings.steps:
         raise ConfigError(
@@ -250,6 +253,21 @@ def _contradictions(checked: Checked) -> None:
         raise ConfigError("trainer.n_critic must say from step 0 on, as in {0: 5, 1000: 1}")
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("trainer.device=cuda, but there is no CUDA device here; use auto or cpu")
+
+
+def _mind_what_adapts(checked: Checked, changes: Sequence[str]) -> None:
+    """Refuse a probability of no changes, or one that follows a logit whose sign says nothing."""
+    if not {*changes} - {"augment.ada", "augment.noise"}:
+        raise ConfigError(
+            "augment.ada says how often other changes are made, and there are none: name some, as "
+            "augment.shift.ratio=0.125 augment.cutout.ratio=0.5"
+        )
+    loss = checked.entries["adversarial"][0].name
+    if loss in UNSIGNED:
+        raise ConfigError(
+            f"augment.ada follows the sign of real images' logits, which says nothing with "
+            f"adversarial={loss}: choose adversarial=nonsaturating or hinge, or leave ada out"
+        )
 
 
 def _unnamed(node: Mapping[str, Any]) -> dict[str, Any]:

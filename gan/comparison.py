@@ -207,7 +207,7 @@ def _by_font(row: Mapping[str, Any]) -> dict[str, dict[str, float]]:
         if isinstance(value, dict) and "by_font" in value
     }
     return {
-        font: {metric: values[place] for metric, values in measured.items()}
+        font: {metric: float(values[place]) for metric, values in measured.items()}
         for place, font in enumerate(row["fonts"])
     }
 
@@ -307,7 +307,8 @@ def _of_another(tag: str, known: Sequence[str]) -> bool:
 def spread(values: Iterable[float]) -> tuple[float, float | None]:
     """Mean and standard deviation; of one value there is none."""
     numbers = np.array(list(values), dtype=np.float64)
-    return float(numbers.mean()), float(numbers.std(ddof=1)) if len(numbers) > 1 else None
+    with np.errstate(invalid="ignore"):  # of infinite ones the deviation is no number
+        return float(numbers.mean()), float(numbers.std(ddof=1)) if len(numbers) > 1 else None
 
 
 def paired(group: Group, baseline: Group, tag: str) -> Difference | None:
@@ -350,7 +351,8 @@ def by_font(group: Group, baseline: Group, tag: str) -> Difference | None:
     if len(set(kinds)) < 2:
         return None
     values = np.array([spread(apart[font])[0] for font in fonts])
-    return Difference(*bootstrap(values, kinds), len(fonts))
+    with np.errstate(invalid="ignore"):
+        return Difference(*bootstrap(values, kinds), len(fonts))
 
 
 def student(freedom: int) -> float:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from gan.comparison import Group, named
+from gan.comparison import Group, named, spread
 
 COLUMNS = 3
 
@@ -21,7 +21,7 @@ def band(group: Group, tag: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _deviation(values: Sequence[float]) -> float:
-    return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+    return spread(values)[1] or 0.0
 
 
 def draw(groups: Sequence[Group], baseline: Group, tags: Sequence[str], path: Path) -> None:

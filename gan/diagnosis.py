@@ -89,7 +89,8 @@ def _hooked(recipe: nn.Module) -> Iterator[list[str]]:
     paths = {module: path for path, module in recipe.named_modules()}
 
     def look(module: nn.Module, given: Any, made: Any) -> None:
-        if not all(map(_finite, _tensors(made))):
+        came = {id(tensor) for tensor in _tensors(given)}  # and may be handed on
+        if not all(_finite(tensor) for tensor in _tensors(made) if id(tensor) not in came):
             source = "" if all(map(_finite, _tensors(given))) else ", whose input is not either"
             found.append(f"{paths[module]}{source}")
 

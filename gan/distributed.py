@@ -303,7 +303,7 @@ def average_gradients(parameters: Sequence[Tensor], said: Tensor) -> Tensor:
     _collect(torch.distributed.all_reduce, flat)
     marks, means = flat[1 : len(present) + 1].tolist(), flat[len(present) + 1 :] / size()
     for parameter, part, mark, mean in zip(
-        parameters, parts, marks, means.split([part.numel() for part in parts]), strict=True
+        parameters, parts, marks, torch.split(means, [p.numel() for p in parts]), strict=True
     ):  # views: a copy of each would be an operation for each
         parameter.grad = mean.as_strided(part.size(), part.stride()) if mark else None
     return flat[0]

@@ -43,6 +43,11 @@ def shared(share: Share, seed: int) -> Iterator[None]:
         _common.pop()
 
 
+def batch(rows: int) -> int:
+    """Images of the whole batch that so many are played of."""
+    return _common[-1].share.total if _common else rows
+
+
 def normal(count: int, *shape: int, device: torch.device) -> Tensor:
     """Standard normal numbers [count, ...]."""
     if not _common:

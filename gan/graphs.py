@@ -36,18 +36,23 @@ class Cuda:
     def __init__(self, device: torch.device) -> None:
         """All graphs share one pool of memory, as turns never overlap."""
         self.pool = torch.cuda.graph_pool_handle()
+        self.generator = torch.cuda.default_generators[device.index or 0]
         self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch's own
 
     def __call__(self, work: Work) -> Work:
         """Raises: RuntimeError where a part of the work cannot be recorded."""
         graph, before = torch.cuda.CUDAGraph(), _host_randomness()
-        with torch.cuda.graph(
-            graph,
-            self.pool,
-            self.stream,
-            capture_error_mode="thread_local",  # the stream goes on
-        ):
-            work()
+        try:
+            with torch.cuda.graph(
+                graph,
+                self.pool,
+                self.stream,
+                capture_error_mode="thread_local",  # the stream of data goes on
+            ):
+                work()
+        except BaseException:  # torch leaves the generator waiting for the recording's end
+            self.generator.graphsafe_set_state(self.generator.clone_state())
+            raise
         if _host_randomness() != before:
             raise RuntimeError("random numbers are drawn on the host: draw with gan.draws")
         return graph.replay

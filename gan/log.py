@@ -15,10 +15,14 @@ from PIL import Image
 from tqdm import tqdm
 
 from gan import distributed
+from gan.hand import Hand
+
+PATIENCE = 10.0  # seconds that training waits for a write
+BOARD, LINES = "tensorboard", "metrics.jsonl"
 
 
 class Log:
-    """Writes to a run directory. A write that fails is reported once and never stops training."""
+    """Writes to a run directory. A write that fails or hangs is told once, and training goes on."""
 
     def __init__(
         self, run_dir: Path, counts: Mapping[str, int], steps: int, warmup: int = 0
@@ -31,6 +35,7 @@ class Log:
         self._failed = False
         if not self.active:
             return
+        self._hands = {BOARD: Hand(), LINES: Hand()}
         (run_dir / "samples").mkdir(parents=True, exist_ok=True)
         go_back(self._path, counts["discriminator_updates"])
         self._open(self._axis(counts) + 1 if counts["discriminator_updates"] else None)
@@ -46,27 +51,26 @@ class Log:
     def scalars(self, counts: Mapping[str, int], values: Mapping[str, float]) -> None:
         """Numbers by tag, with the clocks `step`, `images` and `discriminator_updates`."""
         if self.active:
-            self._return()
             finite = {tag: v if np.isfinite(v) else str(v) for tag, v in values.items()}
-            self._try(lambda: self._line({**counts, **finite}))
-            self._try(lambda: self._scalars(self._axis(counts), values))
+            self._try(LINES, lambda: self._line({**counts, **finite}))
+            self._try(BOARD, lambda: self._scalars(self._axis(counts), values))
 
     def picture(self, step: int, name: str, pixels: np.ndarray) -> None:
         """A picture uint8 [H, W, 3], in TensorBoard and as a PNG file."""
         if self.active:
-            self._try(lambda: self._picture(step, name, pixels))
+            self._try(BOARD, lambda: self._picture(step, name, pixels))
 
     def event(self, counts: Mapping[str, int], kind: str, text: str) -> None:
         """Something that happened, on the terminal, as a line and as TensorBoard text."""
         if self.active:
             self.say(f"{kind}: {text}")
             self.text(counts["step"], f"event/{kind}", text)
-            self._try(lambda: self._line({**counts, "event": kind, "text": text}))
+            self._try(LINES, lambda: self._line({**counts, "event": kind, "text": text}))
 
     def text(self, step: int, name: str, text: str) -> None:
         """A text, shown literally."""
         if self.active:
-            self._try(lambda: self._board.add_text(name, _literal(text), step))
+            self._try(BOARD, lambda: self._board.add_text(name, _literal(text), step))
 
     def settings(self, settings: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
         """The run's row in TensorBoard's HParams tab."""
@@ -75,7 +79,7 @@ class Log:
                 k: v if isinstance(v, bool | int | float | str) else str(v)
                 for k, v in settings.items()
             }
-            self._try(lambda: self._settings(plain, metrics))
+            self._try(BOARD, lambda: self._settings(plain, metrics))
 
     def progress(self, step: int, note: str) -> None:
         """Move the progress bar, or print a line where there is no terminal."""
@@ -95,8 +99,8 @@ class Log:
     def close(self) -> None:
         """Flush and close everything."""
         if self.active:
-            self._try(self._board.close)
-            self._try(self._lines.close)
+            self._try(BOARD, self._board.close)
+            self._try(LINES, self._lines.close)
             self._bar.close()
 
     def _settings(self, plain: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
@@ -109,32 +113,31 @@ class Log:
 
     @property
     def _path(self) -> Path:
-        return self.run_dir / "metrics.jsonl"
+        return self.run_dir / LINES
 
     def _open(self, purge: int | None = None) -> None:
         from torch.utils.tensorboard import SummaryWriter  # slow to import
 
-        self._board = SummaryWriter(
-            str(self.run_dir / "tensorboard"), purge_step=purge, flush_secs=10
-        )
+        self._board = SummaryWriter(str(self.run_dir / BOARD), purge_step=purge, flush_secs=10)
         self._lines = self._path.open("a", encoding="utf-8")
 
     def _return(self) -> None:
         """Make the files again where somebody has removed the folder under the run."""
         if self._path.exists():
             return
-        warnings.warn(f"{self.run_dir} was removed while training; it is made again", stacklevel=4)
+        warnings.warn(f"{self.run_dir} was removed while training; it is made again", stacklevel=2)
         for close in (self._lines.close, self._board.close):
             with contextlib.suppress(OSError):  # what they still held had its place in there
                 close()
-        self._try(lambda: (self.run_dir / "samples").mkdir(parents=True, exist_ok=True))
-        self._try(self._open)
+        (self.run_dir / "samples").mkdir(parents=True, exist_ok=True)
+        self._open()
 
     def _axis(self, counts: Mapping[str, int]) -> int:
         """The step in TensorBoard: a discriminator's warm-up counts up to 0."""
         return counts["step"] or min(0, counts["discriminator_updates"] - self._warmup)
 
     def _line(self, values: Mapping[str, Any]) -> None:
+        self._return()
         self._lines.write(json.dumps(values) + "\n")
         self._lines.flush()
 
@@ -147,13 +150,14 @@ class Log:
         self._board.flush()
         Image.fromarray(pixels).save(self.run_dir / "samples" / f"{name}-{step:08d}.png")
 
-    def _try(self, write: Callable[[], Any]) -> None:
+    def _try(self, file: str, write: Callable[[], Any]) -> None:
         try:
-            write()
+            self._hands[file].do(write, PATIENCE)
         except OSError as error:
             if not self._failed:
                 warnings.warn(
-                    f"logging to {self.run_dir} failed, training goes on: {error}", stacklevel=3
+                    f"logging to {self.run_dir / file} failed, training goes on: {error}",
+                    stacklevel=3,
                 )
             self._failed = True
 

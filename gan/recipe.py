@@ -27,7 +27,7 @@ class Recipe(nn.Module, ABC):
     discriminator: nn.Module
     reads: tuple[str, ...] = ("real",)
     facts: Mapping[str, int] = {}  # what its networks are built with, beside facts of the data
-    statistics: tuple[str, ...] = ("logits_real", "logits_fake")
+    statistics: tuple[str, ...] = ("logits_real", "logits_fake", "augment_probability")
 
     def prepare(self, batch: Batch) -> Batch:
         """The batch as it is played: the place for changes of the data that are drawn anew."""

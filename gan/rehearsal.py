@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -131,7 +132,7 @@ def _play(
         try:
             recipe = _recipe(checked, facts, networks)
             for norm in (m for m in recipe.modules() if isinstance(m, BATCH_NORMS)):
-                vars(norm)["forward"] = _unchanged  # torch is slow to tell that shapes stay
+                vars(norm)["forward"] = partial(_normed, checked)  # torch is slow to tell shapes
             fakes = recipe.generate(batch)
             recipe.discriminator_losses(batch, detached(fakes), 0)
             recipe.generator_losses(batch, fakes, 0)
@@ -163,7 +164,14 @@ def _recipe(
     return checked.recipe(facts, **networks, **given).to("meta")
 
 
-def _unchanged(x: Tensor) -> Tensor:
+def _normed(checked: "Checked", x: Tensor) -> Tensor:
+    """What batch norm would be given; Raises: ValueError for one value, which has no variance."""
+    rows = checked.settings.rows(distributed.size())
+    if rows * x.numel() == _few(checked) * x.shape[1]:
+        raise ValueError(
+            f"a batch norm would see one value of {rows} image: raise trainer.batch_size (and "
+            "trainer.micro_batch), or set norm to layer, instance or none"
+        )
     return x
 
 

@@ -60,17 +60,18 @@ def report_of(
         ValueError: a recipe whose generator is called in a way that is not known here.
     """
     last = [*loaded.values()][-1]
-    read = Stream(dataset, 1, 0, device, ()).images
+    stream = Stream(dataset, 1, 0, device, last.recipe.reads)
     if issubclass(last.recipe, WNet) and isinstance(dataset, Glyphs) and len(dataset.styles.test):
         draws = {name: writing(run.generator, device) for name, run in loaded.items()}
-        return glyph_report(draws, dataset, glyph_judge(dataset, read, device, print), device)
+        judge = glyph_judge(dataset, stream.images, device, print)
+        return glyph_report(draws, dataset, judge, device)
     if issubclass(last.recipe, Synthesis) and hasattr(dataset, "labelled"):
-        return _of_images(loaded, dataset, read, device, options)
+        return _of_images(loaded, dataset, stream, device, options)
     kind = next((kind for kind in TRANSLATIONS if issubclass(last.recipe, kind)), None)
     if kind and isinstance(dataset, Unpaired):
-        return _of_unpaired(TRANSLATIONS[kind], loaded, dataset, device, options)
+        return _of_unpaired(TRANSLATIONS[kind], loaded, dataset, stream, device, options)
     if kind and hasattr(dataset, "held_out"):
-        return _of_translations(kind, loaded, dataset, device, options)
+        return _of_translations(kind, loaded, dataset, stream, device, options)
     raise ValueError(
         f"gan evaluate knows no measure of recipe={last.config['recipe']['name']} on "
         f"data={last.config['data']['name']}"
@@ -81,11 +82,12 @@ def _of_translations(
     kind: type[Recipe],
     loaded: "Mapping[str, Run]",
     dataset: Any,
+    stream: Stream,
     device: torch.device,
     options: Options,
 ) -> Report:
     generators = {name: run.generator for name, run in loaded.items()}
-    translate, stream = TRANSLATIONS[kind], Stream(dataset, 1, 0, device, kind.reads)
+    translate = TRANSLATIONS[kind]
     if kind is CycleGAN:
         return translation_report(generators, translate, dataset, stream, device)
     measures: dict[str, Measure] = dict(MEASURES)
@@ -99,25 +101,30 @@ def _of_translations(
 
 
 def _of_images(
-    loaded: "Mapping[str, Run]", dataset: Any, read: Any, device: torch.device, options: Options
+    loaded: "Mapping[str, Run]",
+    dataset: Any,
+    stream: Stream,
+    device: torch.device,
+    options: Options,
 ) -> Report:
     last = [*loaded.values()][-1]
     if len(training_rows(dataset)) < LEAST:
         raise ValueError(f"{dataset.store.path} has too few images to measure by: {LEAST} needed")
-    make, labels = extractor_of(dataset, read, device, bool(last.classes))
+    make, labels = extractor_of(dataset, stream.images, device, bool(last.classes))
     references = _references(options, device)
     extractors = [make(), *references]
     count = options.drawn or (MANY if references else FEW)
     sampler = Sampler(_paint, int(last.noise(1).shape[1]), labels if last.classes else None, device)
     generators = {name: run.generator for name, run in loaded.items()}
     asked = Asked(training_rows(dataset), count, extractors, labels)
-    return image_report(generators, sampler, dataset.store, read, asked)
+    return image_report(generators, sampler, dataset.store, stream.images, asked)
 
 
 def _of_unpaired(
     translate: Translate,
     loaded: "Mapping[str, Run]",
     dataset: Unpaired,
+    stream: Stream,
     device: torch.device,
     options: Options,
 ) -> Report:
@@ -128,12 +135,11 @@ def _of_unpaired(
             f"{dataset.store.path} has too few images to measure by: {LEAST} held-out ones of the "
             f"first kind and {LEAST} of the second are needed"
         )
-    read = Stream(dataset, 1, 0, device, ()).images
-    source = Translations(lambda g, image: translate(g, {"real_a": image}), read, given)
+    source = Translations(lambda g, image: translate(g, {"real_a": image}), stream.images, given)
     extractors = [OfNothing(dataset.store.shape[2], device), *_references(options, device)]
     generators = {name: run.generator for name, run in loaded.items()}
     asked = Asked(wanted, len(given), extractors)
-    return image_report(generators, source, dataset.store, read, asked)
+    return image_report(generators, source, dataset.store, stream.images, asked)
 
 
 def _references(options: Options, device: torch.device) -> list[Extractor]:

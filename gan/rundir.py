@@ -27,6 +27,7 @@ FREE = (
     "trainer.save_every",
     "trainer.keep",
     "trainer.failed_saves",
+    "trainer.rollbacks",
     "trainer.best",
     "trainer.watch",
     "trainer.timeout",

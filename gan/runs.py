@@ -23,6 +23,7 @@ from gan import checkpoint, registry
 from gan.best import path_of, weights_of
 from gan.buffers import settled
 from gan.checkpoint import Checkpoint, restore
+from gan.recipe import Recipe
 from gan.recipes.conditional import Conditional
 from gan.recipes.synthesis import Synthesis
 from gan.recipes.wnet import WNet
@@ -56,7 +57,7 @@ class Run:
     config: Mapping[str, Any]
     weights: str
     generator: nn.Module
-    recipe: type
+    recipe: type[Recipe]
     classes: int
 
     @property

@@ -73,6 +73,7 @@ class Settings:
     save_every: Count = 500
     keep: Annotated[int, Bounds(2)] = 2
     failed_saves: Count = 3
+    rollbacks: Annotated[int, Bounds(0, 2)] = 0  # to the newest checkpoint, where numbers stay bad
     best: str | None = None  # the measure whose best checkpoint is kept, such as metric/fid
     timeout: Positive = 100.0
     watch: tuple[Watched, ...] = ("data", "discriminator", "collapse", "disk")

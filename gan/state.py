@@ -11,10 +11,12 @@ from torch import Tensor
 
 from gan import checkpoint, distributed, optimizer_state, sealed
 from gan.average import Average
+from gan.checkpoint import CheckpointError
 from gan.guard import Guard
 from gan.monitor import Monitor
 from gan.player import Player
 from gan.recipe import Batch, Recipe
+from gan.sealed import STATE
 from gan.settings import Settings
 
 
@@ -90,9 +92,23 @@ def resume(run: Run, path: Path) -> dict[str, Any]:
     threads, device or processes are others: the order of samples stays, the last bits may not.
     """
     stored = checkpoint.load(path)
+    try:
+        return _put_back(run, stored, path)
+    except CheckpointError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(
+            f"checkpoint {path}: its {STATE} is not that of a run ({error!r}); choose another one"
+        ) from error
+
+
+def _put_back(run: Run, stored: checkpoint.Checkpoint, path: Path) -> dict[str, Any]:
+    clocks = {name: stored.state[name] for name in ("step", "discriminator_updates", "position")}
+    if wrong := {name: n for name, n in clocks.items() if type(n) is not int or n < 0}:
+        raise ValueError(f"no counts: {wrong}")
     content = stored.state.get("content", run.stream.content)
     if content != run.stream.content:
-        raise checkpoint.CheckpointError(
+        raise CheckpointError(
             f"checkpoint {path} was trained on data with the content hash {content}, which is now "
             f"{run.stream.content}: bring the data back (data.path), or choose another run_dir"
         )
@@ -101,7 +117,7 @@ def resume(run: Run, path: Path) -> dict[str, Any]:
     changed = [f"{k} was {before[k]}, is {now.get(k)}" for k in before if before[k] != now.get(k)]
     if changed:
         warnings.warn(
-            f"{path} goes on elsewhere, not to the last bit: {'; '.join(changed)}", stacklevel=3
+            f"{path} goes on elsewhere, not to the last bit: {'; '.join(changed)}", stacklevel=4
         )
     run.guard.skipped |= stored.state.get("skipped", {})
     spread(stored, run.recipe, run.averages, run.players)

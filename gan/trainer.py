@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from gan import distributed, ending, state
+from gan import distributed, ending, rollback, state
 from gan.average import Average
 from gan.explain import explained, strict_gradients
 from gan.guard import Guard
@@ -99,7 +99,7 @@ class Trainer:
         """Train to the last step; False if a signal asked to stop, after a checkpoint."""
         with self.stop, strict_gradients(), ending.told(self):
             self.monitor.start(self.counts, self.config)
-            self._run()
+            rollback.survived(self, self._run)
             if self.step >= self.settings.steps:
                 self.monitor.finish(self.counts(), self.generators(), self.config)
         return self.step >= self.settings.steps

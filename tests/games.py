@@ -44,6 +44,7 @@ SETTINGS = {
     "cyclegan": {"pool": 0, "size": SIZE, "channels": 1},
     "pix2pix": {"size": SIZE, "channels": 1},
 }
+OFTEN = {"ada": {"start": 0.5, "every": 1, "images": 100}}
 CHANCE = {"bce": {"real": (0.7, 1.0), "fake": (0.0, 0.3), "flip": 0.2}}
 SCHEDULES = {
     "plain": {},
@@ -122,7 +123,7 @@ def game(kind, loss, penalty=None, every=1, norms=None):
         "reconstruction": {},
         "classifier": None,
         "classes": CLASSES,
-        "augment": {name: create("augment", name) for name in names("augment")},
+        "augment": {n: create("augment", n, **OFTEN.get(n, {})) for n in names("augment")},
     }
     chosen = entry("recipe", kind)
     recipe = chosen.build(**{k: given[k] for k in chosen.given}, **SETTINGS.get(kind, {}))

@@ -5,14 +5,15 @@ import torch
 from torch import nn
 from torch.nn.functional import pad
 
-from gan.augment import augmented
+from gan import draws
+from gan.augment import Augmentation
 from gan.build import build
 from gan.losses.penalties import input_gradient
 from gan.recipes.conditional import Conditional
 from gan.recipes.synthesis import Synthesis
 from gan.registry import ConfigError, create, names
 
-CHANGES = names("augment")
+CHANGES = [name for name in names("augment") if name != "ada"]  # which says how often
 
 
 @pytest.fixture
@@ -21,7 +22,8 @@ def image():
 
 
 def test_no_change_returns_the_images_themselves(image):
-    assert augmented(image, []) is image
+    assert Augmentation({})(image) is image
+    assert not Augmentation({"shift": create("augment", "shift")}).state_dict()
 
 
 @pytest.mark.parametrize("name", CHANGES)
@@ -119,6 +121,166 @@ def test_cutout_greys_one_box_of_half_the_sides():
     assert min(sizes)[0] >= 2  # the centre lies inside or on the border
 
 
+@pytest.mark.parametrize(("ratio", "positions"), [(0.5, 9), (0.375, 8)])  # 4 of 8 places, and 3
+def test_cutout_takes_every_position_and_reaches_as_far_over_either_end(ratio, positions):
+    torch.manual_seed(0)
+    gone = create("augment", "cutout", ratio=ratio)(torch.ones(500, 1, 8, 8))[:, 0] == 0
+    for side in (1, 2):
+        spans = {tuple(span) for span in gone.any(side).tolist()}
+        assert len(spans) == positions
+        assert spans == {span[::-1] for span in spans}
+
+
+# -- what moves while training goes on
+
+
+def adaptive(**settings):
+    """An augmentation whose only change is brightness by one."""
+    changes = {"ada": create("augment", "ada", **settings), "white": lambda image: image + 1}
+    return Augmentation(changes)
+
+
+def probabilities(augmentation, logits, updates):
+    """p after each update with these logits of reals."""
+    used, found = [], []
+    for _ in range(updates):
+        used.append(augmentation.learnt(logits)["augment_probability"])
+        found.append(augmentation.ada.probability.clone())
+    assert used[1:] == found[:-1]  # what is logged is what the update's images were changed with
+    return torch.stack(found).tolist()
+
+
+def test_sure_logits_raise_the_probability_to_one_in_so_many_images():
+    augmentation = adaptive(images=96, every=4)
+    found = probabilities(augmentation, torch.full((3, 1, 2, 2), 0.1), 40)  # 12 images a move
+    assert found == pytest.approx([min(1, 0.125 * (n // 4)) for n in range(1, 41)])
+    assert augmentation.seen == 120
+    assert probabilities(augmentation, -torch.ones(3), 44)[3::4] == pytest.approx(
+        [max(0, 1 - 0.125 * n) for n in range(1, 12)]
+    )
+
+
+def test_the_probability_never_leaves_its_bounds():
+    found = probabilities(adaptive(images=10, every=1, most=0.8), torch.ones(3), 5)
+    assert found == pytest.approx([0.3, 0.6, 0.8, 0.8, 0.8])
+    assert probabilities(adaptive(images=10, every=1), -torch.ones(3), 3) == [0, 0, 0]
+    assert probabilities(adaptive(start=0.5, most=0.2), -torch.ones(3), 1) == pytest.approx([0.2])
+
+
+@pytest.mark.parametrize("patches", [(), (1, 2, 3)])
+def test_the_mean_sign_of_all_updates_since_the_last_move_decides(patches):
+    """Of 8 logits 7 are positive, so r = 0.75; of the last update alone it would be 0.5."""
+    first, second = torch.tensor([9.0, 0.1, 9, 9]), torch.tensor([0.1, 9, 9, -99])  # mean < 0
+    for target, expected in ((0.7, 0.16), (0.8, 0.0)):
+        augmentation = adaptive(images=50, every=2, target=target)
+        for logits in (first, second):
+            wide = logits.reshape(-1, *(1,) * len(patches)).expand(-1, *patches)
+            found = probabilities(augmentation, wide, 1)
+        assert found == pytest.approx([expected])
+    augmentation = adaptive(images=50, every=2, target=0.7)
+    probabilities(augmentation, second, 2)  # r = 0.5
+    assert probabilities(augmentation, first, 2)[1] == pytest.approx(
+        0.16
+    )  # what came before is gone
+
+
+def test_a_logit_that_is_no_number_counts_for_neither_side():
+    logits = torch.tensor([float("nan"), 1.0, 1.0])  # r = 2/3
+    assert probabilities(adaptive(images=9, every=1, target=0.6), logits, 1)[0] == pytest.approx(
+        1 / 3
+    )
+    assert probabilities(adaptive(images=9, every=1, target=0.7), logits, 1)[0] == 0
+
+
+def test_each_sample_is_changed_with_the_probability():
+    image = torch.rand(4000, 1, 2, 3)
+    torch.manual_seed(0)
+    for p in (0.0, 0.3, 1.0):
+        made = adaptive(start=p)(image) - image
+        changed = made.flatten(1).mean(1) > 0.5
+        assert torch.allclose(made, changed[:, None, None, None].float().expand_as(made), atol=1e-6)
+        assert abs(changed.float().mean() - p) < 0.03
+    assert torch.equal(adaptive()(image), image)
+    two = Augmentation(
+        {"ada": create("augment", "ada", start=0.5), **dict.fromkeys("ab", lambda x: x + 1)}
+    )
+    counts = torch.bincount(two(torch.zeros(4000, 1, 1, 1)).long().flatten())
+    assert counts.tolist() == pytest.approx(
+        [1000, 2000, 1000], abs=150
+    )  # one draw for both: no ones
+
+
+def test_a_batch_in_pieces_moves_the_probability_once():
+    whole, pieces = (adaptive(images=24, every=1) for _ in range(2))
+    noise = create("augment", "noise", strength=1.0, images=24)
+    pieces.changes.append(noise)
+    logits = torch.tensor([1.0, 1, 1, 1, 1, -1])  # r = 2/3; of the last piece alone 0
+    assert probabilities(whole, logits, 1)[0] == pytest.approx(0.25)
+    found = []
+    for first in (0, 2, 4):
+        with draws.shared(draws.Share(first, 2, 6), seed=0):
+            found += probabilities(pieces, logits[first : first + 2], 1)
+            assert noise.deviation == (1.0 if first < 4 else 0.75)
+    assert found == pytest.approx([0, 0, 0.25])
+    assert torch.equal(whole.seen, pieces.seen)
+
+
+def test_noise_fades_along_a_line_and_the_probability_leaves_it_alone():
+    noise = create("augment", "noise", strength=0.4, images=100)
+    augmentation = Augmentation({"noise": noise, "ada": create("augment", "ada")})
+    torch.manual_seed(0)
+    image = torch.zeros(10, 1, 40, 50)
+    for expected in (0.4, 0.36, 0.32, 0.28):
+        assert augmentation(image).std().item() == pytest.approx(expected, rel=0.03)
+        assert not torch.equal(augmentation(image), augmentation(image))
+        augmentation.learnt(torch.ones(10))
+    for _ in range(8):
+        augmentation.learnt(torch.ones(10))
+    assert noise.deviation == 0
+    assert torch.equal(noise(image + 0.3), image + 0.3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["augment.ada.target=0.6"], "there are none: name some, as augment.shift.ratio"),
+        (["augment.ada={}", "augment.noise={}"], "there are none"),
+        (
+            ["augment.ada={}", "augment.shift={}", "adversarial=wasserstein"],
+            "adversarial=wasserstein: choose adversarial=nonsaturating",
+        ),
+        (["augment.ada.target=1.5", "augment.shift={}"], "augment.ada.target must be"),
+    ],
+)
+def test_a_probability_of_nothing_or_without_a_sign_is_refused(tiny, options, message):
+    with pytest.raises(ConfigError, match=message):
+        build(tiny("dcgan", *options))
+
+
+def test_what_moves_is_part_of_a_checkpoint_and_of_the_log(tiny, tmp_path):
+    options = [
+        "augment.ada={every: 1, images: 64, target: 0}",
+        "augment.shift={}",
+        "augment.noise={}",
+    ]
+    trainer = build(tiny("dcgan", *options))
+    trainer.play()
+    trainer.play()
+    state = {k: v.clone() for k, v in trainer.recipe.augment.state_dict().items()}
+    moving = {"ada.probability", "ada.signs", "noise.deviation"}
+    assert {*state} == {"seen", *(f"moving.{name}" for name in moving)}
+    assert state["seen"] == 2 * trainer.settings.batch_size
+    assert 0 < state["moving.noise.deviation"] < 0.1
+    assert len(trainer.monitor.pending()["discriminator/augment_probability"]) == 2
+    trainer.save()
+    trainer.stream.close()
+    again = build(tiny("dcgan", *options))
+    assert again.step == 2
+    for name, value in again.recipe.augment.state_dict().items():
+        assert torch.equal(value, state[name]), name
+    again.stream.close()
+
+
 # -- in the game
 
 
@@ -201,8 +363,11 @@ def test_labels_are_judged_under_the_changes(condition):
 
 def test_a_preset_takes_changes_by_name(tiny):
     trainer = build(tiny("dcgan", "augment.shift.border=true", "augment.cutout={}"))
-    assert [type(change).__name__ for change in trainer.recipe.changes] == ["Shift", "Cutout"]
-    assert trainer.recipe.changes[0].border
+    assert [type(change).__name__ for change in trainer.recipe.augment.changes] == [
+        "Shift",
+        "Cutout",
+    ]
+    assert trainer.recipe.augment.changes[0].border
     trainer.play()
     trainer.stream.close()
 

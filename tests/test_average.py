@@ -36,6 +36,7 @@ def test_half_the_weight_is_gone_after_one_halflife(batch):
         torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.row("C18", "averages equal their recursion, buffers are copied, norms refreshed")
 def test_ema_equals_the_recursion_and_its_first_ramped_update_copies():
     module = network()
     average = create("average", "ema", generator=module, halflife=100.0, rampup=0.5)["ema"]
@@ -55,6 +56,7 @@ def test_ema_equals_the_recursion_and_its_first_ramped_update_copies():
 
 
 @pytest.mark.parametrize("start", [1, 3])
+@pytest.mark.row("C18")
 def test_uniform_is_the_arithmetic_mean_from_its_start(start):
     module = network()
     average = create("average", "uniform", generator=module, start=start)["uniform"]
@@ -69,6 +71,7 @@ def test_uniform_is_the_arithmetic_mean_from_its_start(start):
 
 
 @pytest.mark.parametrize("name", ["ema", "uniform"])
+@pytest.mark.row("C18")
 def test_buffers_are_copied(name):
     module = network()
     average = create("average", name, generator=module)[name]
@@ -87,6 +90,7 @@ def largest(module):
     )
 
 
+@pytest.mark.row("C18")
 def test_spectral_norm_of_the_average_is_one_once_refreshed():
     torch.manual_seed(0)
     module = nn.Sequential(*(spectral_norm(nn.Linear(12, 12, bias=False)) for _ in range(6)))

@@ -15,6 +15,7 @@ from gan.data.datasets import Images
 from gan.data.store import Store
 from gan.data.stream import Stream
 from gan.graphs import GraphedTrainer
+from gan.registry import create
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
@@ -38,6 +39,9 @@ def on_device(kind, loss, penalty, made=None, every=1, asleep=False, **settings)
         recipe = recipe.to(CUDA).to(memory_format=torch.channels_last)
         generator, discriminator, stream, averages, chosen, monitor = rest
         chosen = dataclasses.replace(chosen, device="cuda")
+        for player in (generator, discriminator):
+            moved = player.module.parameters()
+            player.optimizer = create("optimizer", "sgd", parameters=moved, lr=1e-2)
         maker = made or pieces.Trainer
         holder["run"] = maker(
             recipe,

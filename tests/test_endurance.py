@@ -47,8 +47,8 @@ def test_fifty_thousand_steps_leave_everything_as_it_was(composed, glyph_store, 
     trainer = build(composed("model=dcgan", *data, *TINY), say=lambda _: None)
     seen, scalars = [], trainer.monitor.scalars
 
-    def watching(counts, players):
-        scalars(counts, players)
+    def watching(counts, *given):
+        scalars(counts, *given)
         if counts["step"] % EVERY == 0:
             file = trainer.stream.dataset.store._file
             seen.append((megabytes(), handles(), file.handle.readers().count("\n")))

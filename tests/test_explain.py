@@ -446,7 +446,25 @@ def provoke(recipe):
             trainer.play()
 
 
-@pytest.mark.parametrize("claim", CASES)
+ROWS = {  # how an explanation begins -> its row
+    "has freed it": ("E1", "a graph used twice: cause and line"),
+    "was overwritten": ("E2", "a value overwritten: cause, line and operation"),
+    "a weight changed": ("E3", "a step between forward and backward: cause and line"),
+    "cannot be frozen": ("E4", "a result frozen: cause and line"),
+    "only weights keep": ("E5", "the gradient of an image read: cause and line"),
+    "nothing that can be trained": ("E7", "a loss cut off from its player: cause and line"),
+    "does not depend on": ("E8", "a penalty's input out of the graph: cause and line"),
+    "differentiates twice": ("E9", "no second derivative: cause and line"),
+    "inference mode": ("E10", "inference tensors, edited weights, copies, vectors: cause and line"),
+    "a weight was edited": ("E10",),
+    "cannot be copied": ("E10",),
+    "many values at once": ("E10",),
+}
+
+
+@pytest.mark.parametrize(
+    "claim", [pytest.param(c, marks=pytest.mark.row(*ROWS[CASES[c][0]])) for c in CASES]
+)
 def test_known_error_names_its_cause_and_the_line_of_the_user(plugin, claim):
     words, original, source = CASES[claim]
     recipe, marks = plugin(source)
@@ -489,6 +507,7 @@ def test_overwriting_is_told_with_operation_module_player_and_term(plugin):
     assert line == "  line:   {}:{}: {}".format(*marks["HERE"])
 
 
+@pytest.mark.row("E6", "a player wrapped in DDP: named, cause and line")
 @pytest.mark.parametrize("claim", WRAPPED)
 def test_distributed_wrapper_is_named(plugin, claim):
     original, source = WRAPPED[claim]
@@ -572,6 +591,7 @@ def test_losses_of_no_recipe_are_explained_without_a_line():
 
 
 @pytest.mark.parametrize("layer", [nn.Sigmoid(), nn.Softmax(1), nn.LogSigmoid()])
+@pytest.mark.row("N12", "a discriminator that ends in probabilities is refused, the layer named")
 def test_network_that_ends_in_probabilities_is_refused_by_layer(layer):
     network = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 1), layer))
     with pytest.raises(
@@ -581,6 +601,7 @@ def test_network_that_ends_in_probabilities_is_refused_by_layer(layer):
 
 
 @pytest.mark.parametrize("model", ["dcgan", "wnet"])
+@pytest.mark.row("N12")
 def test_discriminators_of_the_framework_end_in_logits(tiny, model):
     trainer = build(tiny(model))
     trainer.stream.close()

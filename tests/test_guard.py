@@ -190,6 +190,40 @@ def test_a_few_bad_values_are_survived_and_counted_over_a_window(tmp_path, monke
     tried(3)
 
 
+@pytest.mark.row("N2")
+def test_a_run_goes_back_and_passes_over_the_data_that_broke_it(tmp_path, tried):
+    def alter(batch, position):
+        return {"real": batch["real"] * (torch.nan if position in bad else 1)}
+
+    bad = range(20, 24)
+    options = {"steps": 40, "save_every": 10, "log_every": 5}
+    with pytest.raises(DivergedError):
+        trainer(tmp_path / "without", Numbers(alter=alter), **options).train()
+    run = trainer(tmp_path / "with", Numbers(alter=alter), rollbacks=1, **options)
+    assert run.train()
+    assert run.stream.position == 44
+    lines = [json.loads(li) for li in (tmp_path / "with/metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "event" not in line] == list(range(5, 41, 5))
+    (event,) = [line for line in lines if line.get("event") == "rollback"]
+    assert event["text"].startswith("discriminator, update 23: adversarial")
+    assert event["text"].endswith("step-00000020, and past the 4 batches since")
+
+    plain = Numbers(alter=lambda batch, position: batch)
+    twin = trainer(tmp_path / "twin", plain, steps=20, save_every=10)
+    twin.train()
+    again = trainer(tmp_path / "twin", plain, **options)
+    again.resume(newest(tmp_path / "twin"))
+    plain.position = 24
+    again.train()
+    assert differing(everything(run), everything(again)) == set()
+
+    bad = range(20, 1000)
+    with pytest.raises(DivergedError, match="update 23"):
+        trainer(tmp_path / "ever", Numbers(alter=alter), rollbacks=2, **options).train()
+    assert json.loads((tmp_path / "ever/stopped.json").read_text())["reason"] == "non-finite"
+    tried(3)
+
+
 def test_skipped_updates_are_told_in_the_log_by_player_and_term(tmp_path):
     def alter(batch, position):
         return {"real": batch["real"] * (torch.nan if position == 2 else 1)}
@@ -205,6 +239,7 @@ def test_skipped_updates_are_told_in_the_log_by_player_and_term(tmp_path):
     assert all(isinstance(value, float) for value in values)  # no mean has met the NaN
 
 
+@pytest.mark.row("T3")
 def test_a_statistic_may_be_nan_and_survives_a_checkpoint(tmp_path):
     class Odd(Pooled):
         statistics = (*Pooled.statistics, "odd")
@@ -299,6 +334,7 @@ def repairs(source):
 
 
 @pytest.mark.row("N4", "no nan_to_num and no loss scaler in the package")
+@pytest.mark.row("N3", "no loss scaler in the package, hence none that collapses")
 def test_nothing_in_the_package_hides_bad_values(tried):
     files = sorted(Path(gan.__file__).parent.rglob("*.py"))
     assert [file for file in files if repairs(file.read_text())] == []

@@ -1,6 +1,7 @@
 """Imports go one way, so that each room can be read without those above it."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,16 @@ def test_a_room_does_not_know_those_above_it(room):
     for path in files:
         known = set(imported(path)) & NEVER[room]
         assert not known, f"{path.relative_to(PACKAGE)} imports {sorted(known)}"
+
+
+def test_how_many_images_a_network_sees_at_once_is_said_once_for_all_metrics():
+    homes = [
+        path.stem for path in (PACKAGE / "metrics").glob("*.py") if SAID.search(path.read_text())
+    ]
+    assert homes == ["extractors"]
+
+
+SAID = re.compile(r"^PORTION\b", re.MULTILINE)
 
 
 def test_the_table_sees_imports(tmp_path):

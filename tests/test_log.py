@@ -2,15 +2,19 @@
 
 import errno
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
+import threading
 
+import numpy as np
 import pytest
 from small import differing, everything, trainer
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from gan import distributed
+from gan import distributed, log
 from gan.log import Log
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
@@ -24,17 +28,29 @@ def full():
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
+@pytest.fixture
+def back(monkeypatch):
+    """Set when a file server that has gone away comes back; a write waits for it."""
+    monkeypatch.setattr(log, "PATIENCE", 0.1)
+    return threading.Event()
+
+
+FAULTS = {"full": "No space left on device", "hang": "no answer within 0 s"}
+
+
 @pytest.mark.row("T1", "one warning; the other log goes on; training bit-identical")
 @pytest.mark.parametrize("failing", ["_scalars", "_line", "_picture"])
+@pytest.mark.parametrize("fault", FAULTS)
 def test_a_log_that_cannot_be_written_is_told_once_and_changes_nothing(
-    tmp_path, failing, monkeypatch, tried
+    tmp_path, failing, fault, monkeypatch, back, tried
 ):
     expected = trainer(tmp_path / "whole", log_every=1)
     expected.train()
-    monkeypatch.setattr(Log, failing, lambda *given: full())
+    act = {"full": full, "hang": back.wait}[fault]
+    monkeypatch.setattr(Log, failing, lambda *given: act())
     run = trainer(tmp_path / "run", log_every=1)
     if failing == "_picture":
-        picture = __import__("numpy").zeros((2, 2, 3), dtype="uint8")
+        picture = np.zeros((2, 2, 3), np.uint8)
         scalars = run.monitor.scalars
 
         def drawing(*given):
@@ -42,13 +58,49 @@ def test_a_log_that_cannot_be_written_is_told_once_and_changes_nothing(
             run.monitor.log.picture(1, "x", picture)
 
         run.monitor.scalars = drawing
-    with pytest.warns(UserWarning, match="No space left on device") as caught:
+    with pytest.warns(UserWarning, match=FAULTS[fault]) as caught:
         assert run.train()
     assert len(caught) == 1
     assert differing(everything(expected), everything(run)) == set()
     if failing != "_line":
         assert [line["step"] for line in lines_of(tmp_path / "run")] == [1, 2, 3, 4, 5, 6]
+    back.set()
+    answered(run.monitor.log)
+    run.monitor.log.close()
     tried(1)
+
+
+def answered(written):
+    """Wait until what hung has come to an end."""
+    for hand in written._hands.values():
+        while hand._hangs and hand._answers.empty():
+            pass
+
+
+def test_a_log_is_written_again_once_its_file_answers(tmp_path, monkeypatch, back):
+    written, line = Log(tmp_path, {"step": 0, "discriminator_updates": 0}, 3), Log._line
+    monkeypatch.setattr(Log, "_line", lambda *given: back.wait() and line(*given))
+    counts = {"step": 1, "images": 8, "discriminator_updates": 1}
+    with pytest.warns(UserWarning, match=r"metrics\.jsonl failed.* no answer within"):
+        written.scalars(counts, {"a": 1.0})
+    written.scalars({**counts, "step": 2}, {"a": 2.0})  # nobody waits a second time
+    back.set()
+    answered(written)
+    written.scalars({**counts, "step": 3}, {"a": 3.0})
+    written.close()
+    assert [line["step"] for line in lines_of(tmp_path)] == [1, 3]
+
+
+@pytest.mark.row("T3", "values that are not finite: words in metrics.jsonl, points in TensorBoard")
+def test_a_value_that_is_none_is_kept_by_name_in_both_logs(tmp_path):
+    written = Log(tmp_path, {"step": 0, "discriminator_updates": 0}, 3)
+    values = {"a": math.nan, "b": math.inf, "c": 1.5}
+    written.scalars({"step": 1, "images": 8, "discriminator_updates": 1}, values)
+    written.close()
+    assert lines_of(tmp_path)[0].items() >= {"a": "nan", "b": "inf", "c": 1.5}.items()
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    found = {tag: events.Scalars(tag)[0].value for tag in values}
+    assert str(found) == str(values)
 
 
 CHILD = """

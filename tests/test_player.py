@@ -34,6 +34,7 @@ def test_update_descends_the_sum_of_the_losses_and_leaves_statistics_out():
     assert not returned["adversarial"].requires_grad
 
 
+@pytest.mark.row("N5")
 def test_opponent_gets_no_gradient_and_its_flags_back():
     mine, other, player = sides()
     other.bias.requires_grad_(False)
@@ -43,6 +44,7 @@ def test_opponent_gets_no_gradient_and_its_flags_back():
     assert not other.bias.requires_grad
 
 
+@pytest.mark.row("N5")
 def test_flags_come_back_when_a_loss_raises():
     _, other, player = sides()
 
@@ -54,10 +56,17 @@ def test_flags_come_back_when_a_loss_raises():
     assert all(p.requires_grad for p in other.parameters())
 
 
+@pytest.mark.row("G1", "a declared term without gradient is refused by name at its first use")
 def test_loss_without_gradient_is_refused_by_name():
     mine, other, player = sides()
-    with pytest.raises(ValueError, match="generator's loss 'adversarial' has no gradient"):
-        player.update(lambda: {"adversarial": other(mine(torch.ones(3, 4))).mean().detach()}, 0)
+    loss = losses(mine, other)
+    for cut in (
+        torch.Tensor.detach,
+        torch.no_grad()(torch.clone),
+        lambda t: torch.tensor(t.item()),
+    ):
+        with pytest.raises(ValueError, match="generator's loss 'cut' has no gradient"):
+            player.update(lambda cut=cut: {**loss(), "cut": cut(loss()["adversarial"])}, 0)
 
 
 def test_loss_that_is_not_reduced_is_refused_by_name():
@@ -66,6 +75,7 @@ def test_loss_that_is_not_reduced_is_refused_by_name():
         player.update(lambda: {"adversarial": other(mine(torch.ones(3, 4)))}, 0)
 
 
+@pytest.mark.row("N7")
 def test_learning_rate_follows_the_schedule_by_the_number_of_the_update():
     mine, other, player = sides(schedule=lambda count: 0.5**count)
     for count in (0, 3, 1):
@@ -102,6 +112,7 @@ def test_weights_are_clipped_after_the_step_and_buffers_are_not():
     assert other.weight.abs().max() > 0.01
 
 
+@pytest.mark.row("N7")
 def test_first_adam_steps_move_by_the_learning_rates():
     """Two time scales: the ratio of the moves is the ratio of the rates."""
     moves = []

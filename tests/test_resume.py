@@ -7,15 +7,18 @@ import shutil
 import signal
 import time
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from small import Numbers, differing, everything, newest, resumed, trainer
 
 from gan import checkpoint, distributed, log, rundir, state
 from gan.build import build
 from gan.checkpoint import CheckpointError
+from gan.registry import ConfigError
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
 GAME = {"discriminator_warmup": 4, "n_critic": {0: 2, 6: 1}, "steps": 20, "log_every": 5}
@@ -320,6 +323,29 @@ def test_a_changed_store_is_refused_by_the_command(tiny, glyph_store, tmp_path):
     build_store(Others(), path, progress=False)
     with pytest.raises(CheckpointError, match="was trained on data with the content hash"):
         build(tiny("dcgan", *overrides))
+
+
+def test_a_run_from_before_a_free_setting_existed_goes_on(tiny):
+    """Its configuration, in the directory and in the checkpoint, has no `trainer.graphs`."""
+    run = build(tiny("dcgan"))
+    older = yaml.safe_load(run.config)
+    del older["trainer"]["graphs"]
+    assert rundir.run_id(older) == run.run_id
+    run.config = yaml.safe_dump(older)
+    run.play()
+    run.save()
+    run.stream.close()
+    (saved,) = Path("run/checkpoints").glob("step-*")
+    assert "graphs" not in checkpoint.load(saved).config
+    rundir.keep(Path("run"), run.config)
+    for resume in ("auto", saved):
+        again = build(tiny("dcgan", f"resume={resume}"))
+        assert (again.step, again.run_id) == (1, run.run_id)
+        again.stream.close()
+    del older["trainer"]["order"]  # the control: no free one
+    rundir.keep(Path("run"), yaml.safe_dump(older))
+    with pytest.raises(ConfigError, match="trainer.order was None and is now 'discriminator'"):
+        build(tiny("dcgan"))
 
 
 def test_an_older_checkpoint_puts_the_newer_ones_aside(tmp_path):

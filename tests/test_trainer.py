@@ -79,6 +79,7 @@ def trace(trainer):
         ),
     ],
 )
+@pytest.mark.row("N7", "updates, penalties and rates by their counts, also across a resume")
 def test_turns_follow_n_critic_and_warmup(tiny, overrides, turns):
     trainer = build(tiny("dcgan", *overrides))
     played = trace(trainer)
@@ -131,6 +132,7 @@ def test_generator_stands_still_during_the_warmup(tiny):
     trainer.stream.close()
 
 
+@pytest.mark.row("N7")
 def test_lazy_penalty_is_due_by_discriminator_updates(tiny):
     overrides = ["discriminator.norm=layer", "penalties.r1.every=4", "trainer.n_critic=3"]
     trainer = build(tiny("dcgan", *overrides, "trainer.discriminator_warmup=2"))
@@ -163,6 +165,9 @@ def assert_untouched(before, after):
 
 
 @pytest.mark.parametrize(("loss", "penalty", "model"), TURNS)
+@pytest.mark.row(
+    "N5", "an update leaves the other player's gradients, weights, moments and flags alone"
+)
 def test_a_turn_leaves_the_other_player_alone(tiny, model, loss, penalty):
     norm = ["discriminator.norm=layer"] if model == "dcgan" else []
     values = tiny(model, f"adversarial={loss}", *norm, "trainer.batch_size=3")
@@ -180,6 +185,7 @@ def test_a_turn_leaves_the_other_player_alone(tiny, model, loss, penalty):
 
 
 @pytest.mark.parametrize("model", [pytest.param("dcgan", marks=SLOW), "wnet"])
+@pytest.mark.row("N6", "samples and measures change no buffer; an update only as its forwards do")
 def test_samples_and_measures_change_nothing(tiny, model):
     never = ["trainer.sample_every=100", "trainer.measure_every=100"]
     quiet = build(tiny(model, "run_dir=quiet", *never))
@@ -253,6 +259,7 @@ STOPS = [  # after so many batches: in the first step, in the warm-up, in the ga
 
 
 @pytest.mark.parametrize(("game", "stop"), STOPS)
+@pytest.mark.row("C7")
 def test_stopped_and_continued_is_bit_identical_to_never_stopped(tiny, game, stop):
     model, overrides = GAMES[game]
     overrides = [*overrides, "trainer.steps=5", "trainer.log_every=1"]
@@ -288,6 +295,7 @@ def test_logged_means_do_not_depend_on_where_the_run_was_stopped(tiny):
     assert [line["step"] for line in scalars("whole")] == [4, 8, 9]
 
 
+@pytest.mark.row("T2")
 def test_tensorboard_keeps_every_point_of_a_stopped_run_once(tiny):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -332,6 +340,7 @@ LEFT_OUT = [
 @pytest.mark.parametrize(
     "part", [part if part == "average" else pytest.param(part, marks=SLOW) for part in LEFT_OUT]
 )
+@pytest.mark.row("C8")
 def test_resume_needs_every_part_of_the_state(tiny, part, monkeypatch):
     """Leave one part out of what is restored: the run must differ from an unbroken one."""
     overrides = [

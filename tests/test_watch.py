@@ -17,11 +17,7 @@ from gan.registry import create
 from gan.watch import Watch
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
-SEEDS = [0, pytest.param(range(10), marks=pytest.mark.slow)]
-
-
-def seeds(chosen):
-    return [chosen] if isinstance(chosen, int) else list(chosen)
+SEEDS = [pytest.param(seed, marks=pytest.mark.slow) for seed in range(10)]
 
 
 def events(folder, kind):
@@ -79,19 +75,17 @@ def healthy(folder, seed, **options):
 ALL = ("data", "discriminator", "collapse", "disk")
 
 
-@pytest.mark.row("N14", "0 alarms in 10 healthy runs")
-@pytest.mark.slow
-def test_healthy_runs_are_left_in_peace(tmp_path, tried):
-    for seed in range(10):
-        folder = tmp_path / str(seed)
-        run = healthy(folder, seed)
-        run.train()
-        for kind in ("discriminator", "collapse", "disk", "data"):
-            assert events(folder, kind) == [], (seed, kind)
-        with torch.no_grad():
-            points = run.recipe.generator(torch.randn(1000, 2)).flatten(1)
-        assert points.var(0).sum() > 0.2, "not healthy"
-    tried(10)
+@pytest.mark.row("N14", "0 alarms in 10 healthy runs; collapse is seen")
+@pytest.mark.parametrize("seed", SEEDS)
+def test_healthy_runs_are_left_in_peace(tmp_path, seed, tried):
+    run = healthy(tmp_path, seed)
+    run.train()
+    for kind in ("discriminator", "collapse", "disk", "data"):
+        assert events(tmp_path, kind) == [], kind
+    with torch.no_grad():
+        points = run.recipe.generator(torch.randn(1000, 2)).flatten(1)
+    assert points.var(0).sum() > 0.2, "not healthy"
+    tried(1)
 
 
 class Frozen(Wide):
@@ -102,25 +96,18 @@ class Frozen(Wide):
 
 
 @pytest.mark.row("N13", "10 of 10 seeds warned")
-@pytest.mark.parametrize("chosen", SEEDS)
-def test_a_discriminator_that_has_won_is_seen(tmp_path, chosen, tried):
+@pytest.mark.parametrize("seed", [0, *SEEDS[1:]])
+def test_a_discriminator_that_has_won_is_seen(tmp_path, seed, tried):
     """A separable toy: the generator stands still, its gradient dies."""
-    for seed in seeds(chosen):
-        folder = tmp_path / str(seed)
-        options = {"steps": 400, "networks": (Frozen, Judge), "adversarial": "minimax"}
-        options |= {"rates": (0.0, 2e-2), "sample_every": 400, "log_every": 5}
-        run = healthy(folder, seed, **options)
-        run.recipe.penalties = {}
-        run.train()
-        (event,) = events(folder, "discriminator")
-        for word in (
-            "gradient",
-            "has won",
-            "adversarial=nonsaturating",
-            "optimizer.discriminator.lr",
-        ):
-            assert word in event["text"]
-    tried(len(seeds(chosen)))
+    options = {"steps": 400, "networks": (Frozen, Judge), "adversarial": "minimax"}
+    options |= {"rates": (0.0, 2e-2), "sample_every": 400, "log_every": 5}
+    run = healthy(tmp_path, seed, **options)
+    run.recipe.penalties = {}
+    run.train()
+    (event,) = events(tmp_path, "discriminator")
+    for word in ("gradient", "has won", "adversarial=nonsaturating", "optimizer.discriminator.lr"):
+        assert word in event["text"]
+    tried(1)
 
 
 class Constant(Wide):
@@ -137,24 +124,23 @@ class OneMode(Wide):
         return 0 * super().forward(z) + (0.05 * z + torch.tensor([1.0, 0.0]))[:, :, None, None]
 
 
-@pytest.mark.row("N14", "constant output and one mode of eight: 10 of 10 seeds warned")
+@pytest.mark.row("N14")
 @pytest.mark.parametrize("collapsed", [Constant, OneMode])
-@pytest.mark.parametrize("chosen", SEEDS)
-def test_a_collapsed_generator_is_seen(tmp_path, chosen, collapsed, monkeypatch, tried):
+@pytest.mark.parametrize("seed", ["in little", *SEEDS])
+def test_a_collapsed_generator_is_seen(tmp_path, seed, collapsed, monkeypatch, tried):
     options = {"steps": 750, "networks": (collapsed, Judge), "rates": (0.0, 1e-4)}
-    if isinstance(chosen, int):  # the same in little
+    if seed == "in little":
+        seed = 0
         monkeypatch.setattr(watch, "GROWN", 5)
         options |= {"steps": 15, "sample_every": 5}
-    for seed in seeds(chosen):
-        folder = tmp_path / str(seed)
-        healthy(folder, seed, log_every=1000, **options).train()
-        (event,) = events(folder, "collapse")
-        assert "as much as real ones" in event["text"]
-        assert "penalties.r1.weight" in event["text"]
-    tried(len(seeds(chosen)))
+    healthy(tmp_path, seed, log_every=1000, **options).train()
+    (event,) = events(tmp_path, "collapse")
+    assert "as much as real ones" in event["text"]
+    assert "penalties.r1.weight" in event["text"]
+    tried(1)
 
 
-@pytest.mark.row("N14", "varied samples, early samples and two of eight modes: no alarm")
+@pytest.mark.row("N14")
 def test_collapse_is_not_seen_where_there_is_none(tried):
     generator = torch.Generator().manual_seed(0)
     real = ring(64, generator)

@@ -19,6 +19,7 @@ from gan.bench.stores import Pictures
 from gan.data.datasets import Images
 from gan.data.stream import Stream
 
+SIZES = 32, 64
 WORKERS = 2  # processes of the usual data sets
 
 
@@ -102,7 +103,7 @@ def advice(rows: list[Row]) -> str:
 
 def _sets(options: Options) -> Iterator[tuple[int, Pictures, Path]]:
     """Pictures of every size in a folder of their own, which is gone afterwards."""
-    for size in options.size:
+    for size in options.size or SIZES:
         with tempfile.TemporaryDirectory(prefix="gan-bench-", dir=options.folder) as folder:
             yield size, Pictures(options.images or _images(size), size), Path(folder)
 

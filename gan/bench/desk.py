@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from statistics import median
 from typing import Any
 
@@ -11,7 +12,7 @@ from gan.bench import by_hand, devices, games
 from gan.bench.games import COMMON, Compose
 from gan.bench.options import Options
 from gan.bench.paired import Goal, Row, Timer, Work, alternate, noted, row
-from gan.check import check
+from gan.check import Checked, check
 from gan.trainer import Trainer
 
 WARM = 2  # rounds that do not count
@@ -56,8 +57,8 @@ class Desk:
     def maker(self, model: str, *overrides: str) -> Callable[[], Trainer]:
         """A function that builds a model's trainer."""
         device = f"trainer.device={self.device}"
-        checked = check(self.compose(*self.models[model], *COMMON, device, *overrides))
-        return lambda: games.trainer_of(checked)
+        words = *self.models[model], *COMMON, device, *overrides
+        return lambda: games.trainer_of(_checked(self.compose, *words))
 
     def plays(self, game: Trainer) -> Work:
         """A round of a trainer's steps."""
@@ -124,6 +125,12 @@ class Desk:
         plain, null = (self.plays(make()) for _ in range(2))
         ours = self.plays(self.maker(model, *overrides)())
         return self.compare(identity, case, model, goal, ours, plain, null)
+
+
+@cache
+def _checked(compose: Compose, *words: str) -> Checked:
+    """Checked once: that builds a game in miniature, and rows have games in common."""
+    return check(compose(*words))
 
 
 def milliseconds(host: list[float], steps: int) -> float:

@@ -39,7 +39,7 @@ from gan.trainer import Trainer
 
 Measure = Callable[[Desk, str], Iterator[Row]]
 
-SECONDS = 2.0  # of a comparison, or its least rounds
+SECONDS = 1.5  # of a comparison, or its least rounds
 STEPS = 10  # of a round
 BATCHES = 8  # that are read for each of those, where nothing else happens
 IMAGES = 16_384  # of a made-up store

@@ -14,14 +14,16 @@ from gan.signature import nearest
 class Options:
     """Choices of a benchmark; empty ones are the benchmark's own.
 
-    `case`, `size` (pixels) and `model` may name several. `steps` are those of one round, `images`
-    those in a made-up store, `folder` is where that is written, `threads` are torch's. All other
-    words are settings of the run that `train` measures.
+    `case`, `model`, `size` (pixels), `batch` (images) and `records` (of stores) may name several.
+    `steps` are those of one round, `images` those in a made-up store, `folder` is where that is
+    written, `threads` are torch's.
     """
 
     case: tuple[str, ...] = ()
-    size: tuple[int, ...] = (32, 64)
+    size: tuple[int, ...] = ()
     model: tuple[str, ...] = ()
+    batch: tuple[int, ...] = ()
+    records: tuple[int, ...] = ()
     rounds: int = ROUNDS
     steps: int = 0
     images: int = 0
@@ -52,7 +54,8 @@ def parse(words: Sequence[str], cases: Sequence[str], models: Sequence[str]) -> 
             if not parts or not all(part.isdecimal() and int(part) for part in parts):
                 raise ConfigError(f"{word}: {key} must be a whole number of at least 1")
             numbers = tuple(int(part) for part in parts)
-            if key != "size" and len(numbers) > 1:
+            several = key in ("size", "batch", "records")
+            if not several and len(numbers) > 1:
                 raise ConfigError(f"{word}: {key} must be one number")
-            chosen[key] = numbers if key == "size" else numbers[0]
+            chosen[key] = numbers if several else numbers[0]
     return Options(**chosen)

@@ -1,15 +1,17 @@
 """`gan bench`: what this machine reaches, what limits it, what the framework costs.
 
-`gan bench data|step|train|gpu`, with options as KEY=VALUE: case, size, model, rounds, steps,
-images, threads, folder; cases that do not run by themselves are chosen by name. Every result is one
-line of JSON; what it means follows in words on standard error, so that results can be redirected.
+`gan bench data|step|train|gpu|scale`, with options as KEY=VALUE: case, size, model, batch, records,
+rounds, steps, images, threads, folder; cases that do not run by themselves are chosen by name.
+Every result is one line of JSON; what it means follows in words on standard error, so that results
+can be redirected.
 """
 
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 SUBJECTS = {
@@ -17,6 +19,7 @@ SUBJECTS = {
     "step": "a training step beside loops by hand",
     "train": "a training loop: waiting for data, and what limits it",
     "gpu": "the same on a GPU",
+    "scale": "growth with batch, image, store and loss terms",
 }
 
 
@@ -29,6 +32,7 @@ def add_parser(commands: Any) -> None:
         help="; ".join(f"{name}: {what}" for name, what in SUBJECTS.items()),
     )
     parser.add_argument("options", nargs="*", metavar="KEY=VALUE")
+    parser.add_argument("--out", type=Path, help="folder for the plot of scale, scale.png")
     parser.set_defaults(func=run)
 
 
@@ -36,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     """Prints a JSON object for every case, then one paragraph of advice."""
     import torch
 
-    from gan.bench import data, games, gpu, steps, train
+    from gan.bench import data, games, gpu, scale, steps, train
     from gan.bench.options import parse
 
     subjects: Mapping[str, tuple[Mapping[str, Callable[..., Iterable[Any]]], tuple[str, ...], Any]]
@@ -45,19 +49,38 @@ def run(args: argparse.Namespace) -> int:
         "step": (_composing(steps.CASES), steps.DEFAULT, steps.advice),
         "train": (_composing({"waiting": train.waiting}), ("waiting",), train.advice),
         "gpu": (_composing(gpu.CASES), gpu.DEFAULT, gpu.advice),
+        "scale": (_composing(scale.CASES), scale.DEFAULT, scale.advice),
     }
     cases, default, advice = subjects[args.subject]
     models = gpu.GAMES if args.subject == "gpu" else games.MODELS
     options = parse(args.options, list(cases), list(models))
+    draw = None if args.out is None else _drawing(args.subject, args.out)
     torch.set_num_threads(options.threads)
     rows = []
     for case in options.case or default:
         for row in cases[case](options):
             rows.append(row)
             print(json.dumps(row), flush=True)
+    if draw is not None:
+        draw(rows)
     if said := advice(rows):
         print(f"\n{said}", file=sys.stderr)
     return int(any("failed" in row for row in rows))
+
+
+def _drawing(subject: str, out: Path) -> Callable[[Sequence[Any]], None]:
+    """What draws rows into a folder.
+
+    Raises: ValueError before anything is measured, where nothing can be drawn.
+    """
+    if subject != "scale":
+        raise ValueError(f"--out={out}: only `gan bench scale` draws a plot, not {subject}")
+    try:
+        from gan.bench.growth import draw
+    except ImportError:
+        raise ValueError(f"--out={out} needs matplotlib: pip install 'gan[compare]'") from None
+    out.mkdir(parents=True, exist_ok=True)
+    return partial(draw, path=out / "scale.png")
 
 
 def compose(*overrides: str) -> dict[str, Any]:

@@ -58,6 +58,7 @@ def compare(
     Raises: ValueError where there is nothing to compare, or a metric or the baseline is unknown.
     """
     from gan import comparison
+    from gan.metrics.report import plain
 
     records = [comparison.read(path) for path in comparison.found(runs)]
     groups = comparison.grouped(records)
@@ -67,7 +68,7 @@ def compare(
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         (out / "compare.md").write_text(text + "\n", encoding="utf-8")
-        facts = json.dumps(numbers(groups, first, tags), indent=1, ensure_ascii=False)
+        facts = json.dumps(plain(numbers(groups, first, tags)), indent=1, ensure_ascii=False)
         (out / "compare.json").write_text(facts + "\n", encoding="utf-8")
         try:
             from gan import curves

@@ -17,7 +17,8 @@ from gan.data.store import Store
 from gan.data.stream import Stream
 from gan.features import Lesson, alone
 from gan.registry import Fraction, Whole
-from gan.robust.relabel import Settings, correct, corrupted, plain
+from gan.robust.belief import corrupted
+from gan.robust.relabel import Settings, correct, plain
 from gan.signature import coerce
 
 _KINDS = get_type_hints(Settings, include_extras=True)
@@ -55,6 +56,11 @@ def add_parser(commands: Any) -> None:
     training.add_argument(
         "--evidence", action="store_true", help="the given label counts beside the prediction"
     )
+    training.add_argument(
+        "--apart",
+        metavar="FIELD",
+        help="images alike in this field have different labels, as the styles of a character",
+    )
     rehearsal = parser.add_argument_group("rehearsal")
     rehearsal.add_argument(
         "--noise",
@@ -81,6 +87,7 @@ def run(args: argparse.Namespace) -> int:
     field, truth = _field(store, args.field)
     names = list(store.names.get(field, ()))
     names += map(str, range(len(names), truth.max() + 1))
+    groups = None if args.apart is None else chosen(store, args.apart)[args.apart]
     given = corrupted(truth, len(names), noise, noise_seed) if noise else truth
     rehearsal = f"rehearsal-{noise:g}-{noise_seed}." if noise else ""
     out = args.out or store.path.with_suffix(f".{field}.{rehearsal}labels.safetensors")
@@ -90,10 +97,15 @@ def run(args: argparse.Namespace) -> int:
     lesson = Lesson(images, np.arange(store.count), {field: given}, store.content_hash)
     with alone(folder, print):
         require_free(out, args.overwrite)  # another process may have been here first
-        soft = correct(lesson, len(names), settings, device, folder / "joint")
+        soft = correct(lesson, len(names), settings, device, folder / "joint", groups=groups)
         label = soft.argmax(1)
         ordinary = plain(lesson, len(names), settings, device, folder / "plain") if noise else None
-        facts = {**settings._asdict(), "noise": noise, "noise_seed": noise_seed}
+        facts = {
+            **settings._asdict(),
+            "apart": args.apart,
+            "noise": noise,
+            "noise_seed": noise_seed,
+        }
         labels = Labels(store.content_hash, field, label, given, soft, facts)
         write_labels(out, labels, overwrite=args.overwrite)
         shutil.rmtree(folder)

@@ -12,6 +12,7 @@ from typing import Literal
 import lmdb
 from tqdm import tqdm
 
+from gan import floors
 from gan.data.builder import SHOWN, Builder, Resumable, Source, fingerprint, writing
 from gan.data.layout import (
     Record,
@@ -84,7 +85,9 @@ def build(
     Raises:
         StoreBusyError: another process is building this store.
         StoreError: a record breaks the rules, the disk is full, or the target exists.
+        ConfigError: LMDB or Pillow is a version with known holes.
     """
+    floors.require("lmdb", "pillow")
     path = Path(path)
     if path.suffix != ".lmdb":
         raise StoreError(f"a store's name ends in .lmdb, unlike {path}")

@@ -18,6 +18,7 @@ from typing import Any
 import lmdb
 import numpy as np
 
+from gan import floors
 from gan.data.images import (
     LARGEST_FILE,
     RULES,
@@ -62,7 +63,9 @@ class Encoded:
 
         Raises:
             StoreError: it is cut, damaged, of neither kind, or differs from its `meta_info.txt`.
+            ConfigError: LMDB or Pillow is a version with known holes.
         """
+        floors.require("lmdb", "pillow")
         self.path, self.file = path, path / "data.mdb"
         with explained(self.file), self.file.open("rb") as file:
             self.bytes = checked_bytes(file.fileno())

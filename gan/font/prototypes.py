@@ -5,27 +5,25 @@ from pathlib import Path
 
 import numpy as np
 
-from gan import registry
+from gan import registry, runs
 from gan.data.datasets import Glyphs
 from gan.data.embedded import REGION_NEUTRAL
 from gan.data.fonts import listed_characters
 from gan.data.glyphs import Face, Pixels, render
 from gan.runs import Run
-from gan.signature import listed
 
 
 def trained_on(run: Run) -> Glyphs:
-    """The glyphs that a run was trained on; their store is built anew where it is missing.
+    """The glyphs that a run was trained on, as `runs.dataset` has them.
 
     Raises:
-        ValueError: the data are not there, or are no glyphs.
+        ValueError: the data are not there, are others, or are no glyphs.
     """
-    node = run.config["data"]
-    values = {key: listed(value) for key, value in node.items() if key != "name"}
-    source = registry.entry("source", node["name"], "data.name")
+    name = run.config["data"]["name"]
+    source = registry.entry("source", name, "data.name")
     if source.build.__annotations__.get("return") is not Glyphs:  # a stored word opens nothing else
-        raise ValueError(f"{run.path} was trained on data={node['name']}, which has no glyphs")
-    return source.create(values, "data")
+        raise ValueError(f"{run.path} was trained on data={name}, which has no glyphs")
+    return runs.dataset(run)
 
 
 def read(dataset: Glyphs, rows: np.ndarray) -> Pixels:

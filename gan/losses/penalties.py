@@ -17,7 +17,7 @@ from gan.registry import Count, NonNegative, register
 
 
 class GradientPenalty(ABC):
-    """weight * every * E term(gradient at chosen points), in fp32 and outside autocast."""
+    """weight * every * E term(gradient at chosen points), outside autocast: fp32, on CUDA TF32."""
 
     def __init__(self, weight: NonNegative, every: Count = 1) -> None:
         """Paid at every `every`-th discriminator update, then scaled by it."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 CHUNK = 1024  # rows of a table of distances that are held at once
+EQUAL = 1e-5  # of a feature's norm: nearer ones differ by rounding alone
 
 
 class Moments(NamedTuple):
@@ -151,7 +152,12 @@ def nearest(those: Tensor, members: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _tables(those: Tensor, members: Tensor) -> Iterator[Tensor]:
-    """Distances [n, M] of a few at a time to all members."""
+    """Distances [n, M] of a few at a time to all members; those of equal features are 0.
+
+    They go by `|x|^2 + |y|^2 - 2 x.y`, which leaves about 1e-8 of the norm where 0 is meant.
+    """
     members = members.double()
     for part in torch.split(those.double(), CHUNK):
-        yield torch.cdist(part, members)
+        table = torch.cdist(part, members)
+        least = EQUAL * torch.linalg.vector_norm(part, dim=1, keepdim=True)
+        yield table.masked_fill_(table < least, 0)

@@ -11,7 +11,7 @@ from gan.best import Better
 from gan.data.datasets import Glyphs, evenly
 from gan.data.stream import Stream
 from gan.data.translation import Unpaired
-from gan.metrics.extractors import OfNothing
+from gan.metrics.extractors import PORTION, OfNothing
 from gan.metrics.glyph_evaluation import GlyphEvaluation
 from gan.metrics.image_evaluation import (
     DRAWN,
@@ -25,8 +25,6 @@ from gan.metrics.pairs import PairEvaluation, Translate
 from gan.metrics.populations import Sampler, Translations
 from gan.metrics.translation import GlyphTranslation
 from gan.recipe import Recipe
-
-PORTION = 64  # images that a network draws at once
 
 Say = Callable[[str], None]
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from gan.metrics.judges import Judge
 from gan.registry import create
 
-PORTION = 64  # images that a network sees at once
+PORTION = 64  # images that a network sees, or draws, at once
 
 
 class Extractor(Protocol):

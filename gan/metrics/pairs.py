@@ -11,12 +11,12 @@ from gan import images as pictures
 from gan.best import Better
 from gan.data.datasets import evenly
 from gan.metrics import images
+from gan.metrics.extractors import PORTION
 from gan.metrics.report import Report
 from gan.metrics.scores import bootstrap
 from gan.metrics.tables import signed
 from gan.recipe import Batch
 
-PORTION = 64  # images that a network draws at once
 SHOWN = 12  # rows of a sheet
 
 Measure = Callable[[Tensor, Tensor], Tensor]

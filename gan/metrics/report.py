@@ -55,7 +55,7 @@ def write(report: Report, run: Mapping[str, Any], folder: Path) -> list[Path]:
     everything = {**facts, "verdict": report.verdict, "numbers": report.numbers, **report.facts}
     numbers = folder / "evaluation.json"
     numbers.write_text(
-        json.dumps(_plain(everything), indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+        json.dumps(plain(everything), indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
     )
     return [numbers, page, *paths]
 
@@ -81,14 +81,14 @@ def _words(value: Any) -> str:
     return str(value)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """JSON's own types; numbers that it does not know become words."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(inner) for key, inner in value.items()}
+        return {str(key): plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
+        return [plain(inner) for inner in value]
     if isinstance(value, np.ndarray | np.generic | torch.Tensor):
-        return _plain(value.tolist())
+        return plain(value.tolist())
     if isinstance(value, float) and not np.isfinite(value):
         return str(value)
     return value if isinstance(value, str | int | float | bool | None) else str(value)

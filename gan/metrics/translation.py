@@ -12,12 +12,12 @@ from gan.best import Better
 from gan.data.datasets import Glyphs, evenly
 from gan.data.stream import Stream
 from gan.metrics import images
+from gan.metrics.extractors import PORTION
 from gan.metrics.judges import Judge, judge_of
 from gan.metrics.pairs import Translate
 from gan.metrics.report import Report
 
 FIELDS = {"character": "content", "style": "style"}  # what a judge reads, and the name of its share
-PORTION = 64  # images that a network draws at once
 SHOWN = 12  # rows of a sheet
 
 

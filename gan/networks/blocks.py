@@ -241,7 +241,7 @@ Said = TypeVar("Said")
 
 
 def in_full(head: Callable[[Tensor], Said], features: Tensor) -> Said:
-    """What a last layer makes of features, in fp32 at least: losses are differences of logits, of
+    """What a last layer makes of features, as fp32 at least: losses are differences of logits, of
     which bf16 leaves too few digits.
     """
     device = features.device.type

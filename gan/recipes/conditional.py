@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from gan import draws
-from gan.augment import Change, augmented
+from gan.augment import Change
 from gan.losses.adversarial import Adversarial
 from gan.losses.classification import Classification
 from gan.recipe import Batch, Judge, Penalty, penalise
@@ -92,6 +92,7 @@ class Conditional(Synthesis):
             **penalise(self.penalties, self.judge(batch), batch["real"], fakes["image"], update),
             "logits_real": real.logits.detach().mean(),
             "logits_fake": fake.logits.detach().mean(),
+            **self.augment.learnt(real.logits),
         }
         if real.class_logits is not None and self.class_real:
             loss = self.classification(real.class_logits, label)
@@ -116,7 +117,7 @@ class Conditional(Synthesis):
         return {"generated": self.draw(generator, self.shown, self.shown_label)}
 
     def _critique(self, image: Tensor, label: Tensor) -> Critique:
-        return self.discriminator.critique(augmented(image, self.changes), label)
+        return self.discriminator.critique(self.augment(image), label)
 
     def _logits(self, image: Tensor, label: Tensor) -> Tensor:
-        return self.discriminator(augmented(image, self.changes), label)
+        return self.discriminator(self.augment(image), label)

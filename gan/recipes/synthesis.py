@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from gan import draws
-from gan.augment import Change, augmented
+from gan.augment import Augmentation, Change
 from gan.losses.adversarial import Adversarial
 from gan.recipe import Batch, Judge, Penalty, Recipe, penalise
 from gan.recipes.modules import NoiseToImage
@@ -40,19 +40,18 @@ class Synthesis(Recipe):
         super().__init__()
         self.generator, self.discriminator = generator, discriminator
         self.adversarial, self.penalties, self.weight = adversarial, penalties, weight
-        self.changes = [*(augment or {}).values()]
+        self.augment = Augmentation(augment or {})
         noise = torch.randn(shown, generator.latent, generator=torch.Generator().manual_seed(0))
         self.register_buffer("shown", noise, persistent=False)
 
     def generate(self, batch: Batch) -> dict[str, Tensor]:
         """One image for each real one."""
-        real = batch["real"]
-        noise = draws.normal(len(real), self.generator.latent, device=real.device)
+        noise = draws.normal(len(batch["real"]), self.generator.latent, device=self.shown.device)
         return {"image": self.generator(noise)}
 
     def judge(self, batch: Batch) -> Judge:
         """Image -> logits, through the augmentation."""
-        return lambda image: self.discriminator(augmented(image, self.changes))
+        return lambda image: self.discriminator(self.augment(image))
 
     def discriminator_losses(self, batch: Batch, fakes: Batch, update: int) -> dict[str, Tensor]:
         """The adversarial term and the penalties that are due."""
@@ -64,6 +63,7 @@ class Synthesis(Recipe):
             **penalise(self.penalties, judge, real, fake, update),
             "logits_real": logits_real.detach().mean(),
             "logits_fake": logits_fake.detach().mean(),
+            **self.augment.learnt(logits_real),
         }
 
     def generator_losses(self, batch: Batch, fakes: Batch, step: int) -> dict[str, Tensor]:

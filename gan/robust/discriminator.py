@@ -17,7 +17,7 @@ from gan.robust.perturb import Fgm, Fgsm, Norm, Pgd
 
 
 class RobustDiscriminator:
-    """weight * every * L(judge(real + a), judge(fake + b)), in fp32 and outside autocast.
+    """weight * every * L(judge(real + a), judge(fake + b)), outside autocast: fp32, on CUDA TF32.
 
     L is the discriminator's side of the configured adversarial loss, a and b raise it within the
     perturbation's ball of each image. Only the outer L has a gradient, for the judge's weights.

@@ -11,11 +11,12 @@ network's predictions. These are averaged over the last epochs and are those mad
 shifted images, so that no epoch needs a second pass. L_p keeps all images from becoming one class,
 L_e keeps the soft labels from staying undecided.
 
-Three things are not the paper's. The rate is constant only while the given labels are learnt, then
-it falls to zero: by then there is little left to learn by heart. Where classes look alike, a given
-label tells more than the network can see: with `evidence`, labels are predictions weighed with it.
-And a prediction by a network that has learnt the given label counts it twice: with `folds`, each
-image is predicted by a network that has not (cross-fitting, as in arXiv:1608.00060).
+What is not the paper's: the rate is constant only while the given labels are learnt, then it falls
+to zero: by then there is little left to learn by heart. Where classes look alike, a given label
+tells more than the network can see: with `evidence`, labels are predictions weighed with it, and
+with `groups` no two images of a group share one. And a prediction by a network that has learnt the
+given label counts it twice: with `folds`, each image is predicted by a network that has not
+(cross-fitting, as in arXiv:1608.00060).
 """
 
 import hashlib
@@ -34,6 +35,7 @@ from tqdm import tqdm
 from gan import checkpoint, distributed, optimizer_state
 from gan.features import Lesson, Say, shifted
 from gan.registry import Count, NonNegative, Positive, Whole, create
+from gan.robust.belief import Belief
 
 FORMAT = 2  # rises when what follows computes something else: what was begun is begun anew
 
@@ -76,58 +78,6 @@ def entropy_loss(logits: Tensor) -> Tensor:
     return -(logarithm.exp() * logarithm).sum(1).mean()
 
 
-# ---- labels -------------------------------------------------------------------------------------
-
-
-class Belief(nn.Module):
-    """What is held to be the class of each image: labels [N, K] and the predictions behind them.
-
-    Takes 4 (window + 1) N K bytes on the device.
-    """
-
-    label: Tensor
-    predictions: Tensor
-
-    def __init__(self, given: Tensor, classes: int, window: int) -> None:
-        """Believes the given labels [N]."""
-        super().__init__()
-        label = one_hot(given, classes).float()
-        self.register_buffer("label", label)
-        self.register_buffer("predictions", label.new_zeros(window, *label.shape))
-
-    def record(self, epoch: int, places: Tensor, logits: Tensor) -> None:
-        """Keep the predictions for the images at these places, in place of the oldest."""
-        self.predictions[epoch % len(self.predictions), places] = logits.detach().softmax(1)
-
-    def average(self, epoch: int) -> Tensor:
-        """The mean prediction for each image [N, K] in the last epochs, this one included."""
-        return self.predictions[: epoch + 1].mean(0)
-
-
-def posterior(prediction: Tensor, given: Tensor) -> Tensor:
-    """Predictions [N, K] in the light of the given labels [N]: p(k) p(given | k), normalised.
-
-    Given labels are taken to be wrong with the probability r, then any other alike. r is the share
-    of them that the surer half of the predictions contradicts.
-    """
-    sureness, likeliest = prediction.max(1)
-    contradicted = (likeliest != given)[sureness >= sureness.median()]
-    wrong = (contradicted.sum() + 1) / (len(contradicted) + 2)  # neither 0 nor 1
-    classes = prediction.shape[1]
-    right = one_hot(given, classes).bool()
-    joint = prediction * torch.where(right, 1 - wrong, wrong / (classes - 1))
-    return joint / joint.sum(1, keepdim=True)
-
-
-def corrupted(labels: np.ndarray, classes: int, share: float, seed: int) -> np.ndarray:
-    """Labels [N] of which exactly this share (rounded) is replaced by another class, any alike."""
-    rng = np.random.Generator(np.random.Philox(key=[seed, 0x3A15E]))
-    chosen = rng.permutation(len(labels))[: round(share * len(labels))]
-    noisy = labels.copy()
-    noisy[chosen] = (labels[chosen] + rng.integers(1, classes, len(chosen))) % classes
-    return noisy
-
-
 # ---- training -----------------------------------------------------------------------------------
 
 
@@ -138,16 +88,18 @@ def correct(
     device: torch.device,
     folder: Path,
     say: Say = print,
+    groups: np.ndarray | None = None,
 ) -> np.ndarray:
     """The labels that a lesson of one field ends with: distributions, float32 [N, classes].
 
     After each epoch a checkpoint in `folder` lets the same call go on from there. The prior of L_p
-    is the frequency of the classes among the given labels.
+    is the frequency of the classes among the given labels. Images of one of the `groups` [N], which
+    are numbers from 0 on, are known to be of different classes.
 
     Raises: ValueError where the loss is no number any more, or the folder is of another lesson.
     """
     rates = falling(settings.lr, settings.start, settings.epochs)
-    return _trained(lesson, classes, settings, rates, device, folder, say)
+    return _trained(lesson, classes, settings, rates, device, folder, say, groups)
 
 
 def plain(
@@ -183,6 +135,7 @@ def _trained(
     device: torch.device,
     folder: Path,
     say: Say,
+    groups: np.ndarray | None = None,
 ) -> np.ndarray:
     """The average predictions after one epoch at each of the learning rates."""
     ((field, labels),) = lesson.labels.items()
@@ -196,11 +149,10 @@ def _trained(
     ).to(device)
     classifiers.to(memory_format=torch.channels_last)
     parts = folded(len(given), settings.folds)
-    belief = Belief(given, classes, settings.window)
+    belief = Belief(given, classes, settings.window, settings.evidence, groups)
     optimizer = torch.optim.SGD(classifiers.parameters(), settings.lr, 0.9, weight_decay=1e-4)
-    states = _States(
-        folder, _key(lesson, [classes, settings, rates]), classifiers, belief, optimizer
-    )
+    key = _key(lesson, [classes, settings, rates], groups)
+    states = _States(folder, key, classifiers, belief, optimizer)
     first = states.restore(say)
     bar = tqdm(desc=folder.name, initial=first, total=len(rates), unit="epoch", disable=None)
     for epoch in range(first, len(rates)):
@@ -208,7 +160,7 @@ def _trained(
         for group in optimizer.param_groups:
             group["lr"] = rates[epoch]
         loss = _epoch(classifiers, belief, parts, optimizer, lesson, prior, settings, epoch)
-        soft = _held(belief, given, settings, epoch)
+        soft = belief.held(epoch)
         if epoch + 1 >= settings.start:
             belief.label.copy_(one_hot(soft.argmax(1), classes) if settings.hard else soft)
         states.save(epoch + 1)
@@ -219,13 +171,7 @@ def _trained(
         if bar.disable:  # no terminal: plain lines
             say(f"{folder.name} epoch {epoch + 1}/{len(rates)}  {shown}")
     bar.close()
-    return _held(belief, given, settings, len(rates) - 1).cpu().numpy()
-
-
-def _held(belief: Belief, given: Tensor, settings: Settings, epoch: int) -> Tensor:
-    """What the labels are held to be after an epoch, [N, K]."""
-    average = belief.average(epoch)
-    return posterior(average, given) if settings.evidence else average
+    return belief.held(len(rates) - 1).cpu().numpy()
 
 
 def folded(count: int, folds: int) -> list[tuple[Tensor, Tensor]]:
@@ -381,10 +327,10 @@ class _States:
         checkpoint.rotate(self.folder, self.key)
 
 
-def _key(lesson: Lesson, settings: Sequence[Any]) -> str:
-    """Changes with the images, their labels and the settings."""
+def _key(lesson: Lesson, settings: Sequence[Any], groups: np.ndarray | None) -> str:
+    """Changes with the images, their labels and groups, and the settings."""
     facts = json.dumps([FORMAT, lesson.content, settings])
     digest = hashlib.sha256(facts.encode())
-    for numbers in (lesson.rows, *lesson.labels.values()):
+    for numbers in (lesson.rows, *lesson.labels.values(), *([] if groups is None else [groups])):
         digest.update(np.ascontiguousarray(numbers, dtype=np.int64).tobytes())
     return digest.hexdigest()[:16]

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from gan.bench import limits
 from gan.bench.options import Options, parse
-from gan.bench.paired import Goal, Paired, alternate, by, row, skipped
+from gan.bench.paired import LEAST, Goal, Paired, alternate, by, row, skipped
 from gan.commands import main
 from gan.registry import ConfigError
 
@@ -46,6 +46,14 @@ def test_every_round_runs_all_three_and_orders_differ():
     assert paired.ratios() == [2.0] * 30
     assert paired.ratios(faster=True) == [0.5] * 30
     assert paired.null_ratios() == [1.0] * 30
+
+
+def test_rounds_end_with_their_time_but_not_before_the_least():
+    hours = Hours()
+    work, timer = hours.work("w", 1.0), by(lambda: hours.now)
+    assert len(alternate(work, work, rounds=9, timer=timer, seconds=0.0).ours) == LEAST
+    assert len(alternate(work, work, rounds=9, timer=timer).ours) == 9
+    assert len(alternate(work, work, rounds=2, timer=timer, seconds=0.0).ours) == 2
 
 
 def test_ratios_are_taken_within_a_round():

@@ -179,6 +179,43 @@ def test_an_evaluation_with_rows_counts_before_what_training_has_measured(tmp_pa
         assert comparison.read(path).fonts("UFUC/l1").keys() == FAMILIES.keys()
 
 
+@pytest.mark.parametrize("word", ["nan", "inf"])
+def test_an_evaluation_may_hold_values_that_are_not_finite(tmp_path, word):
+    for place, (seed, last) in enumerate(((0, word), (1, 0.4), (0, 0.3), (1, 0.2))):
+        settings = {"recipe__feature": 0.0} if place > 1 else {}
+        path = written(tmp_path / f"run{place}", seed, (0.5, float(last)), **settings)
+        values = {"fonts": [*FAMILIES], "psnr": {"by_font": [30.0, last, 20.0]}}
+        (path / "evaluation").mkdir()
+        (path / "evaluation/evaluation.json").write_text(
+            json.dumps({"rows": {"W-Net": {"UFUC": values}}, "split": {"families": FAMILIES}})
+        )
+    tags = ["UFUC/psnr", "metric/l1"]
+    assert f"| {word}" in compare([tmp_path], tags, out=tmp_path / "out")
+    facts = json.loads((tmp_path / "out/compare.json").read_text(), parse_constant=pytest.fail)
+    first, second = facts["groups"]
+    assert first["runs"][0]["values"] == dict.fromkeys(tags, word)
+    assert [first["metrics"][tag] for tag in tags] == [{"mean": word, "deviation": "nan"}] * 2
+    assert second["metrics"]["metric/l1"]["mean"] == pytest.approx(0.25)
+    assert second["differences"]["metric/l1"]["mean"] == {"nan": "nan", "inf": "-inf"}[word]
+
+
+def test_of_two_runs_alike_the_one_that_has_come_further_counts(tmp_path):
+    for name, count in (("a", 1), ("b", 3), ("c", 2)):
+        written(tmp_path / name, values=(0.9, 0.5, 0.1)[:count], steps=30)
+    (group,) = groups_of(tmp_path)
+    assert {seed: run.path.name for seed, run in group.runs.items()} == {0: "b"}
+    assert group.values("metric/l1") == {0: 0.1}
+
+
+def test_runs_from_before_a_free_setting_existed_are_of_the_same_group(tmp_path):
+    for seed, free in enumerate(({}, {"trainer__graphs": True}, {"trainer__graphs": False})):
+        written(tmp_path / f"a{seed}", seed, **free)
+    (group,) = groups_of(tmp_path)
+    assert [*group.runs] == [0, 1, 2]
+    written(tmp_path / "b", 0, trainer__order="generator")  # the control: no free one
+    assert len(groups_of(tmp_path)) == 2
+
+
 def test_files_are_written_where_out_says(sweep, tmp_path, capsys):
     out = tmp_path / "out"
     assert main(["compare", str(sweep), "--baseline", "recipe.feature=0", "--out", str(out)]) == 0

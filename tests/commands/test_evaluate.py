@@ -4,14 +4,25 @@ import json
 import socket
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch import nn
 
-from gan import rundir, runs
+from gan import registry, reports, rundir, runs
 from gan.commands import main
+from gan.data.datasets import Glyphs
+from gan.data.store import Store
+from gan.data.stream import Stream
+from gan.data.translation import Unpaired
+from gan.font.prototypes import trained_on
 from gan.locks import Lock
 from gan.metrics import report
+from gan.recipes.cyclegan import CycleGAN
+from gan.recipes.pix2pix import Pix2Pix
 
 
 def lines(run="run"):
@@ -56,8 +67,6 @@ def test_what_is_not_there_is_named(trained, capsys):
 
 
 def test_numbers_are_plain_json_whatever_they_were(tmp_path):
-    import numpy as np
-
     facts = {"a": np.float32(0.5), "b": float("nan"), "c": np.arange(2), "d": {1: (2, None)}}
     given = report.Report("title", "verdict", "text", {"x": float("inf")}, facts)
     report.write(given, {"run": "run"}, tmp_path)
@@ -109,9 +118,51 @@ def test_pairs_are_measured_and_a_run_in_training_is_left_alone(trained, capsys)
     assert lines()[-1]["evaluation/l1"] == found["numbers"]["l1"]
 
 
-def test_other_images_than_those_trained_on_are_refused(trained):
+def test_a_report_reads_through_one_stream(monkeypatch, glyph_store):
+    opened, store = [], Store(glyph_store)
+
+    class Two(Unpaired):
+        def __init__(self):
+            self.store, self.flip, self.resident = store, False, "off"
+            self.train = self.held = (np.arange(16), np.arange(16))
+
+    def stream(*given):
+        opened.append(Stream(*given))
+        return opened[-1]
+
+    monkeypatch.setattr(reports, "Stream", stream)
+    for name in ("image_report", "translation_report", "pair_report"):
+        monkeypatch.setattr(reports, name, lambda *given: given)
+    glyphs = Glyphs(store, style="style05")
+    for recipe, data in ((CycleGAN, Two()), (CycleGAN, glyphs), (Pix2Pix, glyphs)):
+        opened.clear()
+        loaded = {"raw": SimpleNamespace(recipe=recipe, generator=nn.Identity(), config={})}
+        reports.report_of(loaded, data, torch.device("cpu"), reports.Options())
+        assert [one.keys for one in opened] == [recipe.reads]
+
+
+def test_other_images_than_those_trained_on_are_refused_and_none_are_fetched(trained, monkeypatch):
     trained("pix2pix", "data.style=style05")
     loaded = runs.load("run")
-    assert len(runs.dataset(loaded).split.test) == 4
-    with pytest.raises(ValueError, match="holds other images than"):
-        runs.dataset(replace(loaded, content="other"))
+    data = runs.dataset(loaded)
+    assert len(data.split.test) == 4
+    asked = []
+
+    class Fetched:
+        def build(self) -> Glyphs: ...
+
+        def create(self, values, where):
+            asked.append(values)
+            return data
+
+    for opened in (runs.dataset, trained_on):
+        with pytest.raises(ValueError, match="holds other images than"):
+            opened(replace(loaded, content="other"))
+        with monkeypatch.context() as patch:
+            patch.setattr(registry, "entry", lambda *_: Fetched())
+            stored = {**loaded.config, "data": {"name": "fetched", "download": True}}
+            assert opened(replace(loaded, config=stored)) is data
+    assert asked == [{"download": False}] * 2
+    folder = {**loaded.config, "data": {"name": "folder", "path": "absent"}}
+    with pytest.raises(ValueError, match="data=folder, which has no glyphs"):
+        trained_on(replace(loaded, config=folder))

@@ -14,6 +14,7 @@ from gan.data.labels import Labels, read_labels, write_labels
 from gan.data.store import Store
 from gan.robust import relabel
 
+APART = ("--apart", "character")
 QUICK = ("--epochs", 2, "--start", 1, "--window", 2, "--width", 2, "--device", "cpu")
 
 
@@ -62,7 +63,7 @@ def test_labels_are_corrected_beside_the_store_and_told(store, tmp_path, capsys)
 
 
 def test_a_rehearsal_tells_what_was_right_before_and_is_afterwards(store, tmp_path, capsys):
-    assert run(store, "--field", "style", "--noise", 0.25, "--noise-seed", 3, *QUICK) == 0
+    assert run(store, "--field", "style", "--noise", 0.25, "--noise-seed", 3, *APART, *QUICK) == 0
     out = capsys.readouterr().out
     assert "plain epoch 2/2" in out
     assert re.search(r"given +\|  75\.0% +\| +100\.0% +\| +100\.0%", out)
@@ -72,6 +73,9 @@ def test_a_rehearsal_tells_what_was_right_before_and_is_afterwards(store, tmp_pa
     right = (found.label == Store(store).fields["style"]).mean()
     assert re.search(rf"joint optimisation +\| +{right:.1%}", out)
     assert (found.settings["noise"], found.settings["noise_seed"]) == (0.25, 3)
+    assert found.settings["apart"] == "character"
+    character = Store(store).fields["character"]  # each in all 14 styles
+    assert abs(found.soft[character == 5].sum(0) - 1).max() < 0.05
 
 
 def test_what_was_interrupted_goes_on(store, tmp_path, capsys, monkeypatch):
@@ -98,6 +102,8 @@ def test_what_was_interrupted_goes_on(store, tmp_path, capsys, monkeypatch):
         (("--field", "style", "--noise", 1.5), "--noise must be at least 0 and at most 1, not 1.5"),
         (("--field", "style", "--epochs", 0), "--epochs must be at least 1, not 0"),
         (("--field", "style", "--batch-size", 0), "--batch-size must be at least 1, not 0"),
+        (("--field", "style", "--apart", "style"), "20 images are of group 0, which cannot"),
+        (("--field", "style", "--apart", "charcter"), "charcter is no field of .*'character'"),
         (("--field", "style", "--lr", 0), "--lr must be greater than 0, not 0"),
         (("--field", "style", "--out", "labels.txt"), "ends in .safetensors, unlike labels.txt"),
     ],

@@ -126,6 +126,7 @@ def test_hinge_margin_acts_on_samples_and_not_on_their_mean():
     assert value.item() == pytest.approx(1.0)  # a clamp of the mean would give 0
 
 
+@pytest.mark.row("N11", "smoothing is one-sided; losses without labels refuse it")
 def test_one_sided_smoothing_moves_the_optimum_and_leaves_the_generator():
     loss = create("adversarial", "bce", real=0.9)
     logit = torch.tensor(0.9).logit().repeat(3).requires_grad_()
@@ -134,6 +135,9 @@ def test_one_sided_smoothing_moves_the_optimum_and_leaves_the_generator():
     fake = LOGITS["scalar"][1]
     plain = create("adversarial", "bce").generator(fake, lambda: fake)
     torch.testing.assert_close(loss.generator(fake, lambda: fake), plain)
+    for name in ("wasserstein", "hinge", "rpgan", "nonsaturating"):  # which have no labels
+        with pytest.raises(ConfigError, match=rf"adversarial\.{name}\.real is unknown"):
+            create("adversarial", name, real=0.9)
 
 
 def test_noisy_labels_are_drawn_per_sample_and_average_to_their_mean():

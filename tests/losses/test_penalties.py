@@ -52,6 +52,7 @@ def test_every_gradient_penalty_has_a_closed_form_here():
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("judge_of", [linear, patches])
 @pytest.mark.parametrize("scale", [0.01, 1.0])
+@pytest.mark.row("N8", "penalties equal their closed form; finite where the judge is flat")
 def test_linear_judge_gives_the_closed_form(name, shape, judge_of, scale):
     real, fake = images(shape)
     weight = scale * torch.randn(shape[1:], generator=torch.Generator().manual_seed(2))
@@ -70,11 +71,31 @@ def test_linear_judge_gives_the_closed_form(name, shape, judge_of, scale):
         ("r2", {}, lambda x: x.flatten(1).square().sum(1).mean()),
     ],
 )
+@pytest.mark.row("N8")
 def test_quadratic_judge_gives_the_closed_form(name, settings, expected):
     real, _ = images((3, 2, 4, 4))
     torch.testing.assert_close(
         pay(name, half_square, real, real, **settings), expected(real), rtol=RTOL, atol=0
     )
+
+
+@pytest.mark.row("G5")
+@pytest.mark.parametrize("name", LINEAR)
+def test_value_is_a_mean_over_samples_whatever_their_number_and_order(name):
+    real, _ = images((4, 2, 3, 5))
+    settings = {"noise": 0.0} if name == "dragan" else {}
+
+    def value(x: Tensor) -> Tensor:
+        return pay(name, half_square, x, x, **settings)
+
+    whole, shares = value(real), [value(real[:1]), value(real[1:2]), value(real[2:])]
+    assert not torch.allclose(shares[0], whole)
+    for same in (
+        value(real[torch.tensor([2, 0, 3, 1])]),
+        value(torch.cat([real, real])),
+        (shares[0] + shares[1] + 2 * shares[2]) / 4,
+    ):
+        torch.testing.assert_close(same, whole, rtol=RTOL, atol=0)
 
 
 def wrong(variant: str, weight: Tensor, real: Tensor) -> Tensor:
@@ -92,6 +113,7 @@ def wrong(variant: str, weight: Tensor, real: Tensor) -> Tensor:
     "variant", ["per pixel", "per batch", "mean over the batch", "mean over pixels"]
 )
 @pytest.mark.parametrize("name", ["wgan_gp", "r1"])
+@pytest.mark.row("G5", "penalties: invariances hold, known wrong variants are seen")
 def test_wrong_norms_miss_the_closed_form(name, variant):
     real, _ = images((3, 2, 4, 4))
     weight = torch.randn((2, 4, 4), generator=torch.Generator().manual_seed(2))
@@ -100,6 +122,7 @@ def test_wrong_norms_miss_the_closed_form(name, variant):
     assert abs(value - right) > 0.1 * right
 
 
+@pytest.mark.row("N8")
 def test_gradient_of_r1_with_respect_to_the_weights_is_gamma_times_them():
     weight = torch.randn(2, 4, 4, requires_grad=True)
     real, fake = images((3, 2, 4, 4))
@@ -108,6 +131,7 @@ def test_gradient_of_r1_with_respect_to_the_weights_is_gamma_times_them():
 
 
 @pytest.mark.parametrize("name", LINEAR)
+@pytest.mark.row("N8")
 def test_value_and_gradient_are_finite_where_the_judge_is_flat(name):
     weight = torch.zeros(2, 4, 4, requires_grad=True)
     real, fake = images((3, 2, 4, 4))
@@ -117,6 +141,7 @@ def test_value_and_gradient_are_finite_where_the_judge_is_flat(name):
     assert weight.grad.isfinite().all()
 
 
+@pytest.mark.row("G5")
 def test_interpolation_draws_one_share_per_sample():
     penalty = create("penalty", "wgan_gp")
     points = penalty.points(torch.ones(5, 2, 4, 4), torch.zeros(5, 2, 4, 4))
@@ -140,6 +165,7 @@ def test_dragan_noise_is_centred_and_relative_to_the_data_range():
     assert abs(noise.std() - 0.5) < 0.02
 
 
+@pytest.mark.row("G5")
 def test_no_gradient_reaches_the_generator_or_the_condition():
     seed = torch.randn(3, 2, 4, 4, requires_grad=True)
     condition = torch.randn(3, 2, 4, 4, requires_grad=True)
@@ -153,6 +179,7 @@ def test_no_gradient_reaches_the_generator_or_the_condition():
 
 
 @pytest.mark.parametrize("name", LINEAR)
+@pytest.mark.row("G5")
 def test_lazy_penalty_is_scaled_by_its_interval(name):
     real, fake = images((3, 2, 4, 4))
     judge = linear(torch.randn(2, 4, 4, generator=torch.Generator().manual_seed(3)))
@@ -161,6 +188,7 @@ def test_lazy_penalty_is_scaled_by_its_interval(name):
 
 
 @pytest.mark.parametrize("name", LINEAR)
+@pytest.mark.row("N9", "second derivatives equal central differences")
 def test_second_derivative_is_right(name):
     """A central difference of the penalty in the judge's parameter equals its gradient."""
     real, fake = images((3, 2, 4, 4))
@@ -180,6 +208,7 @@ def test_second_derivative_is_right(name):
 
 
 @pytest.mark.parametrize("name", LINEAR)
+@pytest.mark.row("N10", "penalties under bf16 autocast are computed in fp32")
 def test_penalties_are_computed_in_fp32_under_autocast(name):
     torch.manual_seed(6)
     network = torch.nn.Sequential(
@@ -194,4 +223,6 @@ def test_penalties_are_computed_in_fp32_under_autocast(name):
     plain = value()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         cast = value()
+        huge = pay(name, lambda x: network(x).squeeze(1), 1e4 * real, 1e4 * fake)
     torch.testing.assert_close(cast, plain)
+    assert huge.isfinite()

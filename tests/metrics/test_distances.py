@@ -160,6 +160,19 @@ def test_nearest_finds_copies_in_parts():
     assert distance.max() < 0.01
 
 
+def test_equal_features_are_at_distance_zero_and_others_are_not():
+    members = features(400, 256, 1, 1.0)
+    members[-20:] = members[:20]
+    assert torch.cdist(members.double(), members.double()).diagonal().max() > 0  # the control
+    assert nearest(members, members)[0].max() == 0
+    assert (radii(members, 1) == 0).sum() == 40
+    near, _ = nearest(members * (1 + 1e-4), members)
+    norms = torch.linalg.vector_norm(members.double(), dim=1)
+    torch.testing.assert_close(near, 1e-4 * norms, rtol=1e-2, atol=0.0)
+    outlier = torch.full((1, 256), 1e6)  # whose rounding is not that of the rest
+    assert (radii(torch.cat([members, outlier]), 1) == 0).sum() == 40
+
+
 def test_too_few_features_have_no_neighbours():
     with pytest.raises(ValueError, match="3 features have no 3-th neighbour"):
         radii(features(3), 3)

@@ -139,6 +139,26 @@ def test_copies_are_told_from_fresh_images():
     assert twice.memorised < 0.04
 
 
+def test_copies_are_found_where_training_images_occur_twice():
+    """The closest 1 % of pairs are at distance 0 then, and so are copies; rounding is not."""
+    random = torch.Generator().manual_seed(0)
+    real, fresh = (torch.randn(2, 1000, 256, generator=random) + 1).relu()
+    real[-20:] = real[:20]
+    found = copies(torch.cat([real[:300], fresh[:100]]), real)
+    assert found.memorised == 0.75
+    assert found.which[:300].tolist() == list(range(300))
+    assert copies(fresh[:200].repeat(2, 1), real).duplicates == 1
+    assert copies(fresh, real)[:2] == (0, 0)
+
+
+def test_duplicates_are_judged_beside_as_many_real_images_as_were_drawn():
+    """The more images, the nearer the nearest: all of them would make the measure too strict."""
+    real = torch.arange(200.0)[:, None]  # at least 10 apart, of as many as are drawn
+    first = 1000 * torch.arange(10.0)[:, None]
+    assert copies(torch.cat([first, first + 5]), real).duplicates == 1
+    assert copies(torch.cat([first, first + 15]), real).duplicates == 0
+
+
 def test_classes_hit_counts_what_is_read_among_what_there_is():
     labels = np.array([0, 0, 2, 2, 5, 5])
     logits = nn.functional.one_hot(torch.tensor([0, 0, 0, 2]), 6).float()

@@ -72,6 +72,7 @@ def test_images_lie_between_minus_one_and_one_with_both_signs(name, channels):
 
 
 @pytest.mark.parametrize(("kind", "name"), ALL)
+@pytest.mark.row("G4", "no registered network writes in place")
 def test_inputs_are_not_modified(kind, name):
     network = build(kind, name)
     given = [x.detach() for x in inputs(network)]

@@ -9,16 +9,14 @@ from torch.nn.functional import kl_div, one_hot
 
 from gan.features import Lesson
 from gan.robust import relabel
+from gan.robust.belief import Belief, apart, corrupted, posterior, rostered
 from gan.robust.relabel import (
-    Belief,
     Settings,
     correct,
-    corrupted,
     entropy_loss,
     folded,
     label_loss,
     plain,
-    posterior,
     prior_loss,
 )
 
@@ -168,6 +166,52 @@ def test_posterior_is_bayes_rule_with_the_noise_of_the_surer_half():
     assert kept == [0] * 50 + [1] * 10  # a sure one is kept; between two, the given one counts
 
 
+def test_two_images_of_a_group_are_told_apart():
+    """Odds multiply: with p and q for class 0, it is the first's with p(1 - q) to q(1 - p)."""
+    p, q, classes = 0.9, 0.6, 2
+    prediction = torch.tensor([[p, 1 - p], [q, 1 - q]], dtype=torch.float64)
+    found = apart(prediction, rostered(np.array([0, 0]), classes))
+    first = 1 / (1 + math.sqrt(q * (1 - p) / (p * (1 - q))))  # what scaling comes to for two
+    expected = [[first, 1 - first], [1 - first, first]]
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+    assert prediction.argmax(1).tolist() == [0, 0]
+    assert found.argmax(1).tolist() == [0, 1]
+
+
+def test_scaling_keeps_the_odds_within_each_group_and_gives_every_class_once():
+    generator = torch.Generator().manual_seed(0)
+    prediction = torch.randn(8, 4, generator=generator, dtype=torch.float64).softmax(1)
+    groups = np.array([1, 0, 1, 1, 0, 0, 1, 0])
+    found = apart(prediction, rostered(groups, 4))
+    for group in (0, 1):
+        table, before = found[groups == group], prediction[groups == group]
+        assert (table.sum(0) - 1).abs().max() < 1e-5  # as near as the rounds lead
+        torch.testing.assert_close(table.sum(1), torch.ones(4, dtype=torch.float64))
+        ratio = (table / before).log()  # a sum of a row's number and a column's
+        mixed = ratio - ratio.mean(0) - ratio.mean(1, keepdim=True) + ratio.mean()
+        assert mixed.abs().max() < 1e-9
+    mixed_up = apart(prediction, rostered(np.array([0, 0, 0, 0, 1, 1, 1, 1]), 4))
+    assert (mixed_up - found).abs().max() > 0.01
+
+
+def test_a_group_that_lacks_classes_uses_none_of_them_twice():
+    """The odds of class 0, 7/3 and 3/2, are scaled until it is one image's."""
+    prediction = torch.tensor([[0.7, 0.2, 0.1], [0.6, 0.1, 0.3], [0.8, 0.1, 0.1]])
+    found = apart(prediction, rostered(np.array([0, 0, 1]), 3))
+    odds = math.sqrt((7 / 3) / (3 / 2))
+    first = odds / (1 + odds)
+    expected = [
+        [first, (1 - first) * 2 / 3, (1 - first) / 3],
+        [1 - first, first / 4, first * 3 / 4],
+    ]
+    np.testing.assert_allclose(found[:2], expected, rtol=1e-5)
+    assert torch.allclose(found[2], prediction[2])  # alone: as it was
+    sure = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+    assert apart(sure, rostered(np.array([0, 0]), 2)).isfinite().all()
+    with pytest.raises(ValueError, match="3 images are of group 1, which cannot have as many"):
+        rostered(np.array([0, 1, 1, 1]), 2)
+
+
 # ---- training -----------------------------------------------------------------------------------
 
 
@@ -287,6 +331,19 @@ def test_an_own_label_moves_a_prediction_only_without_folds(tmp_path, tracked, f
     assert moved[5] == (folds == 1)
     assert moved.sum() == (33 if folds == 1 else 22)  # all that the two others predict
     torch.testing.assert_close(one.sum(1), torch.ones(33))
+
+
+def test_groups_mend_what_single_images_cannot_tell(tmp_path, tracked):
+    lesson, truth, given = stripes(32)
+    groups = np.arange(32) // 4  # each has every direction once
+    settings = SMALL._replace(epochs=6, start=3, window=2, width=2, evidence=True)
+    result = correct(lesson, 4, settings, CPU, tmp_path, groups=groups)
+    average = (tracked[1][4] + tracked[1][5]) / 2
+    expected = apart(posterior(average, torch.tensor(given)), rostered(groups, 4))
+    torch.testing.assert_close(torch.tensor(result), expected)
+    np.testing.assert_allclose(result.reshape(8, 4, 4).sum(1), 1, atol=0.02)
+    with pytest.raises(ValueError, match="was left by a relabelling of other images"):
+        correct(lesson, 4, settings, CPU, tmp_path)
 
 
 def test_the_seed_decides(tmp_path):

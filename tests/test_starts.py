@@ -1,0 +1,125 @@
+"""How runs start: many at once, with old packages, with a batch that is too small."""
+
+import os
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from small import trainer
+from torch import nn
+
+import gan.check
+from gan import floors, rehearsal, rundir
+from gan.data import foreign
+from gan.data.building import build
+from gan.registry import ConfigError
+
+pytestmark = pytest.mark.usefixtures("quick_disk")
+
+
+def started(run, folder, go, end, results):
+    """A process that starts a run in a folder when the others start theirs."""
+    child = os.fork()
+    if not child:
+        sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - it ends with the process
+        os.read(go, 1)
+        answer = b"?"
+        try:
+            run.monitor.run_dir, run.config = folder, str(os.getpid())
+            rundir.begin(run, None, print)
+            answer = b"+"
+        except ConfigError as error:
+            answer = b"-" if f"run_dir={folder} is in use by process" in str(error) else b"?"
+        finally:
+            os.write(results, answer)
+            os.read(end, 1)
+            os._exit(0)
+    return child
+
+
+@pytest.mark.row("D10", "processes that cannot meet: a clear message; of 20 starts one a folder")
+@pytest.mark.parametrize("each", [1, 5])
+def test_twenty_starts_at_once_have_one_run_in_each_folder(tmp_path, each, tried):
+    """Under a parent that none of them finds made."""
+    (go, gone), (end, ended), (done, results) = os.pipe(), os.pipe(), os.pipe()
+    folders = [tmp_path / "runs" / str(number) for number in range(20 // each)]
+    run = trainer(tmp_path)
+    children = {started(run, f, go, end, results): f for f in folders for _ in range(each)}
+    os.write(gone, b"." * 20)
+    answers = b"".join(os.read(done, 1) for _ in children)
+    kept = {folder: (folder / "config.yaml").read_text() for folder in folders}
+    os.write(ended, b"." * 20)
+    for child in children:
+        os.waitpid(child, 0)
+    for pipe in (go, gone, end, ended, done, results):
+        os.close(pipe)
+    assert sorted(answers) == sorted(b"+" * len(folders) + b"-" * (20 - len(folders)))
+    assert [children[int(winner)] for winner in kept.values()] == folders
+    tried(20)
+
+
+# -- X8: packages with known holes
+
+
+def old(monkeypatch, *packages):
+    found = floors.installed
+    monkeypatch.setattr(floors, "installed", lambda p: "0.1rc1" if p in packages else found(p))
+
+
+@pytest.mark.row(
+    "X8", "old packages with known holes: told at the start, refused where they matter"
+)
+@pytest.mark.parametrize("package", floors.FLOORS)
+def test_old_packages_are_told_at_the_start(composed, monkeypatch, package, tried):
+    assert gan.check.check(composed("model=dcgan")).notes == []
+    old(monkeypatch, package)
+    (note,) = gan.check.check(composed("model=dcgan")).notes
+    assert f"{package} 0.1rc1 is older than" in note
+    assert f"pip install -U '{package}>={floors.FLOORS[package][0]}'" in note
+    tried(1)
+
+
+@pytest.mark.row("X8")
+@pytest.mark.parametrize("package", ["pillow", "lmdb"])
+def test_old_packages_touch_no_foreign_bytes(tmp_path, monkeypatch, package, tried):
+    old(monkeypatch, package)
+    for touch in (lambda: build(None, tmp_path / "a.lmdb"), lambda: foreign.Encoded(tmp_path)):
+        with pytest.raises(ConfigError, match=f"{package} 0.1rc1 is older .* pip install"):
+            touch()
+    assert not [*tmp_path.iterdir()]
+    tried(2)
+
+
+def test_floors_are_those_that_are_installed():
+    project = tomllib.loads((Path(gan.__file__).parents[1] / "pyproject.toml").read_text())
+    required = {line.partition(",")[0] for line in project["project"]["dependencies"]}
+    assert {f"{package}>={floor}" for package, (floor, _) in floors.FLOORS.items()} <= required
+    assert floors.below() == []
+    assert floors._numbers("13.0.0") > floors._numbers("12.9.1+cpu")
+
+
+# -- N16: batch norm of one value
+
+
+class OneValue(nn.Sequential):
+    """Noise to images, by way of vectors that batch norm has seen."""
+
+    latent = 2
+
+    def __init__(self):
+        super().__init__(nn.Linear(2, 256), nn.BatchNorm1d(256), nn.Unflatten(1, (1, 16, 16)))
+
+
+@pytest.mark.row("N16", "batch norm of one value: refused at the start")
+def test_batch_norm_of_one_value_is_refused(tiny, monkeypatch, tried):
+    gan.check.check(tiny("dcgan", "trainer.batch_size=1"))  # many pixels of one image
+    networks = rehearsal._networks
+    one = {"generator": OneValue().to("meta")}
+    monkeypatch.setattr(rehearsal, "_networks", lambda *given: networks(*given) | one)
+    with pytest.raises(ConfigError, match=r"see one value of 1 image: raise trainer\.batch_size"):
+        gan.check.check(tiny("dcgan", "trainer.batch_size=1"))
+    with pytest.raises(ConfigError, match=r"see one value of 1 image: .* trainer\.micro_batch"):
+        gan.check.check(tiny("dcgan", "trainer.micro_batch=1"))
+    gan.check.check(tiny("dcgan", "trainer.batch_size=2"))
+    tried(4)
