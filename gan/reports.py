@@ -60,14 +60,14 @@ def report_of(
         ValueError: a recipe whose generator is called in a way that is not known here.
     """
     last = [*loaded.values()][-1]
-    stream = Stream(dataset, 1, 0, device, last.recipe.reads)
+    kind = next((kind for kind in TRANSLATIONS if issubclass(last.recipe, kind)), None)
+    stream = Stream(dataset, 1, 0, device, kind.reads if kind else ())
     if issubclass(last.recipe, WNet) and isinstance(dataset, Glyphs) and len(dataset.styles.test):
         draws = {name: writing(run.generator, device) for name, run in loaded.items()}
         judge = glyph_judge(dataset, stream.images, device, print)
         return glyph_report(draws, dataset, judge, device)
     if issubclass(last.recipe, Synthesis) and hasattr(dataset, "labelled"):
         return _of_images(loaded, dataset, stream, device, options)
-    kind = next((kind for kind in TRANSLATIONS if issubclass(last.recipe, kind)), None)
     if kind and isinstance(dataset, Unpaired):
         return _of_unpaired(TRANSLATIONS[kind], loaded, dataset, stream, device, options)
     if kind and hasattr(dataset, "held_out"):
