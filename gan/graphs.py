@@ -11,6 +11,7 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from math import isfinite
+from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy
@@ -69,6 +70,12 @@ class GraphedTrainer(Trainer):
         self._now: Turn | None = None
         for player in self.players:
             make_recordable(player.optimizer, self.device)
+
+    def resume(self, path: Path) -> None:
+        """Go on from a checkpoint, and record anew: what optimizers keep lies elsewhere then."""
+        super().resume(path)
+        self._turns.clear()
+        self._played.clear()
 
     def _turn(self, player: Player, count: int, dealt: Dealt | None, shared: bool) -> Dealt:
         player.prepare(count)

@@ -122,6 +122,20 @@ def test_rates_of_a_schedule_reach_a_recorded_step():
     assert recorder.replayed
 
 
+def test_turns_are_recorded_anew_after_going_back(monkeypatch):
+    """The optimizer's moments have been put into other tensors."""
+    recorder = Again()
+    run = started("synthesis", "hinge", None, graphed=graphed(recorder))
+    for _ in range(STEPS):
+        run.play()
+    before = len(recorder.recorded)
+    monkeypatch.setattr("gan.state.resume", lambda run, path: {**run.counts(), "position": 0})
+    run.resume(None)
+    for _ in range(STEPS):
+        run.play()
+    assert len(recorder.recorded) == 2 * before > 0
+
+
 def test_a_recipe_that_computes_with_the_number_of_the_update_stays_eager(told):
     recorder = Again()
     with doubles():
