@@ -3,6 +3,7 @@
 import copy
 import functools
 import os
+import threading
 from pathlib import Path
 
 import hydra
@@ -13,11 +14,14 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from tensorboard.summary.writer import event_file_writer
 from tiny_glyphs import SIZE, TinyGlyphs
+from tqdm import tqdm
 
 from gan.build import build as build_trainer
 from gan.commands.train import conf_dir, switched_on
 from gan.data.store import build
 from gan.metrics import evaluation, image_evaluation, judges
+
+tqdm.set_lock(threading.RLock())  # its own is shared with forks, and one that is killed may hold it
 
 pytest_plugins = ["matrix", "pytester"]
 ALONE = ("run_dir", "seed", "resume", "init", "plugins", "freeze", "rates")  # values, not files

@@ -245,7 +245,7 @@ def in_full(head: Callable[[Tensor], Said], features: Tensor) -> Said:
     which bf16 leaves too few digits.
     """
     device = features.device.type
-    if not torch.is_autocast_enabled(device):
+    if features.is_meta or not torch.is_autocast_enabled(device):
         return head(features)
     with torch.autocast(device, enabled=False):
         return head(features.to(torch.promote_types(features.dtype, torch.float32)))
