@@ -60,7 +60,7 @@ class Cuda:
 
 
 class GraphedTrainer(Trainer):
-    """Plays recorded turns; where one cannot be recorded, all stay eager and the log says why."""
+    """Plays recorded turns; one that cannot be recorded stays eager, and the log says why."""
 
     def __init__(self, *args: Any, recorder: Recorder | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -217,8 +217,9 @@ def make_recordable(optimizer: torch.optim.Optimizer, device: torch.device) -> N
 
 
 def _host_randomness() -> list[object]:
-    legacy = numpy.random.get_state()  # noqa: NPY002 - what users' modules draw from
-    return [random.getstate(), torch.default_generator.get_state().tolist(), str(legacy)]
+    legacy = numpy.random.get_state(legacy=False)  # noqa: NPY002 - users' modules draw from it
+    own = torch.default_generator.get_state().tolist()
+    return [random.getstate(), own, legacy["state"]["pos"], legacy["state"]["key"].tolist()]
 
 
 def _refuse(self: int, *_: object) -> NoReturn:
