@@ -81,7 +81,13 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(map(str, case)))
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, id="-".join(map(str, case)), marks=[pytest.mark.slow] * (place > 3))
+        for place, case in enumerate(CASES)
+    ],
+)
 def test_a_replayed_run_is_the_played_one(case):
     kind, loss, penalty, schedule = case
     recorder = Again()

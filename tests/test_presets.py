@@ -279,10 +279,8 @@ def larger_store(tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize(
-    "preset",
-    [p if p == "acgan" else pytest.param(p, marks=pytest.mark.slow) for p in PRESETS],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", PRESETS)
 def test_stopped_and_continued_is_bit_identical_to_never_stopped(composed, larger_store, preset):
     data = ["data=fonts", f"data.path={larger_store}", "image.size=32"]
 
