@@ -8,14 +8,15 @@ run, since going on with the same settings would meet them again.
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from math import isfinite
 
-import torch
 from torch import Tensor, nn
 
 from gan.buffers import Copies, places
 
 FIRST = 2  # steps after which common slips are looked for
 IN_A_ROW, IN_ALL, WINDOW = 3, 10, 10_000  # skipped updates of one player that a run survives
+LARGEST = 2.0**64  # beyond it fp32 has no square, which optimizers keep
 ADVICE = (
     "lower both learning rates (optimizer.generator.lr, optimizer.discriminator.lr)",
     "clip gradients (clip.generator.norm=1, clip.discriminator.norm=1)",
@@ -29,9 +30,11 @@ class NonFiniteError(FloatingPointError):
     def __init__(self, player: str, count: int, terms: Mapping[str, Tensor]) -> None:
         self.player, self.count, self.terms = player, count, terms
         self.values = {name: term.item() for name, term in terms.items()}  # training has paused
-        self.broken = [name for name, value in self.values.items() if not abs(value) < torch.inf]
+        self.broken = [name for name, value in self.values.items() if not abs(value) < LARGEST]
         named = ", ".join(self.broken) or "a value of another process"
-        super().__init__(f"{player}, update {count}: {named} is not finite")
+        large = self.broken and all(isfinite(self.values[name]) for name in self.broken)
+        what = "is too large, as its square is not finite" if large else "is not finite"
+        super().__init__(f"{player}, update {count}: {named} {what}")
 
 
 class DivergedError(FloatingPointError):

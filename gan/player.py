@@ -55,7 +55,7 @@ class Player:
         return terms
 
     def differentiate(self, losses_of: Callable[[], Losses], count: int) -> tuple[Losses, Tensor]:
-        """Gradients; returns the terms with their norm, and a number that is finite if all is."""
+        """Gradients; returns the terms with their norm, and what is finite if all squares are."""
         clear(self.parameters)
         with explained(self.name, count, losses_of), frozen(self.opponent):
             with self.autocast():
@@ -64,7 +64,7 @@ class Player:
             torch.autograd.backward(loss)
         loss = distributed.average_gradients(self.parameters, loss.detach())
         norm = total_norm(self.parameters)
-        return detached({**terms, "gradient_norm": norm}), loss + norm
+        return detached({**terms, "gradient_norm": norm}), loss + norm.square()
 
     def move(self, norm: Tensor) -> None:
         """The optimizer step on gradients of this total norm, with the clipping around it."""

@@ -239,6 +239,19 @@ def test_skipped_updates_are_told_in_the_log_by_player_and_term(tmp_path):
     assert all(isinstance(value, float) for value in values)  # no mean has met the NaN
 
 
+def test_a_gradient_whose_square_overflows_is_not_taken():
+    """Adam would keep an infinite moment, and no checkpoint would hold it."""
+    module = nn.Linear(1, 1, bias=False)
+    optimizer = torch.optim.Adam(module.parameters())
+    side = player.Player("generator", module, nn.Identity(), optimizer, lambda update: 1.0)
+    for factor in (1e25, 1e20):
+        with pytest.raises(NonFiniteError, match="gradient_norm is too large, as its square"):
+            side.update(lambda factor=factor: {"loss": factor * module.weight.sum()}, 0)
+    assert not optimizer.state
+    side.update(lambda: {"loss": 1e18 * module.weight.sum()}, 0)
+    assert all(kept.isfinite().all() for kept in optimizer.state[module.weight].values())
+
+
 @pytest.mark.row("T3")
 def test_a_statistic_may_be_nan_and_survives_a_checkpoint(tmp_path):
     class Odd(Pooled):
