@@ -23,7 +23,7 @@ import test_store
 import test_stream
 
 from gan.commands import train
-from gan.data import layout
+from gan.data import layout, pages
 from gan.data.building import build
 from gan.data.datasets import Images
 from gan.data.store import Store
@@ -62,7 +62,7 @@ def holds(power: Power, scene: Scene) -> bool:
 
 def unchecked(self: layout.Header, key: bytes, value: memoryview) -> memoryview:
     if len(value) != 48 + self.length:
-        raise layout.StoreError("length")
+        raise pages.StoreError("length")
     return memoryview(value)[48:]
 
 
@@ -82,7 +82,7 @@ def draws(seed: int, epoch: int, indices: np.ndarray, what: str) -> np.ndarray:
     return np.random.randint(0, 2**60, len(indices)).astype(np.uint64)  # noqa: NPY002 - likewise
 
 
-count_entries = layout._count_entries
+count_entries = pages._count_entries
 
 
 def mutants(scene: Scene) -> None:
@@ -91,7 +91,7 @@ def mutants(scene: Scene) -> None:
 
 def labyrinth(scene: Scene) -> None:
     test_hostile_files.labyrinth(scene.folder / "a.lmdb", scene.copy, levels=3, ways=9)
-    with pytest.raises(layout.StoreError, match="it leads to page"):
+    with pytest.raises(pages.StoreError, match="it leads to page"):
         Store(scene.folder / "a.lmdb")
 
 
@@ -134,12 +134,12 @@ def value(path: tuple[str, ...], wrong: Any) -> Callable[[Scene], None]:
 
 POWER = {
     "S1": Power(
-        "gan.data.layout.checked_bytes",
+        "gan.data.reading.checked_bytes",
         lambda descriptor: os.fstat(descriptor).st_size,
         lambda s: test_store.test_every_cut_is_found_before_lmdb_sees_the_file(s.copy, s.tried),
     ),
     "S1 in place": Power(
-        "gan.data.layout.StoreFile.check_size",
+        "gan.data.reading.StoreFile.check_size",
         lambda self: None,
         lambda s: test_store.test_a_cut_in_place_is_found_before_the_next_batch(s.copy, s.tried),
     ),
@@ -148,9 +148,9 @@ POWER = {
         unchecked,
         mutants,
     ),
-    "S3": Power("gan.data.layout._count_entries", forgetful, labyrinth),
+    "S3": Power("gan.data.pages._count_entries", forgetful, labyrinth),
     "S4": Power(
-        "gan.data.layout.StoreFile._checked_meta",
+        "gan.data.reading.StoreFile._checked_meta",
         lambda self: layout.read_meta(self.transaction),
         lambda s: test_store.test_incomplete_stores_are_refused(s.copy, s.tried),
     ),
@@ -161,7 +161,7 @@ POWER = {
         lambda s: test_store.test_a_reader_keeps_the_old_content_of_a_replaced_store(s.copy),
     ),
     "S10": Power(
-        "gan.data.layout.StoreFile.close",
+        "gan.data.reading.StoreFile.close",
         lambda self: setattr(self, "closed", True),
         lambda s: test_store.test_a_forked_child_reads_what_its_parent_has_open(s.copy),
         forks=True,
@@ -182,7 +182,7 @@ POWER = {
     ),
     "X5": Power("gan.data.archives._leaves", lambda name: False, leaves_archive),
     "X6": Power(
-        "gan.data.layout._check_leaf_node",
+        "gan.data.pages._check_leaf_node",
         lambda *_: None,
         lambda s: (
             test_store.claim_4_gib(s.copy, b"block/00000000")

@@ -20,11 +20,9 @@ from gan.data.layout import (
     Record,
     Rejected,
     Shape,
-    StoreError,
     block_header,
     block_key,
     content_hash_of,
-    explained,
     index_header,
     index_header_of,
     index_key,
@@ -33,6 +31,8 @@ from gan.data.layout import (
     read_index,
     read_meta,
 )
+from gan.data.pages import StoreError
+from gan.data.reading import explained
 
 SHOWN = 20  # rejected inputs listed by name
 

@@ -14,15 +14,9 @@ from tqdm import tqdm
 
 from gan import floors
 from gan.data.builder import SHOWN, Builder, Resumable, Source, fingerprint, writing
-from gan.data.layout import (
-    Record,
-    Rejected,
-    StoreError,
-    StoreFile,
-    checked_bytes,
-    explained,
-    read_meta,
-)
+from gan.data.layout import Record, Rejected, read_meta
+from gan.data.pages import StoreError, checked_bytes
+from gan.data.reading import StoreFile, explained
 from gan.locks import HeldError, Lock
 
 _FIRST_MAP = 64 << 20  # bytes

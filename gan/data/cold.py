@@ -7,21 +7,21 @@ system on a network make many times slower than it need be.
 import math
 import os
 import resource
-import struct
 from array import array
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from gan.data import layout
+from gan.data.layout import value_bytes
+from gan.data.pages import starts
+from gan.data.reading import StoreFile
 
 STEP = 128 << 10  # bytes: some kernels forget what is asked for beyond that at once
 PATIENCE = 100  # reads without a wait after which nothing is asked for any more
 _THREAD = getattr(resource, "RUSAGE_THREAD", resource.RUSAGE_SELF)
 
 
-class ColdFile(layout.StoreFile):
+class ColdFile(StoreFile):
     """A store's file that asks for blocks before their first touch, and for images while it waits.
 
     Where all is in memory nothing is waited for, and nothing asked.
@@ -47,10 +47,10 @@ class ColdFile(layout.StoreFile):
         blocks, slots = (part.tolist() for part in np.divmod(rows, self.meta.per_block))
         for number in self.fresh.intersection(blocks):
             self.fresh.remove(number)
-            self._ask(self.begins[number], layout.value_bytes(image * self.meta.span(number)[1]))
+            self._ask(self.begins[number], value_bytes(image * self.meta.span(number)[1]))
         if self.patience:
             for number, slot in zip(blocks, slots, strict=True):
-                self._ask(self.begins[number] + layout.value_bytes(image * slot), image)
+                self._ask(self.begins[number] + value_bytes(image * slot), image)
 
     def _ask(self, start: int, length: int) -> None:
         if hasattr(os, "posix_fadvise"):  # not on macOS
@@ -62,22 +62,3 @@ class ColdFile(layout.StoreFile):
 def waits() -> int:
     """How often this thread has waited for a disk so far."""
     return resource.getrusage(_THREAD).ru_majflt
-
-
-def starts(descriptor: int) -> Iterator[int]:
-    """Where in an LMDB file that has been checked its values begin, in the order of their keys."""
-    tree = layout.newest_tree(descriptor)
-    return _starts(descriptor, tree.page, tree.root)
-
-
-def _starts(descriptor: int, size: int, number: int) -> Iterator[int]:
-    page = os.pread(descriptor, size, number * size)
-    flags, lower = struct.unpack_from("=HH", page, 10)
-    for start in struct.unpack_from(f"={(lower - 16) // 2}H", page, 16):
-        low, middle, high, key = struct.unpack_from("=HHHH", page, start)
-        if flags == layout.BRANCH:
-            yield from _starts(descriptor, size, low | middle << 16 | high << 32)
-        elif high == layout.LARGE:
-            yield struct.unpack_from("=Q", page, start + 8 + key)[0] * size + 16
-        else:
-            yield number * size + start + 8 + key

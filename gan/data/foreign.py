@@ -29,7 +29,9 @@ from gan.data.images import (
     require_channels,
     strictly_decoded,
 )
-from gan.data.layout import Record, Rejected, StoreError, checked_bytes, explained, key_problem
+from gan.data.layout import Record, Rejected, key_problem
+from gan.data.pages import StoreError, checked_bytes
+from gan.data.reading import explained
 from gan.data.store import Store
 
 _OTHERS = {

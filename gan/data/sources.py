@@ -29,7 +29,8 @@ from gan.data.images import (
     record,
     require_channels,
 )
-from gan.data.layout import Record, Rejected, StoreError
+from gan.data.layout import Record, Rejected
+from gan.data.pages import StoreError
 from gan.data.store import Store
 
 FONTS = {".ttf", ".otf", ".ttc", ".otc"}

@@ -1,6 +1,6 @@
 """The store: one file of fixed-shape uint8 images, read by row from checked views of its map.
 
-`layout` says what the file looks like, `building` makes it.
+`layout` says what the file looks like, `building` makes it, `reading` opens it.
 """
 
 import json
@@ -18,11 +18,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from gan.data import layout
 from gan.data.builder import Source
 from gan.data.building import Report, StoreBusyError, build
 from gan.data.cold import ColdFile
-from gan.data.layout import Record, Rejected, StoreError, StoreFile, read_columns, read_index
+from gan.data.layout import Record, Rejected, read_columns, read_index
+from gan.data.pages import StoreError
+from gan.data.reading import CHILD, StoreFile
 
 __all__ = [
     "Damage",
@@ -37,6 +38,8 @@ __all__ = [
     "build",
     "verify",
 ]
+
+PACKAGE = os.fspath(Path(__file__).parents[1])
 
 _files: dict[str, StoreFile] = {}  # by real path: LMDB allows a process one environment per file
 _registry = threading.RLock()  # taken before the lock of a file, never after
@@ -279,7 +282,7 @@ def verify(path: str | os.PathLike[str], *, progress: bool = True) -> Verificati
     if not path.exists():
         raise StoreError(f"{path}: there is no such store")
     count, part, damages = 0, "the file", []
-    command = [sys.executable, "-P", layout.__file__, os.fspath(path)]
+    command = [sys.executable, "-P", "-c", CHILD, PACKAGE, os.fspath(path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
         for line in _watched(child, progress):
             kind, value = json.loads(line)

@@ -11,7 +11,8 @@ from gan.data.archives import Archive
 from gan.data.building import listed
 from gan.data.datasets import Plan, Resident, draw, evenly
 from gan.data.images import digest, fitted_halves
-from gan.data.layout import Record, Rejected, StoreError
+from gan.data.layout import Record, Rejected
+from gan.data.pages import StoreError
 from gan.data.sources import ImageFolder, guess, kept_store, kind, open_store, store_path
 from gan.data.store import Store
 

@@ -12,7 +12,8 @@ from test_store import Noise, read
 
 from gan.data import cold
 from gan.data.building import build
-from gan.data.layout import block_key, checked_bytes
+from gan.data.layout import block_key
+from gan.data.pages import checked_bytes, starts
 from gan.data.store import Store
 
 
@@ -29,7 +30,7 @@ def test_values_begin_where_they_are_found(tmp_path):
         assert file.stat()["branch_pages"] > 0
     with path.open("rb") as file:
         checked_bytes(file.fileno())
-        begins = list(cold.starts(file.fileno()))
+        begins = list(starts(file.fileno()))
         found = [
             os.pread(file.fileno(), len(values[key]), start)
             for key, start in zip(sorted(values), begins, strict=True)

@@ -19,7 +19,7 @@ from PIL import Image
 from test_store import SMALL, claim_4_gib, everything, in_child, put, value_of
 from watching import CHANGES, CODE, PROCESSES, TALK, watched
 
-from gan.data import layout
+from gan.data import layout, pages
 from gan.data.archives import Archive, ArchiveError
 from gan.data.images import read_image, record
 from gan.data.layout import Record, Rejected
@@ -85,21 +85,21 @@ def test_a_branch_of_one_kills_a_reader_that_does_not_look(
     built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     labyrinth(tmp_path / "a.lmdb", built, levels=1, ways=1)
-    monkeypatch.setattr(layout, "_count_entries", lambda *_: 1)
+    monkeypatch.setattr(pages, "_count_entries", lambda *_: 1)
     assert in_child(lambda: Store(tmp_path / "a.lmdb")) == -signal.SIGABRT
 
 
 def test_a_labyrinth_is_walked_without_the_list_of_pages(
     built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, walked, count = tmp_path / "a.lmdb", [], layout._count_entries
+    path, walked, count = tmp_path / "a.lmdb", [], pages._count_entries
 
     def forgetful(*arguments: object) -> int:
         walked.append(1)
         return count(*arguments[:4], set())
 
     labyrinth(path, built, levels=3, ways=9)
-    monkeypatch.setattr(layout, "_count_entries", forgetful)
+    monkeypatch.setattr(pages, "_count_entries", forgetful)
     with pytest.raises(StoreError):
         Store(path)
     assert len(walked) == 1 + 9 + 9**2 + 9**3
