@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from gan.data.datasets import Glyphs
 from gan.data.stream import Stream
 from gan.data.translation import Unpaired
+from gan.data.triples import Glyphs
 from gan.metrics.extractors import Extractor, OfNothing
 from gan.metrics.glyph_report import glyph_judge, glyph_report, writing
 from gan.metrics.image_evaluation import LEAST, extractor_of, training_rows

@@ -2,10 +2,11 @@
 
 from typing import Literal
 
-from gan.data.datasets import Glyphs, Images, Resident
+from gan.data.datasets import Images, Resident
 from gan.data.sources import embedded, open_store
 from gan.data.torchvision_sets import Dataset, open_set
 from gan.data.translation import Direction, Pairs, Unpaired, open_pairs, open_unpaired
+from gan.data.triples import Glyphs
 from gan.registry import Count, Fraction, Whole, register
 
 SHAPE = {"size": "${image.size}", "channels": "${image.channels}"}

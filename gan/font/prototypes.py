@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from gan import registry, runs
-from gan.data.datasets import Glyphs
 from gan.data.embedded import REGION_NEUTRAL
 from gan.data.fonts import listed_characters
 from gan.data.glyphs import Face, Pixels, render
+from gan.data.triples import Glyphs
 from gan.runs import Run
 
 

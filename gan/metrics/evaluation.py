@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from gan.best import Better
-from gan.data.datasets import Glyphs, evenly
+from gan.data.datasets import evenly
 from gan.data.stream import Stream
 from gan.data.translation import Unpaired
+from gan.data.triples import Glyphs
 from gan.metrics.extractors import PORTION, OfNothing
 from gan.metrics.glyph_evaluation import GlyphEvaluation
 from gan.metrics.image_evaluation import (

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gan import images
-from gan.data.datasets import Glyphs
+from gan.data.triples import Glyphs
 from gan.metrics.baselines import Fonts, baselines
 from gan.metrics.claims import cautions, verdict
 from gan.metrics.glyph_evaluation import cells_of

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from gan import images as pictures
 from gan.best import Better
-from gan.data.datasets import Glyphs, evenly
+from gan.data.datasets import evenly
 from gan.data.stream import Stream
+from gan.data.triples import Glyphs
 from gan.metrics import images
 from gan.metrics.extractors import PORTION
 from gan.metrics.judges import Judge, judge_of

@@ -14,10 +14,10 @@ from torch import nn
 
 from gan import registry, reports, rundir, runs
 from gan.commands import main
-from gan.data.datasets import Glyphs
 from gan.data.store import Store
 from gan.data.stream import Stream
 from gan.data.translation import Unpaired
+from gan.data.triples import Glyphs
 from gan.font.prototypes import trained_on
 from gan.locks import Lock
 from gan.metrics import report

@@ -11,9 +11,10 @@ import torch
 from tiny_glyphs import TinyGlyphs
 
 from gan.data import stream as stream_module
-from gan.data.datasets import Glyphs, Images, draw, split_groups
+from gan.data.datasets import Images, draw
 from gan.data.store import Store, StoreError
 from gan.data.stream import Stream
+from gan.data.triples import Glyphs, split_groups
 
 CPU = torch.device("cpu")
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from gan.data.datasets import Glyphs
 from gan.data.store import Store
+from gan.data.triples import Glyphs
 from gan.metrics.glyph_evaluation import cells_of
 from gan.metrics.glyph_report import Judged, glyph_report
 from gan.metrics.judges import Judge

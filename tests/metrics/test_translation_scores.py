@@ -10,9 +10,9 @@ from PIL import Image
 from torch import nn
 
 from gan.build import build
-from gan.data.datasets import Glyphs
 from gan.data.store import Store
 from gan.data.stream import Stream
+from gan.data.triples import Glyphs
 from gan.metrics import translation
 from gan.metrics.evaluation import evaluation_for
 from gan.metrics.images import l1
