@@ -75,7 +75,7 @@ def _meet() -> None:
     hosts = mine == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     try:
         options: dict[str, Any] = {"timeout": limit, "wait_for_workers": False}
-        met = torch.distributed.TCPStore(*address, is_master=hosts, **options)  # type: ignore[attr-defined]  # it is there
+        met = torch.distributed.TCPStore(*address, is_master=hosts, **options)  # type: ignore[attr-defined]  # not in every build of torch
         torch.distributed.init_process_group(
             "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
             store=c10d.PrefixStore(_roll_call(met, mine, count), met),
@@ -241,7 +241,7 @@ def synchronise(module: nn.Module, device: torch.device) -> None:
     Elsewhere each process has statistics of its own, and those of the first count.
     """
     if size() > 1 and device.type == "cuda":
-        nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]  # torch's own
+        nn.SyncBatchNorm.convert_sync_batchnorm(module)
 
 
 def seed(root: int, side: str, count: int, device: torch.device) -> None:

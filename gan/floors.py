@@ -1,8 +1,9 @@
 """Versions below which a package has known holes: told at the start, refused where they matter."""
 
-import re
 from functools import cache
 from importlib import metadata
+
+from packaging.version import Version
 
 from gan.signature import ConfigError
 
@@ -21,8 +22,7 @@ def below(*packages: str) -> list[str]:
         f"{package} {found} is older than {floor}, and has known holes in {what}: "
         f"pip install -U '{package}>={floor}'"
         for package, (floor, what) in FLOORS.items()
-        if package in (packages or FLOORS)
-        and _numbers(found := installed(package)) < _numbers(floor)
+        if package in (packages or FLOORS) and Version(found := installed(package)) < Version(floor)
     ]
 
 
@@ -36,7 +36,3 @@ def require(*packages: str) -> None:
 def installed(package: str) -> str:
     """The version that is there."""
     return metadata.version(package)
-
-
-def _numbers(version: str) -> list[int]:
-    return [int(part) for part in re.match(r"[\d.]*\d", version)[0].split(".")]  # type: ignore[index]

@@ -33,7 +33,7 @@ def total_norm(parameters: Sequence[Tensor]) -> Tensor:
     small = [g for g in gradients if g.numel() <= SMALL]
     if len(small) < 2 or {(g.device.type, g.dtype) for g in gradients} != {("cpu", small[0].dtype)}:
         return get_total_norm(gradients)
-    joined = torch.linalg.vector_norm(_flatten_dense_tensors(small))  # type: ignore[no-untyped-call]  # torch's own
+    joined = torch.linalg.vector_norm(_flatten_dense_tensors(small))
     if len(small) == len(gradients):
         return joined
     large = [g for g in gradients if g.numel() > SMALL]

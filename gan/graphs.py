@@ -38,7 +38,7 @@ class Cuda:
         """All graphs share one pool of memory, as turns never overlap."""
         self.pool = torch.cuda.graph_pool_handle()
         self.generator = torch.cuda.default_generators[device.index or 0]
-        self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch's own
+        self.stream = torch.cuda.Stream(device)
 
     def __call__(self, work: Work) -> Work:
         """Raises: RuntimeError where a part of the work cannot be recorded."""

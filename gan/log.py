@@ -106,8 +106,8 @@ class Log:
     def _settings(self, plain: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
         from torch.utils.tensorboard.summary import hparams
 
-        parts = hparams(dict(plain), dict(metrics))  # type: ignore[no-untyped-call]  # torch's own
-        writer = self._board._get_file_writer()  # type: ignore[no-untyped-call]  # likewise
+        parts = hparams(dict(plain), dict(metrics))
+        writer = self._board._get_file_writer()
         for summary in parts:  # their values are scalars already
             writer.add_summary(summary)
 

@@ -24,7 +24,7 @@ def adam(
     lr: NonNegative = 2e-4,
     betas: tuple[Beta, Beta] = (0.5, 0.999),
     eps: Positive = 1e-8,
-    weight_decay: NonNegative = 0.0,
+    weight_decay: Fraction = 0.0,
     amsgrad: bool = False,
 ) -> Optimizer:
     """Adam, fused. Kingma and Ba 2014, arXiv:1412.6980."""
@@ -45,7 +45,7 @@ def adamw(
     lr: NonNegative = 2e-4,
     betas: tuple[Beta, Beta] = (0.5, 0.999),
     eps: Positive = 1e-8,
-    weight_decay: NonNegative = 1e-2,
+    weight_decay: Fraction = 1e-2,
 ) -> Optimizer:
     """Adam with decoupled weight decay, fused. Loshchilov and Hutter 2017, arXiv:1711.05101."""
     return torch.optim.AdamW(
@@ -59,7 +59,7 @@ def sgd(
     lr: NonNegative = 1e-2,
     momentum: Fraction = 0.0,
     nesterov: bool = False,
-    weight_decay: NonNegative = 0.0,
+    weight_decay: Fraction = 0.0,
 ) -> Optimizer:
     """Stochastic gradient descent with momentum, fused."""
     return torch.optim.SGD(
@@ -79,7 +79,7 @@ def rmsprop(
     alpha: Fraction = 0.99,
     eps: Positive = 1e-8,
     momentum: Fraction = 0.0,
-    weight_decay: NonNegative = 0.0,
+    weight_decay: Fraction = 0.0,
 ) -> Optimizer:
     """RMSprop, the optimizer of the first Wasserstein GAN (arXiv:1701.07875)."""
     return torch.optim.RMSprop(

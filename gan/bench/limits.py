@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -47,11 +48,11 @@ class Ceilings:
     bytes: float
 
 
-class _Tally(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch types none of it
+class _Tally(TorchDispatchMode):
     """Counts operations that do work, and the bytes of what goes in and comes out."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # torch types none of its class
+        TorchDispatchMode.__init__(self)
         self.operations = self.bytes = self.kept = 0
         self.flops: Counter[torch.dtype] = Counter()
 
@@ -93,8 +94,7 @@ def ceilings(device: torch.device, kinds: Iterable[torch.dtype] = (torch.float32
     flops = {}
     for kind in kinds:
         square = torch.randn(side, side, device=device).to(kind)
-        product = _seconds(lambda square=square: square @ square, device, 3)  # type: ignore[misc]
-        flops[kind] = 2 * side**3 / product
+        flops[kind] = 2 * side**3 / _seconds(partial(torch.matmul, square, square), device, 3)
     return Ceilings(
         launch=_seconds(lambda: scalar + scalar, device, 200),
         flops=flops,

@@ -182,7 +182,7 @@ def failed(identity: str, case: str, error: Exception, **settings: Any) -> Row:
 
 def surroundings() -> Row:
     """The machine, with its GPU once that was used; the versions that matter; how busy it is."""
-    used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]  # torch's own
+    used = torch.cuda.is_initialized()
     gpu = f", {torch.cuda.get_device_name()}" if used else ""
     return {
         "machine": f"{_processor_name()}, {os.cpu_count()} cores, "
@@ -205,7 +205,7 @@ def _of_cuda() -> dict[str, str | None]:
     driver = re.search(r"Module.*?(\d+\.[\d.]+)", said)
     return {
         "cuda": torch.version.cuda,
-        "cudnn": str(torch.backends.cudnn.version()),  # type: ignore[no-untyped-call]  # torch's own
+        "cudnn": str(torch.backends.cudnn.version()),
         "driver": driver[1] if driver else None,
     }
 

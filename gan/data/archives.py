@@ -228,7 +228,8 @@ def _tar(path: Path) -> Generator[_Found, None, None]:
         archive = tarfile.TarFile(fileobj=cast(IO[bytes], headers))
         while (info := archive.next()) is not None:
             yield info.name, info.size, _tar_problem(info), partial(_tar_bytes, file, info)
-            archive.members.clear()  # type: ignore[attr-defined]  # typeshed lacks it; it would keep all headers
+            # or it would keep all headers
+            archive.members.clear()  # type: ignore[attr-defined]  # typeshed does not know it
         if headers.last != bytes(tarfile.BLOCKSIZE):  # tarfile takes most damages for the end
             raise ArchiveError(f"it is cut or damaged at byte {archive.offset}")
 

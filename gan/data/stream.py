@@ -77,7 +77,7 @@ class Stream:
         self._ready: queue.Queue[_Ready | BaseException] = queue.Queue()
         self._side: torch.cuda.Stream | None = None
         if device.type == "cuda":
-            self._side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch's own
+            self._side = torch.cuda.Stream(device)
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
 
