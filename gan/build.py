@@ -33,7 +33,7 @@ def build(config: dict[str, Any], say: Say = distributed.say, stop: Stop | None 
     torch.set_float32_matmul_precision("high")  # TF32 where the device has it
     device = distributed.device(checked.settings.device)
     require_keys(checked, dataset.gives)
-    reads = checked.entries["recipe"][0].build.reads
+    reads = checked.reads
     ranks = {"rank": distributed.rank(), "size": distributed.size()}
     batch_size, seed, asked = checked.settings.batch_size, checked.seed, stop.__bool__
     stream = Stream(dataset, batch_size, seed, device, reads, asked=asked, **ranks)

@@ -81,6 +81,13 @@ class Checked:
         recipe = self.entries["recipe"][0].build
         return {**({} if "label" in recipe.reads else {"classes": 0}), **recipe.facts}
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The keys that the recipe reads of each batch with its settings."""
+        chosen, settings = self.entries["recipe"]
+        more = getattr(chosen.build, "reads_more", None)
+        return (*chosen.build.reads, *(more(settings) if more else ()))
+
     def recipe(self, facts: Mapping[str, int], **given: Any) -> Recipe:
         """The recipe of given networks and other parts, with its losses and penalties."""
         adversarial = self.create("adversarial")
@@ -165,7 +172,7 @@ def check(config: Mapping[str, Any]) -> Checked:
 def require_keys(checked: Checked, gives: Collection[str]) -> None:
     """Refuse data that lack what the recipe reads from each batch."""
     recipe, data = (checked.entries[section][0] for section in ("recipe", "data"))
-    missing = [key for key in recipe.build.reads if key not in gives]
+    missing = [key for key in checked.reads if key not in gives]
     if missing:
         hint = "; data.label can name an integer field of the store" if "label" in missing else ""
         raise ConfigError(

@@ -7,7 +7,7 @@ milliseconds, before a store is opened. What cannot be judged so is left to the 
 import inspect
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
@@ -47,7 +47,6 @@ def rehearse(checked: "Checked") -> None:
 
     Raises: ConfigError for parts that cannot be built, are too large or do not fit together.
     """
-    reads = checked.entries["recipe"][0].build.reads
     classes = len(_class_weights(checked)) or 2
     facts = {"styles": classes, "characters": classes, "classes": classes, **checked.facts}
     _require_facts_taken(checked)
@@ -59,8 +58,8 @@ def rehearse(checked: "Checked") -> None:
     _mind_the_slope(checked, networks["discriminator"])
     _mind_the_split(checked, networks)
     _rehearse_optimizers(checked)
-    if set(reads) <= {*IMAGES, *FIELDS}:
-        _play(checked, facts, networks, _imagined(checked, reads))
+    if set(checked.reads) <= {*IMAGES, *FIELDS}:
+        _play(checked, facts, networks, _imagined(checked))
 
 
 def rehearse_classes(checked: "Checked", facts: Mapping[str, int]) -> None:
@@ -69,8 +68,7 @@ def rehearse_classes(checked: "Checked", facts: Mapping[str, int]) -> None:
     Raises: ConfigError where these are not as many.
     """
     if _class_weights(checked):
-        reads = checked.entries["recipe"][0].build.reads
-        _play(checked, facts, _networks(checked, facts), _imagined(checked, reads))
+        _play(checked, facts, _networks(checked, facts), _imagined(checked))
 
 
 def _require_facts_taken(checked: "Checked") -> None:
@@ -195,14 +193,14 @@ def _misfit(checked: "Checked", error: Exception) -> str:
     )
 
 
-def _imagined(checked: "Checked", reads: Collection[str]) -> dict[str, Tensor]:
+def _imagined(checked: "Checked") -> dict[str, Tensor]:
     """A batch as the configured data would give it."""
     image, count = checked.values["image"], _few(checked)
     shape = image["size"], image["size"], image["channels"]
     references = checked.entries["data"][1].get("references", 1)
     several = {"reference": references, "mate": 2, "other": references + 2}
-    lead = {n: (count, several[n]) if n in several else (count,) for n in reads}
-    return {n: _image(lead[n], *shape) if n in IMAGES else _field(count) for n in reads}
+    lead = {n: (count, several[n]) if n in several else (count,) for n in checked.reads}
+    return {n: _image(lead[n], *shape) if n in IMAGES else _field(count) for n in checked.reads}
 
 
 def _few(checked: "Checked") -> int:

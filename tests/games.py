@@ -172,7 +172,9 @@ def started(
     kind = graphed or pieces.trainer_for(chosen, torch.device("cpu"), print)
     averages = {"ema": Ema(recipe.generator, halflife=30.0)} if graphed else {}
     monitor = Monitor(Path(folder), 10)
-    return kind(recipe, *players, Batches(recipe.reads), averages, chosen, monitor, seed=1)
+    made = ("mate", "other") if getattr(recipe, "restyle", 0) else ()
+    stream = Batches((*recipe.reads, *made))
+    return kind(recipe, *players, stream, averages, chosen, monitor, seed=1)
 
 
 def gradients(case, micro=None, steps=2, **options):

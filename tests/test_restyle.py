@@ -298,3 +298,13 @@ def test_it_is_off_by_default(tiny):
     batch = next(trainer.stream)
     assert trainer.recipe.prepare(batch) is batch
     trainer.stream.close()
+
+
+@pytest.mark.parametrize("share", [None, "restyle", "mix", "splice"])
+def test_what_styles_are_made_of_is_read_only_where_some_are(tiny, share):
+    overrides = [] if share is None else [f"recipe.{share}=0.5"]
+    run = build(tiny("wnet", *overrides))
+    more = {"mate", "other"} if share else set()
+    read = next(run.stream)
+    assert set(read) == {"prototype", "reference", "target", "style", "character"} | more
+    run.stream.close()

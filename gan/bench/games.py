@@ -119,7 +119,7 @@ def trainer_of(checked: Checked, run_dir: Path = Path("unused")) -> Trainer:
         recipe,
         generator,
         discriminator,
-        Still(batch(recipe.reads, checked.values, device)),
+        Still(batch(checked.reads, checked.values, device)),
         checked.create("average", generator=recipe.generator),
         settings,
         Monitor(run_dir, settings.steps),

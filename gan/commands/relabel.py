@@ -28,7 +28,6 @@ _HELP = {
     "window": "epochs whose predictions are averaged",
     "alpha": "weight of the loss that keeps the classes as frequent as they are",
     "beta": "weight of the predictions' entropy",
-    "folds": "parts of the images, each predicted by a network that learns the others",
     "lr": "learning rate: high, so that no image is learnt by heart",
     "shift": "pixels by which images are moved at most",
     "width": "channels of the first maps",

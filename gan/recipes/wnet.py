@@ -46,7 +46,7 @@ class WNet(Recipe):
 
     generator: GlyphWriter
     discriminator: GlyphCritic
-    reads = ("prototype", "reference", "target", "style", "character", "mate", "other")
+    reads = ("prototype", "reference", "target", "style", "character")
     least = 2  # images in a batch: the codes are one pixel, which has no variance alone
 
     def __init__(
@@ -95,6 +95,12 @@ class WNet(Recipe):
     def needs_classifier(settings: Mapping[str, Any]) -> bool:
         """Whether the feature loss of these settings looks through a classifier."""
         return bool(settings["feature"]) and settings["feature_source"] != "discriminator"
+
+    @staticmethod
+    def reads_more(settings: Mapping[str, Any]) -> tuple[str, ...]:
+        """What styles and characters are made of, where these settings make any."""
+        made = settings["restyle"] or settings["mix"] or settings["splice"]
+        return ("mate", "other") if made else ()
 
     def prepare(self, batch: Batch) -> Batch:
         """Some samples in styles made from real ones, and of characters made of two."""

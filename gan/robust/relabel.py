@@ -14,9 +14,7 @@ L_e keeps the soft labels from staying undecided.
 What is not the paper's: the rate is constant only while the given labels are learnt, then it falls
 to zero: by then there is little left to learn by heart. Where classes look alike, a given label
 tells more than the network can see: with `evidence`, labels are predictions weighed with it, and
-with `groups` no two images of a group share one. And a prediction by a network that has learnt the
-given label counts it twice: with `folds`, each image is predicted by a network that has not
-(cross-fitting, as in arXiv:1608.00060).
+with `groups` no two images of a group share one.
 """
 
 import hashlib
@@ -37,7 +35,7 @@ from gan.features import Lesson, Say, shifted
 from gan.registry import Count, NonNegative, Positive, Whole, create
 from gan.robust.belief import Belief
 
-FORMAT = 2  # rises when what follows computes something else: what was begun is begun anew
+FORMAT = 1  # rises when what follows computes something else: what was begun is begun anew
 
 
 class Settings(NamedTuple):
@@ -51,7 +49,6 @@ class Settings(NamedTuple):
     lr: Positive = 0.2
     hard: bool = False  # labels are the likeliest class, not a distribution
     evidence: bool = False  # the given label counts beside the prediction
-    folds: Count = 1  # parts, each predicted by a network that learns the others; 1: no such parts
     shift: Whole = 1  # pixels by which images are moved at most
     width: Count = 16
     batch_size: Count = 64
@@ -113,9 +110,9 @@ def plain(
     """What ordinary training makes of the same lesson: its last predictions, float32 [N, classes].
 
     Cross entropy with the given labels over as many epochs, at a rate that falls along a cosine,
-    of images as they are, by one network: what learns labels by heart.
+    of images as they are: what learns labels by heart.
     """
-    ordinary = settings._replace(alpha=0.0, beta=0.0, shift=0, evidence=False, folds=1, window=1)
+    ordinary = settings._replace(alpha=0.0, beta=0.0, shift=0, evidence=False, window=1)
     never = ordinary._replace(start=settings.epochs + 1)
     rates = falling(settings.lr, 0, settings.epochs)
     return _trained(lesson, classes, never, rates, device, folder, say)
@@ -144,22 +141,19 @@ def _trained(
     channels = lesson.images(lesson.rows[:1]).shape[1]
     network = {"channels": channels, "width": settings.width, "classes": {field: classes}}
     distributed.seed(settings.seed, "relabel", 0, device)
-    classifiers = nn.ModuleList(
-        create("classifier", "small", **network) for _ in range(settings.folds)
-    ).to(device)
-    classifiers.to(memory_format=torch.channels_last)
-    parts = folded(len(given), settings.folds)
+    classifier = create("classifier", "small", **network).to(device)
+    classifier.to(memory_format=torch.channels_last)
     belief = Belief(given, classes, settings.window, settings.evidence, groups)
-    optimizer = torch.optim.SGD(classifiers.parameters(), settings.lr, 0.9, weight_decay=1e-4)
+    optimizer = torch.optim.SGD(classifier.parameters(), settings.lr, 0.9, weight_decay=1e-4)
     key = _key(lesson, [classes, settings, rates], groups)
-    states = _States(folder, key, classifiers, belief, optimizer)
+    states = _States(folder, key, classifier, belief, optimizer)
     first = states.restore(say)
     bar = tqdm(desc=folder.name, initial=first, total=len(rates), unit="epoch", disable=None)
     for epoch in range(first, len(rates)):
         distributed.seed(settings.seed, "relabel", epoch + 1, device)
         for group in optimizer.param_groups:
             group["lr"] = rates[epoch]
-        loss = _epoch(classifiers, belief, parts, optimizer, lesson, prior, settings, epoch)
+        loss = _epoch(classifier, belief, optimizer, lesson, prior, settings, epoch)
         soft = belief.held(epoch)
         if epoch + 1 >= settings.start:
             belief.label.copy_(one_hot(soft.argmax(1), classes) if settings.hard else soft)
@@ -174,112 +168,38 @@ def _trained(
     return belief.held(len(rates) - 1).cpu().numpy()
 
 
-def folded(count: int, folds: int) -> list[tuple[Tensor, Tensor]]:
-    """For each network the places that it learns and those that only it predicts, out of `count`.
-
-    A single network learns all, and predicts them while it does.
-
-    Raises: ValueError where there are not two images in each part.
-    """
-    if 2 * folds > count:
-        raise ValueError(
-            f"--folds must be at most {count // 2}, so that each part of {count} images has two, "
-            f"not {folds}"
-        )
-    order = torch.randperm(count)
-    if folds == 1:
-        return [(order, order[:0])]
-    parts = order.tensor_split(folds)
-    return [
-        (torch.cat([*parts[:number], *parts[number + 1 :]]), part)
-        for number, part in enumerate(parts)
-    ]
-
-
 def _epoch(
-    classifiers: nn.ModuleList,
-    belief: Belief,
-    parts: Sequence[tuple[Tensor, Tensor]],
-    optimizer: torch.optim.Optimizer,
-    lesson: Lesson,
-    prior: Tensor,
-    settings: Settings,
-    epoch: int,
-) -> float:
-    """The mean loss of an epoch, in which every network learns its places.
-
-    Predictions are kept of all images, where there are several networks by the one that does not
-    learn them: those come last.
-    """
-    losses = [
-        _learn(classifier, belief, places, optimizer, lesson, prior, settings, epoch)
-        for classifier, (places, _) in zip(classifiers, parts, strict=True)
-    ]
-    for classifier, (_, places) in zip(classifiers, parts, strict=True):
-        _predict(classifier, belief, places, lesson, settings, epoch)
-    mean = sum(losses) / len(losses)
-    if not math.isfinite(mean):
-        raise ValueError(
-            f"the loss is {mean} in epoch {epoch + 1}: lower --lr, which is {settings.lr:g}"
-        )
-    return mean
-
-
-def _learn(
     classifier: nn.Module,
     belief: Belief,
-    places: Tensor,
     optimizer: torch.optim.Optimizer,
     lesson: Lesson,
     prior: Tensor,
     settings: Settings,
     epoch: int,
 ) -> float:
-    """The mean loss over shifted images of these places, once through; predictions are kept."""
+    """The mean loss of an epoch over shifted images, all of which are predicted once."""
+    count = len(lesson.rows)
     total = torch.zeros((), device=prior.device)
     classifier.train()
-    for chosen in _batches(places, settings.batch_size):
-        logits = _looked(classifier, lesson, chosen, settings.shift)
+    for chosen in torch.randperm(count).tensor_split(max(1, count // settings.batch_size)):
+        images = shifted(lesson.images(lesson.rows[chosen.numpy()]), settings.shift)
+        (logits,) = classifier(images).values()
         loss = (
             label_loss(logits, belief.label[chosen])
             + settings.alpha * prior_loss(logits, prior)
             + settings.beta * entropy_loss(logits)
         )
-        optimizer.zero_grad(set_to_none=True)  # the others' gradients are None: they stand still
+        optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         optimizer.step()
         belief.record(epoch, chosen, logits)
-        total = total + loss.detach() * (len(chosen) / len(places))
-    return total.item()
-
-
-@torch.no_grad()
-def _predict(
-    classifier: nn.Module,
-    belief: Belief,
-    places: Tensor,
-    lesson: Lesson,
-    settings: Settings,
-    epoch: int,
-) -> None:
-    """Keep what a network makes of shifted images that it does not learn.
-
-    Batch norm takes each batch as it is, as while learning: running statistics lag behind.
-    """
-    for chosen in _batches(places, settings.batch_size):
-        belief.record(epoch, chosen, _looked(classifier, lesson, chosen, settings.shift))
-
-
-def _batches(places: Tensor, size: int) -> Sequence[Tensor]:
-    """The places in a new order, in batches of at least this size where there are so many."""
-    shuffled = places[torch.randperm(len(places))]
-    return shuffled.tensor_split(max(1, len(places) // size)) if len(places) else ()
-
-
-def _looked(classifier: nn.Module, lesson: Lesson, places: Tensor, shift: int) -> Tensor:
-    """Logits [B, K] of these places' images, shifted."""
-    (logits,) = classifier(shifted(lesson.images(lesson.rows[places.numpy()]), shift)).values()
-    return logits
+        total = total + loss.detach() * (len(chosen) / count)
+    mean = total.item()
+    if not math.isfinite(mean):
+        raise ValueError(
+            f"the loss is {mean} in epoch {epoch + 1}: lower --lr, which is {settings.lr:g}"
+        )
+    return mean
 
 
 class _States:
@@ -289,12 +209,12 @@ class _States:
         self,
         folder: Path,
         key: str,
-        classifiers: nn.Module,
+        classifier: nn.Module,
         belief: Belief,
         optimizer: torch.optim.Optimizer,
     ) -> None:
         self.folder, self.key, self.optimizer = folder, key, optimizer
-        self.tensors = nn.ModuleDict({"classifiers": classifiers, "belief": belief}).state_dict()
+        self.tensors = nn.ModuleDict({"classifier": classifier, "belief": belief}).state_dict()
 
     def restore(self, say: Say) -> int:
         """The number of epochs that are done, the state after them restored."""

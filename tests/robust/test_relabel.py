@@ -14,7 +14,6 @@ from gan.robust.relabel import (
     Settings,
     correct,
     entropy_loss,
-    folded,
     label_loss,
     plain,
     prior_loss,
@@ -301,36 +300,6 @@ def test_every_image_is_predicted_once_an_epoch_by_the_network_that_learns_it(tm
     correct(counting, 4, SMALL._replace(epochs=1, width=2), CPU, tmp_path)
     assert sorted(seen[1:]) == list(range(33))  # the first only tells the channels
     torch.testing.assert_close(tracked[1][0].sum(1), torch.ones(33))
-
-
-def test_parts_are_disjoint_and_each_is_left_out_by_one_network():
-    parts = folded(11, 3)
-    assert [len(predicted) for _, predicted in parts] == [4, 4, 3]
-    assert sorted(torch.cat([predicted for _, predicted in parts]).tolist()) == list(range(11))
-    for learnt, predicted in parts:
-        assert sorted([*learnt.tolist(), *predicted.tolist()]) == list(range(11))
-    ((learnt, predicted),) = folded(11, 1)
-    assert sorted(learnt.tolist()) == list(range(11))
-    assert len(predicted) == 0
-    with pytest.raises(ValueError, match="--folds must be at most 5, so that each part of 11"):
-        folded(11, 6)
-
-
-@pytest.mark.parametrize("folds", [1, 3])
-def test_an_own_label_moves_a_prediction_only_without_folds(tmp_path, tracked, folds):
-    """One label is changed: the same noise everywhere, so what moves has seen that label."""
-    lesson, _, given = stripes(33)
-    settings = SMALL._replace(epochs=2, width=2, folds=folds, alpha=0.0)  # a prior sees all
-    other = given.copy()
-    other[5] = (given[5] + 1) % 4
-    for number, labels in enumerate((given, other)):
-        changed = lesson._replace(labels={"way": labels})
-        correct(changed, 4, settings, CPU, tmp_path / str(number))
-    _, one, _, two = tracked[1]  # in the second epoch, before labels move
-    moved = (one != two).any(1)
-    assert moved[5] == (folds == 1)
-    assert moved.sum() == (33 if folds == 1 else 22)  # all that the two others predict
-    torch.testing.assert_close(one.sum(1), torch.ones(33))
 
 
 def test_groups_mend_what_single_images_cannot_tell(tmp_path, tracked):
