@@ -1,7 +1,7 @@
 """Sections of the configuration that are plain values: their signatures are their schema."""
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated, Any, Literal
@@ -105,3 +105,16 @@ class Settings:
         if self.precision == "bf16" or (self.precision == "auto" and device.type == "cuda"):
             return torch.autocast(device.type, dtype=torch.bfloat16, cache_enabled=False)
         return nullcontext()
+
+
+@contextmanager
+def exact() -> Iterator[None]:
+    """Inside the block float32 is float32: no TF32 in products or convolutions."""
+    tf32, precision = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
+    torch.backends.cudnn.allow_tf32 = False
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = tf32
+        torch.set_float32_matmul_precision(precision)

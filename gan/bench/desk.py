@@ -13,6 +13,7 @@ from gan.bench.games import COMMON, Compose
 from gan.bench.options import Options
 from gan.bench.paired import Goal, Row, Timer, Work, alternate, noted, row
 from gan.check import Checked, check
+from gan.settings import exact
 from gan.trainer import Trainer
 
 WARM = 2  # rounds that do not count
@@ -115,7 +116,7 @@ class Desk:
         """
         make = self.maker(model)
         loops = [repeated(by_hand.usual(make()), self.options.steps) for _ in range(2)]
-        usual, null = loops if tf32 else [devices.exact()(loop) for loop in loops]
+        usual, null = loops if tf32 else [exact()(loop) for loop in loops]
         ours, said = self.plays(self.maker(model, *overrides)()), {"tf32": tf32}
         return self.compare(identity, case, model, goal, ours, usual, null, settings=said)
 

@@ -1,8 +1,6 @@
-"""Clocks of devices: seconds of a GPU, and what it reaches with and without TF32."""
+"""Clocks and memory of devices."""
 
 import gc
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 
@@ -44,16 +42,3 @@ def release(device: torch.device) -> None:
     gc.collect()  # a trainer and its players hold each other
     if device.type == "cuda":
         torch.cuda.empty_cache()
-
-
-@contextmanager
-def exact() -> Iterator[None]:
-    """Inside the block float32 is float32: no TF32 in products or convolutions."""
-    tf32, precision = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
-    torch.backends.cudnn.allow_tf32 = False
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32 = tf32
-        torch.set_float32_matmul_precision(precision)

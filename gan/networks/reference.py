@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from gan.images import to_bytes
 from gan.networks.pretrained import read_weights
+from gan.settings import exact
 
 PORTION = 64  # images that a network sees at once
 
@@ -68,14 +69,8 @@ class OfReference:
     @torch.no_grad()
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Features and logits; in float32, whatever TF32 is set to."""
-        before = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
-        torch.backends.cudnn.allow_tf32 = False
-        torch.set_float32_matmul_precision("highest")
-        try:
+        with exact():
             found = [self._seen(part) for part in torch.split(images, PORTION)]
-        finally:
-            torch.backends.cudnn.allow_tf32, precision = before
-            torch.set_float32_matmul_precision(precision)
         features, logits = zip(*found, strict=True)
         return torch.cat(features), torch.cat(logits)
 

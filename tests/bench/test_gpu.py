@@ -5,9 +5,10 @@ import json
 import pytest
 import torch
 
-from gan.bench import devices, gpu, limits
+from gan.bench import gpu, limits
 from gan.bench.options import Options
 from gan.commands import main
+from gan.settings import exact
 
 SLOW = pytest.mark.slow
 QUICK = limits.Ceilings(1e-6, {torch.float32: 1e12}, 1e11)
@@ -91,7 +92,7 @@ def test_the_command_fails_where_a_case_did(monkeypatch, capsys):
 def test_exact_switches_tf32_off_and_back():
     before = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high")
-    with devices.exact():
+    with exact():
         assert not torch.backends.cudnn.allow_tf32
         assert torch.get_float32_matmul_precision() == "highest"
     assert torch.get_float32_matmul_precision() == "high"
