@@ -364,6 +364,48 @@ def test_an_older_checkpoint_puts_the_newer_ones_aside(tmp_path):
     rundir.release(tmp_path)
 
 
+def spoilt(folder):
+    """Flip a bit of all networks that are kept, under manifests that stay as they were."""
+    for path in folder.glob("checkpoints/step-*/networks.safetensors"):
+        content = bytearray(path.read_bytes())
+        content[-5] ^= 1
+        path.write_bytes(content)
+
+
+def kept(folder):
+    return sorted(path.name for path in folder.glob("checkpoints/*step-*"))
+
+
+@pytest.mark.parametrize("start", ["all are damaged", "an older one from elsewhere"])
+def test_what_lies_ahead_of_a_start_costs_no_new_checkpoint(tmp_path, start):
+    """Rotation ranks by step: a new one would be the oldest, and gone when it is written."""
+    folder, found, step = tmp_path / "run", None, 0
+    if start == "an older one from elsewhere":
+        play(trainer(tmp_path / "other"), 2)
+        found, step = newest(tmp_path / "other"), 2
+    assert trainer(folder, steps=8).train()
+    if start == "all are damaged":
+        spoilt(folder)
+    assert kept(folder) == ["step-00000006", "step-00000008"]
+    run, said = trainer(folder, steps=5), []
+    assert checkpoint.newest(folder / "checkpoints", said.append) is None or found
+    rundir.begin(run, found, said.append)
+    assert run.train()
+    assert newest(folder).name == "step-00000005"
+    new, old = ["step-00000004", "step-00000005"], ["step-00000006", "step-00000008"]
+    aside = [f"ahead-of-{step}-{name}" for name in old]
+    assert kept(folder) == [*aside, *new]  # nothing is lost
+    assert all(any(name in line for line in said) for name in aside)
+
+
+def test_the_checkpoint_just_written_is_never_rotated_away(tmp_path):
+    run = trainer(tmp_path, keep=2)
+    for step in (8, 6, 4):
+        run.step = step
+        assert run.save()
+        assert (tmp_path / f"checkpoints/step-{step:08d}").exists()
+
+
 # -- order of samples
 
 

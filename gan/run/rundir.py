@@ -101,9 +101,11 @@ def begin(run: Any, resumed: Path | None, say: Callable[[str], None]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     hold(folder, fresh=resumed is None)
     checkpoint.sweep(folder / "checkpoints", run.run_id)
-    if resumed is not None and resumed.resolve().parent == (folder / "checkpoints").resolve():
-        for left in checkpoint.set_aside(folder / "checkpoints", run.step):
-            say(f"{left} lies ahead of it and is kept under that name, out of the way of resume")
+    for left in checkpoint.set_aside(folder / "checkpoints", run.step):
+        say(
+            f"{left} lies ahead of step {run.step}, where this run is, and is kept under that "
+            "name, out of the way of resume"
+        )
     keep(folder, run.config)
 
 

@@ -81,8 +81,8 @@ def save(run: Run, folder: Path, elsewhere: Mapping[str, Tensor] = MappingProxyT
         config=run.config,
         facts=_facts(run),
     )
-    best = run.monitor.best.step
-    checkpoint.rotate(folder, run.run_id, run.settings.keep, () if best is None else [best])
+    pinned = {counts["step"], run.monitor.best.step} - {None}
+    checkpoint.rotate(folder, run.run_id, run.settings.keep, pinned)
     run.monitor.saved(folder, sum(file.stat().st_size for file in path.iterdir()))
 
 
