@@ -351,6 +351,14 @@ def mean(values: Tensor) -> Tensor:
     return values
 
 
+def gathered(fact: Any) -> list[Any]:
+    """What each process says, by rank. For words and numbers, and for when training has paused."""
+    said = [fact] * size()
+    if size() > 1:
+        _collect(torch.distributed.all_gather_object, said, fact)
+    return said
+
+
 def anywhere(flag: bool, device: torch.device) -> bool:
     """Whether the flag is up in any process: a decision that all of them take alike."""
     if size() == 1:

@@ -302,6 +302,14 @@ def test_the_diagnosis_finds_the_layer_that_makes_the_first_bad_value(tmp_path):
     assert differing(before, everything(run)) <= {"position"}
 
 
+def test_a_run_tells_its_end_where_no_diagnosis_can_be_made(tmp_path):
+    run = trainer(tmp_path, Numbers(alter=lambda batch, position: {"real": batch["real"] / 0}))
+    run.stream.keys_at = lambda position: 1 / 0
+    with pytest.raises(DivergedError, match=r"no diagnosis, as .* \(ZeroDivisionError"):
+        run.train()
+    assert json.loads((tmp_path / "stopped.json").read_text())["reason"] == "non-finite"
+
+
 def test_the_last_two_hundred_values_are_kept(tmp_path):
     run = trainer(tmp_path)
     for number in range(250):

@@ -1,5 +1,6 @@
 """Processes that train together: the same step in all of them, whatever happens to one."""
 
+import json
 import os
 import signal
 
@@ -11,7 +12,9 @@ from torch import nn
 
 from gan import checkpoint, distributed
 from gan.registry import create, entry, names
+from gan.run import diagnosis
 from gan.step import guard
+from gan.step.guard import DivergedError
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
 
@@ -176,6 +179,46 @@ def test_a_term_without_gradient_that_is_infinite_in_one_process_is_seen_by_all(
         return same(before, weights(run))
 
     assert forked(work) == [True, True]
+    tried(1)
+
+
+@pytest.mark.row("N2", "of two processes that meet in a forward: rank and term are named")
+def test_the_diagnosis_of_two_processes_names_the_one_at_fault(tmp_path, tried):
+    def spoil(batch, position):
+        bad = distributed.rank() == 1 and position >= 2
+        return {"real": batch["real"].index_fill(0, torch.tensor(7), torch.nan)} if bad else batch
+
+    def work(rank):
+        run = started(tmp_path, steps=9, save_every=1, log_every=1, timeout=5.0, alter=spoil)
+        losses = run.recipe.discriminator_losses
+
+        def meeting(*given):  # as batch norms and adaptive augmentation of all processes do
+            distributed.mean(torch.ones(()))
+            return losses(*given)
+
+        run.recipe.discriminator_losses = meeting
+        with pytest.raises(DivergedError) as caught:
+            run.train()
+        return str(caught.value)
+
+    said = forked(work)
+    named = "discriminator, update 5: rank 1: adversarial, logits_real; every rank: gradient_norm"
+    assert said[0].startswith(f"{named} is not finite")
+    assert said[0].endswith(f"see {tmp_path / diagnosis.NAME}")
+    assert said[1].startswith(named)
+    stopped = json.loads((tmp_path / "stopped.json").read_text())
+    assert stopped["reason"] == "non-finite"
+    assert named in stopped["detail"]
+    told = json.loads((tmp_path / diagnosis.NAME).read_text())
+    assert named in told["what"]
+    first, second = told["processes"]
+    assert (first["terms"]["adversarial"], second["terms"]["adversarial"])[1] == "nan"
+    assert isinstance(first["terms"]["adversarial"], float)
+    assert first["batch"]["real"]["samples_not_finite"] == []
+    assert second["batch"]["real"]["samples_not_finite"] == [3]
+    assert told["first_module_not_finite"].startswith("not looked for")
+    events = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert any("update 2: rank 1: adversarial" in event.get("text", "") for event in events)
     tried(1)
 
 

@@ -1,7 +1,8 @@
 """What a run leaves behind when it stops because its numbers are no longer finite.
 
 `diagnosis.json` in the run directory: the terms and their history, gradient norms by parameter, the
-batch, and the first module whose output was not finite when the turn was played once more.
+batch, and the first module whose output was not finite when the turn was played once more. Of
+several processes each gives its own terms and batch.
 """
 
 import json
@@ -21,43 +22,59 @@ NAME = "diagnosis.json"
 
 
 def write(run: Any, error: DivergedError) -> str:
-    """Write it for a trainer; the path, or why there is none."""
-    last, path = error.last, run.monitor.run_dir / NAME
-    if distributed.rank():
-        return f"{path} of the first process"
+    """Write it for a trainer, in all its processes alike; the path, or why there is none."""
+    path = run.monitor.run_dir / NAME
+    try:
+        everywhere = distributed.gathered(_share(run, error))
+        if distributed.rank():
+            return f"{path} of the first process"
+        temporary = path.with_name(f".{NAME}")
+        text = json.dumps(_strict(_bundle(run, error, everywhere)), indent=2)
+        temporary.write_text(text + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+    except Exception as failure:  # whatever it is, the end itself has still to be told
+        return f"no diagnosis, as {path} could not be written ({failure!r})"
+    return str(path)
+
+
+def _share(run: Any, error: DivergedError) -> dict[str, Any]:
+    """What each process has of its own."""
+    return {
+        "terms": error.last.values,
+        "batch": {key: _in_words(value) for key, value in error.batch.items()},
+        "images": _images(run.stream),
+    }
+
+
+def _bundle(run: Any, error: DivergedError, everywhere: list[dict[str, Any]]) -> dict[str, Any]:
+    last = error.last
     newest = checkpoint.newest(run.monitor.run_dir / "checkpoints", notice=lambda skipped: None)
-    bundle = {
+    shares = everywhere[0] if len(everywhere) == 1 else {"processes": everywhere}
+    return {
         "what": str(last),
         "player": last.player,
         "update": last.count,
-        "rank": distributed.rank(),
         **run.counts(),
-        "terms": last.values,
         "skipped": run.guard.skipped,
         "gradient_norms": _gradient_norms(run.recipe.get_submodule(last.player)),
         "weights_not_finite": [n for n, p in run.recipe.named_parameters() if not _finite(p)],
         "first_module_not_finite": first_module(run, last.player, last.count, error.batch),
-        "batch": {key: _in_words(value) for key, value in error.batch.items()},
-        "images": _images(run.stream),
+        **shares,
         "history": run.monitor.history(),
         "checkpoint": str(newest) if newest else None,
         "try": list(ADVICE),
         "config": run.config,
     }
-    temporary = path.with_name(f".{NAME}")
-    try:
-        temporary.write_text(json.dumps(_strict(bundle), indent=2) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as failure:
-        return f"no diagnosis, as {path} could not be written ({failure})"
-    return str(path)
 
 
 def first_module(run: Any, player: str, count: int, batch: Mapping[str, Tensor]) -> str:
     """The path of the first module that makes something not finite of what is; "" for none.
 
-    The turn is played again with its seeds and without a step; buffers are put back.
+    The turn is played again with its seeds and without a step; buffers are put back. That takes a
+    process of its own: a forward may wait for those of the other processes.
     """
+    if distributed.size() > 1:
+        return "not looked for, as several processes train: it takes one alone"
     try:
         return _replayed(run, player, count, batch)
     except torch.OutOfMemoryError:  # it was played in micro-batches

@@ -6,12 +6,13 @@ of images); the guard of the turn puts those back. A few such turns are passed o
 run, since going on with the same settings would meet them again.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import isfinite
 
 from torch import Tensor, nn
 
+from gan import distributed
 from gan.step.buffers import Copies, places
 
 FIRST = 2  # steps after which common slips are looked for
@@ -25,16 +26,30 @@ ADVICE = (
 
 
 class NonFiniteError(FloatingPointError):
-    """A player's update that was not taken, because a term or its gradient is NaN or infinite."""
+    """A player's update that was not taken, because a term or its gradient is NaN or infinite.
+
+    It is made in all processes alike, and says in which of them what has broken.
+    """
 
     def __init__(self, player: str, count: int, terms: Mapping[str, Tensor]) -> None:
         self.player, self.count, self.terms = player, count, terms
         self.values = {name: term.item() for name, term in terms.items()}  # training has paused
-        self.broken = [name for name, value in self.values.items() if not abs(value) < LARGEST]
-        named = ", ".join(self.broken) or "a value of another process"
-        large = self.broken and all(isfinite(self.values[name]) for name in self.broken)
+        mine = {name: value for name, value in self.values.items() if not abs(value) < LARGEST}
+        broken = distributed.gathered(mine)
+        values = [value for own in broken for value in own.values()]
+        large = values and all(map(isfinite, values))
         what = "is too large, as its square is not finite" if large else "is not finite"
-        super().__init__(f"{player}, update {count}: {named} {what}")
+        super().__init__(f"{player}, update {count}: {_by_rank(broken)} {what}")
+
+
+def _by_rank(broken: Sequence[Collection[str]]) -> str:
+    """Terms that have broken: the own ones of each process, and those of all."""
+    everywhere = [name for name in broken[0] if all(name in own for own in broken)]
+    alone = [[name for name in own if name not in everywhere] for own in broken]
+    parts = [f"rank {rank}: {', '.join(own)}" for rank, own in enumerate(alone) if own]
+    if everywhere:
+        parts.append(f"{'every rank: ' if len(broken) > 1 else ''}{', '.join(everywhere)}")
+    return "; ".join(parts) or "a sum over the processes"
 
 
 class DivergedError(FloatingPointError):
