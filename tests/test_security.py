@@ -203,6 +203,27 @@ def test_no_override_names_code(part, command, tried):
     tried(len(OVERRIDES[part]))
 
 
+@pytest.mark.row("F1")
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ("-m --cfg hydra", "--multirun and --cfg exclude each other"),
+        ("--cfg=job --multi", "--multirun and --cfg exclude each other"),
+        ("-r --info config", "--run and --info exclude each other"),
+        ("--resolve", "--resolve needs --cfg job"),
+    ],
+)
+def test_options_that_exclude_each_other_are_refused_in_a_sentence(command, options, named, tried):
+    status, said = command("model=dcgan", *options.split())
+    assert (status, said.count("\n")) == (2, 1)
+    assert said.startswith(f"gan: {named}")
+    tried(1)
+
+
+def test_help_may_stand_beside_any_option():
+    composing.require_options(["-m", "--help"])
+
+
 FILES = [
     "hydra: {callbacks: {x: {_target_: os.mkdir, path: owned}}}",
     "hydra: {job_logging: {handlers: {x: {'()': os.mkdir, path: owned}}}}",

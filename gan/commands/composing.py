@@ -10,6 +10,7 @@ from typing import Any
 from unittest import mock
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
@@ -19,6 +20,7 @@ PLUGINS = {  # what Hydra itself builds, out of installed plugins
 } | {"hydra.sweeper.sampler._target_": ("optuna.samplers.",)}
 CALLING = ("callbacks", "job.env_set", "sweeper.custom_search_space", "launcher.setup")
 HANDLERS = ("logging.StreamHandler", "logging.FileHandler")
+MODES = ("run", "multirun", "cfg", "info", "shell_completion")  # of Hydra's, one at a time
 STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
 PIECEWISE = ("trainer.n_critic", "freeze", "rates")  # their keys are the user's own
 
@@ -73,11 +75,19 @@ def _names_code(key: str, where: str, value: Any) -> bool:
 
 
 def require_options(arguments: Iterable[str]) -> None:
-    """Refuse the option of Hydra's that unpickles a file."""
-    for argument in arguments:
-        option = argument.partition("=")[0]
-        if option.startswith("--e") and "--experimental-rerun".startswith(option):
-            raise UsageError(f"{option} is refused: it unpickles a file, which may run any code")
+    """Refuse the option of Hydra's that unpickles a file, and options that exclude each other."""
+    given = get_args_parser().parse_args(list(arguments))
+    if given.experimental_rerun:
+        raise UsageError(
+            "--experimental-rerun is refused: it unpickles a file, which may run any code"
+        )
+    if given.help or given.hydra_help:
+        return
+    modes = [f"--{mode}" for mode in MODES if getattr(given, mode)]
+    if len(modes) > 1:
+        raise UsageError(f"{' and '.join(modes)} exclude each other: choose one of them")
+    if given.resolve and not given.cfg:
+        raise UsageError("--resolve needs --cfg job beside it")
 
 
 def replaced(values: dict[str, Any], overrides: Iterable[str]) -> None:
