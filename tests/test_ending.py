@@ -171,6 +171,44 @@ def test_the_same_signal_again_stops_at_once(tmp_path, name, tried):
     tried(1)
 
 
+def meets(*names):
+    """How a process ends that is sent these signals while a stop listens; 0 if it survives them."""
+    child = os.fork()
+    if not child:
+        try:
+            with Stop() as stop, stop:
+                for name in names:
+                    os.kill(os.getpid(), NUMBERS[name])
+                os._exit(0 if stop.name == names[0] else 1)
+        finally:
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+@pytest.mark.row("P4")
+@pytest.mark.parametrize("first", NUMBERS)
+@pytest.mark.parametrize("second", NUMBERS)
+def test_a_second_signal_ends_unless_a_scheduler_asks_in_two_ways(first, second, tried):
+    scheduler = {first, second} == {"SIGTERM", "SIGUSR1"}
+    assert meets(first, second) == (0 if scheduler else -NUMBERS[second])
+    if scheduler:
+        assert meets(first, second, second) == -NUMBERS[second]
+        assert meets(first, second, "SIGINT") == -signal.SIGINT
+    tried(1)
+
+
+def test_a_signal_before_a_run_interrupts_at_once():
+    before = [signal.getsignal(number) for number in Stop.signals]
+    for name, number in NUMBERS.items():
+        with Stop() as stop:
+            with pytest.raises(KeyboardInterrupt), stop.interrupting():
+                os.kill(os.getpid(), number)
+            assert stop.name == name
+            with pytest.raises(KeyboardInterrupt), stop.interrupting():
+                raise AssertionError("it was asked before")
+    assert [signal.getsignal(number) for number in Stop.signals] == before
+
+
 @pytest.mark.row("P6", "handlers are those from before, whatever ended the run")
 def test_handlers_come_back_after_a_run(tmp_path, tried):
     before = [signal.getsignal(number) for number in Stop.signals]

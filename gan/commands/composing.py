@@ -78,9 +78,7 @@ def require_options(arguments: Iterable[str]) -> None:
     """Refuse the option of Hydra's that unpickles a file, and options that exclude each other."""
     given = get_args_parser().parse_args(list(arguments))
     if given.experimental_rerun:
-        raise UsageError(
-            "--experimental-rerun is refused: it unpickles a file, which may run any code"
-        )
+        raise UsageError("--experimental-rerun is refused: it unpickles a file, which may run code")
     if given.help or given.hydra_help:
         return
     modes = [f"--{mode}" for mode in MODES if getattr(given, mode)]

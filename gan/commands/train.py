@@ -114,7 +114,12 @@ def _built(values: dict[str, Any], stop: Stop) -> "Trainer":
     distributed.spare_a_core()
     from gan.build import build  # imports torch's and TensorBoard's slower parts
 
-    return build(values, stop=stop)
+    try:
+        with stop.interrupting():
+            return build(values, stop=stop)
+    except KeyboardInterrupt:
+        distributed.say(f"stopped by {stop.name} before training; the same command goes on")
+        raise
 
 
 def plain(config: DictConfig) -> dict[str, Any]:

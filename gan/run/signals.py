@@ -1,16 +1,19 @@
 """Being asked to stop."""
 
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 
 
 class Stop:
-    """True once SIGINT, SIGTERM or SIGUSR1 arrived; the same one again ends the process at once.
+    """True once SIGINT, SIGTERM or SIGUSR1 arrived; the same again, or SIGINT, ends at once.
 
-    The first one is noted and no more, and leaves the second to the system: it needs no Python to
-    run, and a checkpoint that it interrupts has not got its name yet. Other handlers come back on
-    exit. May be entered again inside.
+    The first is noted and no more, and leaves the next to the system: that needs no Python to run,
+    and a checkpoint that it interrupts has not got its name yet. A scheduler gives notice by one
+    signal and sends another when time is up, so that SIGUSR1 and SIGTERM together ask for no more
+    than one of them. Whatever follows SIGINT ends the process. Other handlers come back on exit.
+    May be entered again inside.
     """
 
     signals: tuple[signal.Signals, ...] = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
@@ -27,7 +30,8 @@ class Stop:
 
     def __enter__(self) -> "Stop":
         """Listen."""
-        self._before.append({n: signal.signal(n, self._note) for n in self.signals})
+        unheard = () if self else self.signals
+        self._before.append({n: signal.signal(n, self._note) for n in unheard})
         return self
 
     def __exit__(
@@ -40,6 +44,27 @@ class Stop:
         for number, handler in self._before.pop().items():
             signal.signal(number, handler)  # type: ignore[arg-type]  # what `signal` returned
 
+    @contextmanager
+    def interrupting(self) -> Iterator[None]:
+        """Inside the block, before a run, a signal is a KeyboardInterrupt: nothing is to be saved.
+
+        Raises: KeyboardInterrupt at once where one has come already.
+        """
+        if self:
+            raise KeyboardInterrupt
+        before = {n: signal.signal(n, self._interrupt) for n in self.signals}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.name = self.name or signal.Signals(number).name
-        signal.signal(number, signal.SIG_DFL)
+        last = self.signals if number == signal.SIGINT else (number, signal.SIGINT)
+        for again in last:
+            signal.signal(again, signal.SIG_DFL)
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        self.name = signal.Signals(number).name
+        raise KeyboardInterrupt

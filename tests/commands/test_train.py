@@ -11,8 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from gan import features
 from gan.commands import train
 from gan.commands.train import job_folder
+from gan.config.check import check
+from gan.data import builder
+from gan.run.signals import Stop
 
 TRAIN = Path(__file__).parents[2] / "train.py"
 TINY = {
@@ -179,6 +183,52 @@ def test_an_unreadable_image_is_named_and_no_store_is_left(run, photos):
     assert "broken.png" in errors
     assert not list(Path(".").glob("data/*.lmdb"))
     assert not Path("runs").exists()
+
+
+@pytest.fixture
+def asked_at(monkeypatch):
+    """Send this process SIGTERM at a call of an object's attribute; gives the list of its calls."""
+
+    def ask(owner, name, call=1):
+        original, calls = getattr(owner, name), []
+
+        def asked(*given, **named):
+            calls.append(name)
+            if len(calls) == call:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return original(*given, **named)
+
+        monkeypatch.setattr(owner, name, asked)
+        return calls
+
+    return ask
+
+
+@pytest.mark.row("P1", "asked while a store is built: ends at once, and the same command goes on")
+def test_a_signal_ends_the_building_of_a_store_at_once(composed, photos, asked_at, capfd, tried):
+    values = composed("model=dcgan", "data=folder", f"data.path={photos}", *SMALL, *TINY["dcgan"])
+    added = asked_at(builder.Builder, "add", call=5)
+    with Stop() as stop, pytest.raises(KeyboardInterrupt):
+        train._built(values, stop)
+    assert len(added) == 5
+    assert "stopped by SIGTERM before training; the same command goes on" in capfd.readouterr().out
+    left = {path.name for path in Path("data").iterdir()}
+    assert all(name.startswith(".") and name.endswith(".building") for name in left)
+    assert len(check(values).create("data")) == 12
+    tried(1)
+
+
+@pytest.mark.row("P1", "asked while a classifier learns: ends at once, and nobody waits for it")
+def test_a_signal_ends_the_lesson_of_a_classifier_at_once(tiny, asked_at, tried):
+    values = tiny("wnet", "recipe.feature=1")
+    asked_at(features, "shifted", call=2)
+    with Stop() as stop, pytest.raises(KeyboardInterrupt):
+        train._built(values, stop)
+    (folder,) = Path("data/classifiers").iterdir()
+    assert not list(folder.glob("step-*"))
+    with features.alone(folder, pytest.fail):
+        pass
+    tried(1)
 
 
 @pytest.mark.row("C15", "a run directory of another configuration: refused, keys named")
