@@ -1,10 +1,14 @@
 """Imports go one way, so that each room can be read without those above it."""
 
 import ast
+import faulthandler
 import re
+import sys
 from pathlib import Path
 
 import pytest
+
+from gan import commands
 
 PACKAGE = Path(__file__).parents[1] / "gan"
 MODULES = {
@@ -74,3 +78,14 @@ def test_the_table_sees_imports(tmp_path):
     )
     found = set().union(*imported(tmp_path / "x.py"))
     assert found == {"build", "data", "trainer", "recipes", "recipes.x"}
+
+
+def test_a_crash_shows_its_stack_where_stderr_is_real(monkeypatch):
+    enabled = []
+    monkeypatch.setattr(faulthandler, "is_enabled", lambda: bool(enabled))
+    monkeypatch.setattr(faulthandler, "enable", lambda: enabled.append(1))
+    commands.show_crashes()  # pytest has put a file in place of stderr
+    monkeypatch.setattr(sys, "__stderr__", sys.stderr)
+    commands.show_crashes()
+    commands.show_crashes()
+    assert enabled == [1]

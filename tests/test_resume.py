@@ -364,6 +364,20 @@ def test_an_older_checkpoint_puts_the_newer_ones_aside(tmp_path):
     rundir.release(tmp_path)
 
 
+@pytest.mark.row("C14")
+def test_a_misfit_of_an_optimizer_leaves_networks_and_the_other_one_as_they_were(tmp_path, tried):
+    play(trainer(tmp_path), 2)
+    stored = checkpoint.load(newest(tmp_path))
+    name = next(n for n, t in stored.optimizers.items() if n.startswith("discrim") and t.ndim)
+    stored.optimizers[name] = stored.optimizers[name][:1, ..., None]
+    run = trainer(tmp_path, seed=1)
+    before = everything(run)
+    with pytest.raises(CheckpointError, match="the state of Adam does not fit"):
+        state.spread(stored, run.recipe, run.averages, run.players)
+    assert differing(before, everything(run)) == set()
+    tried(1)
+
+
 def spoilt(folder):
     """Flip a bit of all networks that are kept, under manifests that stay as they were."""
     for path in folder.glob("checkpoints/step-*/networks.safetensors"):

@@ -1,12 +1,20 @@
 """The command line: `gan <command>`, also as `python -m gan <command>`."""
 
 import argparse
+import faulthandler
 import sys
 from collections.abc import Sequence
 
 
+def show_crashes() -> None:
+    """Let a crash inside a library, which raises nothing, leave its stack on a real stderr."""
+    if sys.stderr is sys.__stderr__ is not None and not faulthandler.is_enabled():
+        faulthandler.enable()
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit status: 0 done, 2 a mistake of the user's, 1 anything else."""
+    show_crashes()
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given[:1] == ["train"]:  # its arguments are Hydra's
         from gan.commands import train

@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 import gan  # fills the registries before anything is composed
 from gan import distributed
-from gan.commands import sweep
+from gan.commands import show_crashes, sweep
 from gan.commands.composing import UsageError, guarded, replaced, require_options
 from gan.config.signature import nearest
 from gan.registry import ConfigError, entry, names
@@ -135,6 +135,7 @@ def plain(config: DictConfig) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run from the command line; exit status 0: finished, 2: the user's mistake, 1: the rest."""
+    show_crashes()
     given = list(sys.argv[1:] if arguments is None else arguments)
     sys.argv = [sys.argv[0], *(switched_on(argument) for argument in given)]
     call, failure = sweep.begin(), None

@@ -35,6 +35,16 @@ def unflatten(
 ) -> None:
     """Give an optimizer the state that `flatten` took from its like, to the bit or not at all.
 
+    Raises: CheckpointError as `fitting`.
+    """
+    optimizer.load_state_dict(fitting(optimizer, tensors, groups))
+
+
+def fitting(
+    optimizer: Optimizer, tensors: Mapping[str, Tensor], groups: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """The same as a state that the optimizer can load; it stays as it is.
+
     Options come from the checkpoint, but how a step is computed (`fused`, ...) is the optimizer's.
 
     Raises:
@@ -55,7 +65,7 @@ def unflatten(
     }
     blank = {f"{index}/{name}": t for index, named in state.items() for name, t in named.items()}
     restore(blank, tensors, what)
-    optimizer.load_state_dict({"state": state, "param_groups": merged})
+    return {"state": state, "param_groups": merged}
 
 
 def _merged(

@@ -81,7 +81,8 @@ def save(run: Run, folder: Path, elsewhere: Mapping[str, Tensor] = MappingProxyT
         config=run.config,
         facts=_facts(run),
     )
-    pinned = {counts["step"], run.monitor.best.step} - {None}
+    best = run.monitor.best.step
+    pinned = {counts["step"], counts["step"] if best is None else best}
     checkpoint.rotate(folder, run.run_id, run.settings.keep, pinned)
     run.monitor.saved(folder, sum(file.stat().st_size for file in path.iterdir()))
 
@@ -171,22 +172,24 @@ def spread(
 
     Raises: CheckpointError, before anything is copied, where names or shapes do not fit.
     """
+    states = [(p.optimizer, _state_of(p, stored)) for p in players]
+    counts = {n: (c["updates"], c["images"]) for n, c in stored.state["averages"].items()}
     checkpoint.restore(
         _networks(recipe, averages), _own(stored.networks), f"checkpoint {stored.path}"
     )
-    for player in players:
-        prefix = f"{player.name}/"
-        tensors = {
-            name.removeprefix(prefix): tensor
-            for name, tensor in stored.optimizers.items()
-            if name.startswith(prefix)
-        }
-        optimizer_state.unflatten(
-            player.optimizer, tensors, stored.state["optimizers"][player.name]
-        )
+    for optimizer, state in states:
+        optimizer.load_state_dict(state)
     for name, average in averages.items():
-        counts = stored.state["averages"][name]
-        average.updates, average.images = counts["updates"], counts["images"]
+        average.updates, average.images = counts[name]
+
+
+def _state_of(player: Player, stored: checkpoint.Checkpoint) -> dict[str, Any]:
+    """What a player's optimizer can load."""
+    prefix, groups = f"{player.name}/", stored.state["optimizers"][player.name]
+    tensors = {
+        n.removeprefix(prefix): t for n, t in stored.optimizers.items() if n.startswith(prefix)
+    }
+    return optimizer_state.fitting(player.optimizer, tensors, groups)
 
 
 def _own(networks: Mapping[str, Tensor]) -> dict[str, Tensor]:

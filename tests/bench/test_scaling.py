@@ -22,6 +22,11 @@ def test_every_update_sends_its_players_gradients():
     assert communication(Sent(8.0, 2.0), 8, slow) < once / 10  # within a node
 
 
+def test_a_step_waits_for_its_updates_and_for_the_question_whether_to_stop():
+    late = Link(1e9, 1e3)  # a millisecond a message
+    assert communication(Sent(1.0, 1.0, 5), 16, late) == pytest.approx((1 + 1 + 5) * 30)
+
+
 def test_efficiency_is_one_without_waiting_and_fixed_work_is_lost_when_a_batch_is_split():
     assert weak(10.0, 0.0) == strong(0.0, 10.0, 8, 0.0) == 1.0
     assert weak(10.0, 10.0) == 0.5

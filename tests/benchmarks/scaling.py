@@ -3,8 +3,9 @@
     PYTHONPATH=tests python tests/benchmarks/scaling.py wnet=80.2 dcgan=12.8 sngan=33.5
 
 Gradients go round a ring after each update, and nothing else is done meanwhile: each process sends
-2 (n - 1) messages of an n-th of them. Eight processes share a node. Speeds are those of data
-sheets and latencies are assumed; change them for the links at hand.
+2 (n - 1) messages of an n-th of them. Before each step goes one number more: whether any process
+was asked to stop. Eight processes share a node. Speeds are those of data sheets and latencies are
+assumed; change them for the links at hand.
 """
 
 import sys
@@ -13,6 +14,7 @@ from typing import NamedTuple
 
 COUNTS = 1, 2, 4, 8, 16, 32, 64
 NODE = 8  # processes
+ASKED = 4e-6  # MB: one float
 
 
 class Link(NamedTuple):
@@ -57,9 +59,8 @@ def all_reduce(megabytes: float, processes: int, link: Link) -> float:
 def communication(sent: Sent, processes: int, between: Link = BETWEEN) -> float:
     """Milliseconds of a step in which gradients are averaged; the slowest link sets the pace."""
     link = INSIDE if processes <= NODE else between
-    return sent.n_critic * all_reduce(sent.discriminator, processes, link) + all_reduce(
-        sent.generator, processes, link
-    )
+    messages = ASKED, sent.generator, *[sent.discriminator] * sent.n_critic
+    return sum(all_reduce(megabytes, processes, link) for megabytes in messages)
 
 
 def weak(step: float, waiting: float) -> float:
