@@ -51,7 +51,6 @@ class StoreFile:
         self.path = path
         self.lock = threading.RLock()
         self.users: weakref.WeakSet[Any] = weakref.WeakSet()
-        self.ahead = 0
         self.closed = False
         with contextlib.ExitStack() as resources, explained(path):
             self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -118,14 +117,6 @@ class StoreFile:
         if view is None:
             view = self.views[number] = self.block(number)
         return view
-
-    def touch_next(self) -> bool:
-        """Touches the next block in the order of the file; False once all have been."""
-        while self.ahead < len(self.views) and self.views[self.ahead] is not None:
-            self.ahead += 1
-        if self.ahead < len(self.views):
-            self.touch(self.ahead)
-        return self.ahead < len(self.views)
 
     def gather(self, rows: np.ndarray, out: np.ndarray) -> None:
         """Copies images to `out` uint8 [n, H * W * C], once each and by one call.
