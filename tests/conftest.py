@@ -3,6 +3,7 @@
 import copy
 import functools
 import os
+import shutil
 import threading
 from pathlib import Path
 
@@ -16,10 +17,12 @@ from tensorboard.summary.writer import event_file_writer
 from tiny_glyphs import SIZE, TinyGlyphs
 from tqdm import tqdm
 
+from gan import rundir
 from gan.build import build as build_trainer
 from gan.commands.train import conf_dir, switched_on
 from gan.data.store import build
 from gan.metrics import evaluation, image_evaluation, judges
+from gan.monitor import Monitor
 
 tqdm.set_lock(threading.RLock())  # its own is shared with forks, and one that is killed may hold it
 
@@ -87,6 +90,12 @@ def tiny(composed, glyph_store):
 
 
 @pytest.fixture
+def unreported(monkeypatch):
+    """W-Net's runs end without the table of scores, for tests of how they are trained."""
+    monkeypatch.setattr(Monitor, "_report", lambda *given: "")
+
+
+@pytest.fixture
 def quick_disk(monkeypatch):
     """Nothing cuts the power in a test, so that it need not wait for the disk."""
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
@@ -112,20 +121,34 @@ def _short_lessons(monkeypatch):
     monkeypatch.setattr(image_evaluation, "LESSON", 64)
 
 
+@pytest.fixture(scope="session")
+def kept_runs(tmp_path_factory):
+    """What `trained` has trained before: its trainer and its folder, by model and overrides."""
+    return tmp_path_factory.mktemp("trained"), {}
+
+
 @pytest.fixture
-def trained(tiny):
+def trained(tiny, kept_runs):
     """A checkpoint in the folder `run` after two steps whose average is far from the raw weights.
 
-    `trained("dcgan", *overrides)` returns its trainer.
+    `trained("dcgan", *overrides)` trains once and copies the folder from then on. It returns the
+    trainer, which is to be looked at alone.
     """
+    folder, kept = kept_runs
 
     def train(model, *overrides):
-        apart = ["optimizer.generator.lr=0.02", "average=uniform"]
-        trainer = build_trainer(tiny(model, *apart, *overrides), lambda _: None)
-        for _ in range(2):
-            trainer.play()
-        trainer.save()
-        trainer.stream.close()
+        if (model, overrides) not in kept:
+            apart = ["optimizer.generator.lr=0.02", "average=uniform"]
+            trainer = build_trainer(tiny(model, *apart, *overrides), lambda _: None)
+            for _ in range(2):
+                trainer.play()
+            trainer.save()
+            trainer.stream.close()
+            rundir.release(Path("run"))
+            place = shutil.move("run", folder / str(len(kept)))
+            kept[model, overrides] = trainer, place
+        trainer, place = kept[model, overrides]
+        shutil.copytree(place, "run")
         return trainer
 
     return train

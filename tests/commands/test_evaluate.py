@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from gan import registry, reports, rundir, runs
+from gan import registry, reports, runs
 from gan.commands import main
 from gan.data.store import Store
 from gan.data.stream import Stream
@@ -31,7 +31,7 @@ def lines(run="run"):
 
 @pytest.mark.slow
 def test_a_wnet_is_measured_with_every_weight_and_its_numbers_join_the_log(trained, capsys):
-    trained("wnet").monitor.close()
+    trained("wnet")
     assert main(["evaluate", "run"]) == 0
     out = Path("run/evaluation")
     found = json.loads((out / "evaluation.json").read_text())
@@ -103,7 +103,6 @@ def test_images_are_measured_beside_the_training_images(trained, capsys, monkeyp
 
 def test_pairs_are_measured_and_a_run_in_training_is_left_alone(trained, capsys):
     trained("pix2pix", "data.style=style05")
-    rundir.release(Path("run"))
     holder = Lock(Path("run/.lock").resolve())
     try:
         assert main(["evaluate", "run"]) == 0
