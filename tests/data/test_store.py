@@ -309,6 +309,7 @@ def test_a_fork_needs_the_inherited_environment_closed(
     opened.close()
 
 
+@pytest.mark.slow
 @pytest.mark.row("S10")
 def test_a_spawned_process_reads_a_pickled_store(built: Path) -> None:
     with contextlib.closing(Store(built)) as opened:
