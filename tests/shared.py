@@ -17,12 +17,12 @@ from tensorboard.summary.writer import event_file_writer
 from tiny_glyphs import SIZE, TinyGlyphs
 from tqdm import tqdm
 
-from gan import rundir
 from gan.build import build as build_trainer
 from gan.commands.train import conf_dir, switched_on
 from gan.data.store import build
 from gan.metrics import evaluation, image_evaluation, judges
-from gan.monitor import Monitor
+from gan.run import rundir
+from gan.run.monitor import Monitor
 
 tqdm.set_lock(threading.RLock())  # its own is shared with forks, and one that is killed may hold it
 

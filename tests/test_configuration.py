@@ -24,14 +24,15 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from tiny_glyphs import SIZE
 
-from gan import registry, rundir
+from gan import registry
 from gan.build import build
-from gan.check import CHOICES, NAMED, check
 from gan.commands import train
 from gan.commands.train import conf_dir, switched_on
+from gan.config.check import CHOICES, NAMED, check
+from gan.config.settings import Clip, Image, Settings
 from gan.locks import Lock
 from gan.registry import ConfigError
-from gan.settings import Clip, Image, Settings
+from gan.run import rundir
 
 SLOW = pytest.mark.slow
 LETTERS = "abcdefghijklmnopqrstuvwxyz_"
@@ -227,7 +228,9 @@ def refused(number: int, path: tuple[str, ...], value: Any) -> str | None:
     changed = copy.deepcopy(presets()[number])
     within(changed, path[:-1])[path[-1]] = value
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gan.check.rehearse", lambda _: None)  # types and ranges need no networks
+        patch.setattr(
+            "gan.config.check.rehearse", lambda _: None
+        )  # types and ranges need no networks
         try:
             check(changed)
         except ConfigError as error:
@@ -437,7 +440,7 @@ STOP = types.SimpleNamespace(train=lambda: True)
 @pytest.mark.row("F4", "the saved configuration reads back as itself")
 def test_a_saved_configuration_checks_to_itself(tried, monkeypatch):
     checked = [check(config).values for config in presets()]
-    monkeypatch.setattr("gan.check.rehearse", lambda _: None)  # once is enough
+    monkeypatch.setattr("gan.config.check.rehearse", lambda _: None)  # once is enough
     for values in checked:
         again = yaml.safe_load(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
         assert check(again).values == values

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from gan import rundir
 from gan.build import build
 from gan.registry import ConfigError
+from gan.run import rundir
 
 
 @pytest.fixture(scope="module")
