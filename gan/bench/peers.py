@@ -39,7 +39,7 @@ SAME = 1e-2  # of the size of gradients, within which they are the same
 
 @dataclass(frozen=True)
 class Peer:
-    """A framework: the package to install, its module, and the game of ours that it plays too.
+    """A framework: the package to install, and the game of ours that it plays too.
 
     `networks` makes its own for the values of a configuration. `step` is its step with these and
     their optimizers on a batch of reals. Ours should be `goal` times as fast; a prototype's step
@@ -47,21 +47,11 @@ class Peer:
     """
 
     package: str
-    module: str
     model: str
     goal: float
     recorded: float
     networks: Callable[[Values], Networks]
     step: Callable[[Networks, Optimizers, Tensor], Callable[[], Any]]
-
-    def missing(self) -> str:
-        """How to install it, or nothing where it is installed."""
-        if find_spec(self.module):
-            return ""
-        return (
-            f"{self.module} is not installed: pip install --no-deps --target DIR {self.package}, "
-            f"then PYTHONPATH=DIR; a prototype's ratio was {self.recorded}"
-        )
 
 
 @dataclass(frozen=True)
@@ -76,10 +66,12 @@ class Side:
 def compared(desk: Desk, name: str) -> Row:
     """Our step beside a peer's, whose second instance is the null."""
     peer, case = PEERS[name], f"peers {name}"
-    if reason := peer.missing():
-        return skipped("T7", case, reason)
     checked = desk.checked(peer.model, "average=none")
-    networks = peer.networks(checked.values)
+    try:
+        networks = peer.networks(checked.values)
+    except ImportError as error:
+        hint = f"pip install --no-deps --target DIR {peer.package}, then PYTHONPATH=DIR"
+        return skipped("T7", case, f"{error}; {hint}; a prototype's ratio was {peer.recorded}")
     game = games.trainer_of(checked, networks=copy.deepcopy(networks))
     given = next(game.stream)["real"], checked.values
     theirs, null = (_theirs(peer, copy.deepcopy(networks), *given) for _ in range(2))
@@ -138,12 +130,12 @@ def _theirs(peer: Peer, networks: Networks, real: Tensor, values: Values) -> Sid
 
 def _mimicry_networks(values: Values) -> Networks:
     """SNGAN's. What the package imports to measure and to read files is passed over."""
-    if "torch_mimicry" not in sys.modules:
-        spec: Any = find_spec("torch_mimicry")
+    spec = find_spec("torch_mimicry")
+    if spec and "torch_mimicry" not in sys.modules:
         sys.modules["torch_mimicry"] = module_from_spec(spec)  # its start wants TensorFlow
-    if not find_spec("skimage"):
-        sys.modules["skimage"] = ModuleType("skimage")
-        sys.modules["skimage"].io = None
+    if "skimage" not in sys.modules and not find_spec("skimage"):
+        sys.modules["skimage"] = reader = ModuleType("skimage")
+        reader.__dict__["io"] = None
     nets, size = importlib.import_module("torch_mimicry.nets.sngan"), values["image"]["size"]
     generator = getattr(nets, f"SNGANGenerator{size}")(ngf=values["generator"]["width"])
     judge = getattr(nets, f"SNGANDiscriminator{size}")(ndf=values["discriminator"]["width"])
@@ -203,10 +195,6 @@ def _torchgan_step(networks: Networks, optimizers: Optimizers, real: Tensor) -> 
 
 
 PEERS: Mapping[str, Peer] = {
-    "mimicry": Peer(
-        "torch-mimicry", "torch_mimicry", "sngan", 1.05, 1.08, _mimicry_networks, _mimicry_step
-    ),
-    "torchgan": Peer(
-        "torchgan", "torchgan", "dcgan", 1.10, 1.14, _torchgan_networks, _torchgan_step
-    ),
+    "mimicry": Peer("torch-mimicry", "sngan", 1.05, 1.08, _mimicry_networks, _mimicry_step),
+    "torchgan": Peer("torchgan", "dcgan", 1.10, 1.14, _torchgan_networks, _torchgan_step),
 }
