@@ -76,8 +76,8 @@ def compared(desk: Desk, name: str) -> Row:
     given = next(game.stream)["real"], checked.values
     theirs, null = (_theirs(peer, copy.deepcopy(networks), *given) for _ in range(2))
     if (apart := difference(_ours(game), theirs)) > SAME:
-        error = ValueError(f"the two play different games: their gradients differ by {apart:.1%}")
-        return failed("T7", case, error)
+        said = f"the two play different games: their gradients differ by {apart:.1%}"
+        return failed("T7", case, ValueError(said))
     steps = desk.options.steps
     works = desk.plays(game), repeated(theirs.play, steps), repeated(null.play, steps)
     return desk.compare("T7", case, peer.model, Goal(peer.goal, "at least"), *works)
@@ -97,7 +97,7 @@ def difference(one: Side, other: Side) -> float:
             state = played.optimizers[side].state
             weights = played.networks[side].parameters()
             moments[side].append(torch.cat([state[w]["exp_avg"].flatten() for w in weights]))
-    return max((torch.dist(*pair) / pair[1].norm()).item() for pair in moments.values())
+    return max((torch.dist(a, b) / b.norm()).item() for a, b in moments.values())
 
 
 @contextmanager
