@@ -28,7 +28,7 @@ from torch.optim import Adam, Optimizer
 from gan.bench import games
 from gan.bench.desk import Desk, repeated
 from gan.bench.paired import Goal, Row, failed, skipped
-from gan.rehearsal import SIDES
+from gan.config.rehearsal import SIDES
 from gan.trainer import Trainer
 
 Networks = Mapping[str, Any]  # by side; the generator says how long its `latent` is
