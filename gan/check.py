@@ -46,6 +46,7 @@ KNOWN = (
     "resume",
     "init",
     "sweep",
+    "processes",
     "plugins",
     "freeze",
     "rates",
