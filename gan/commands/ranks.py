@@ -17,7 +17,7 @@ import time
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from math import inf
-from typing import Any, TextIO
+from typing import IO, Any, TextIO
 
 import torch
 import torch.distributed
@@ -28,6 +28,7 @@ from gan.commands.composing import UsageError
 from gan.signals import Stop
 
 DONE, FAILED, MISTAKE, DIVERGED, STOPPED, LOST = range(6)  # how a rank ends; lost by another's end
+COMMAND = ("-m", "gan.commands.ranks")
 GRACE = 30.0  # seconds in which the others end once one has failed
 
 
@@ -57,18 +58,16 @@ class Ranks:
         options: dict[str, Any] = {"is_master": True, "wait_for_workers": False}
         store = torch.distributed.TCPStore("127.0.0.1", 0, **options)  # type: ignore[attr-defined]  # not in every build of torch
         started: list[subprocess.Popen[str]] = []
-        said: list[threading.Thread] = []
         try:
             for rank in range(self.count):
                 started.append(self._start(self._environment(rank, store.port)))
-                said += _handed_on(started[-1])
+            said = [thread for one in started for thread in _handed_on(one)]
             ended = self._attend(started)
         finally:
             for one in started:
-                one.kill()
-                one.wait()
-            for thread in said:
-                thread.join()
+                _end(one)
+        for thread in said:
+            thread.join(5)  # whoever they have started themselves may still hold the other end
         failed = {rank: status for rank, status in ended if status not in (DONE, STOPPED)}
         if failed:
             first = next((rank for rank in failed if failed[rank] != LOST), next(iter(failed)))
@@ -95,7 +94,7 @@ class Ranks:
     def _start(self, environment: Mapping[str, str]) -> subprocess.Popen[str]:
         pipe = None if sys.stdout is sys.__stdout__ else subprocess.PIPE
         started = subprocess.Popen(
-            [sys.executable, "-m", "gan.commands.ranks"],
+            [sys.executable, *COMMAND],
             stdin=subprocess.PIPE,
             stdout=pipe,
             stderr=pipe,
@@ -128,10 +127,16 @@ class Ranks:
 
 
 def _write(process: subprocess.Popen[str], line: str) -> None:
-    if process.stdin is not None:
-        with contextlib.suppress(OSError):  # it has ended
-            process.stdin.write(f"{line}\n")
-            process.stdin.flush()
+    with contextlib.suppress(OSError):  # it has ended
+        process.stdin.write(f"{line}\n")  # type: ignore[union-attr]  # a pipe
+        process.stdin.flush()  # type: ignore[union-attr]
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    process.wait()
+    with contextlib.suppress(OSError):  # of a last line that it has not read
+        process.stdin.close()  # type: ignore[union-attr]  # a pipe
 
 
 def _handed_on(process: subprocess.Popen[str]) -> list[threading.Thread]:
@@ -147,10 +152,11 @@ def _handed_on(process: subprocess.Popen[str]) -> list[threading.Thread]:
     return threads
 
 
-def _hand_on(source: Iterable[str], stream: TextIO) -> None:
-    for line in source:
-        stream.write(line)
-        stream.flush()
+def _hand_on(source: IO[str], stream: TextIO) -> None:
+    with source:
+        for line in source:
+            stream.write(line)
+            stream.flush()
 
 
 def main() -> int:
