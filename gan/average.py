@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-from gan.buffers import places, settled
+from gan.step.buffers import places, settled
 
 
 class Average(nn.Module, ABC):

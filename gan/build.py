@@ -6,15 +6,16 @@ from typing import Any
 import torch
 import yaml
 
-from gan import distributed, features, finetune, parts, pieces, rundir
-from gan.check import Checked, check, require_keys
-from gan.compiling import compile_calls
+from gan import distributed, features
+from gan.config.check import Checked, check, readable
+from gan.config.rehearsal import SIDES, rehearse_classes
 from gan.data.stream import Stream
 from gan.metrics.evaluation import evaluation_for
-from gan.monitor import Monitor
 from gan.recipe import Recipe
-from gan.rehearsal import SIDES, rehearse_classes
-from gan.signals import Stop
+from gan.run import finetune, rundir
+from gan.run.monitor import Monitor
+from gan.run.signals import Stop
+from gan.step import compiling, parts, pieces
 from gan.trainer import Trainer
 
 Say = Callable[[str], None]
@@ -32,8 +33,7 @@ def build(config: dict[str, Any], say: Say = distributed.say, stop: Stop | None 
     rundir.fix_lengths(checked)
     torch.set_float32_matmul_precision("high")  # TF32 where the device has it
     device = distributed.device(checked.settings.device)
-    require_keys(checked, dataset.gives)
-    reads = checked.reads
+    reads = readable(checked, dataset.gives)
     ranks = {"rank": distributed.rank(), "size": distributed.size()}
     batch_size, seed, asked = checked.settings.batch_size, checked.seed, stop.__bool__
     stream = Stream(dataset, batch_size, seed, device, reads, asked=asked, **ranks)
@@ -42,7 +42,7 @@ def build(config: dict[str, Any], say: Say = distributed.say, stop: Stop | None 
         say(finetune.adopt(recipe, checked.init))
     asleep = parts.freeze(recipe, checked.freeze)
     if checked.settings.compile:
-        compile_calls(recipe, say)
+        compiling.compile_calls(recipe, say)
     trainer = pieces.trainer_for(checked.settings, device, say)(
         recipe,
         generator=parts.player(checked, recipe, "generator", asleep),

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from gan.sealed import (
+from gan.run.sealed import (
     CONFIG,
     FILES,
     MANIFEST,

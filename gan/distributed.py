@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from torch.distributed import distributed_c10d as c10d
 
 from gan import draws
+from gan.config.signature import ConfigError
 from gan.draws import Share
-from gan.signature import ConfigError
 
 THREADS = torch.get_num_threads()  # as torch chose them
 START = 300.0  # seconds that a process waits for another until the first step is done

@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from gan import distributed
 from gan.recipe import Recipe
 from gan.registry import ConfigError
-from gan.replay import Clue, Place, Replay, user_line
+from gan.step.replay import Clue, Place, Replay, user_line
 
 SATURATING = (nn.Sigmoid, nn.LogSigmoid, nn.Softmax, nn.LogSoftmax, nn.Softmax2d)
 

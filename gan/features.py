@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from tqdm import trange
 
 from gan import checkpoint
-from gan.check import Checked
 from gan.checkpoint import Checkpoint
+from gan.config.check import Checked
 from gan.data.stream import Stream
 from gan.networks.pretrained import rebuilt, stored
 from gan.registry import create

@@ -15,7 +15,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from gan import distributed
-from gan.hand import Hand
+from gan.run.hand import Hand
 
 PATIENCE = 10.0  # seconds that training waits for a write
 BOARD, LINES = "tensorboard", "metrics.jsonl"

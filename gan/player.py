@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from gan import distributed
+from gan.config.settings import UNCLIPPED, Clip
 from gan.explain import explained
-from gan.gradients import clear, frozen, total, total_norm
-from gan.guard import NonFiniteError
 from gan.optimizers import set_rate
 from gan.recipe import detached
-from gan.settings import UNCLIPPED, Clip
+from gan.step.gradients import clear, frozen, total, total_norm
+from gan.step.guard import NonFiniteError
 
 Losses = dict[str, Tensor]
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor, nn
 
-from gan.compiling import eager
+from gan.step.compiling import eager
 
 Batch = Mapping[str, Tensor]
 Judge = Callable[[Tensor], Tensor]

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from hydra.core.config_store import ConfigStore
 
-from gan.signature import (
+from gan.config.signature import (
     ConfigError,
     Count,
     Fraction,

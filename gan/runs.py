@@ -20,15 +20,15 @@ import yaml
 from torch import Tensor, nn
 
 from gan import checkpoint, registry
-from gan.best import path_of, weights_of
-from gan.buffers import settled
 from gan.checkpoint import Checkpoint, restore
+from gan.config.signature import Count, Positive, Whole, coerce, listed, nearest
 from gan.recipe import Recipe
 from gan.recipes.conditional import Conditional
 from gan.recipes.synthesis import Synthesis
 from gan.recipes.wnet import WNet
 from gan.registry import ConfigError, Entry
-from gan.signature import Count, Positive, Whole, coerce, listed, nearest
+from gan.run.best import path_of, weights_of
+from gan.step.buffers import settled
 
 CHUNK = 64  # images drawn at once
 CLOCKS = ("step", "images", "discriminator_updates")

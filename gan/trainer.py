@@ -7,18 +7,18 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from gan import distributed, ending, rollback, state
+from gan import distributed
 from gan.average import Average
+from gan.config.settings import Settings
 from gan.explain import explained, strict_gradients
-from gan.guard import Guard
-from gan.monitor import Monitor
 from gan.player import Losses, Player
 from gan.recipe import Batch, Recipe, detached
-from gan.saves import Saves
-from gan.settings import Settings
-from gan.signals import Stop
-from gan.state import Stream
-from gan.turns import ORDERS, Dealt
+from gan.run import ending, rollback, state
+from gan.run.monitor import Monitor
+from gan.run.saves import Saves
+from gan.run.signals import Stop
+from gan.step.guard import Guard
+from gan.step.turns import ORDERS, Dealt
 
 
 class Trainer:
@@ -32,7 +32,7 @@ class Trainer:
         recipe: Recipe,
         generator: Player,
         discriminator: Player,
-        stream: Stream,
+        stream: state.Stream,
         averages: Mapping[str, Average],
         settings: Settings,
         monitor: Monitor,

@@ -7,12 +7,13 @@ import torch
 import torch._dynamo  # noqa: F401 - optimizers do; slow, and once for all that fork from here
 from torch import nn
 
-from gan import distributed, pieces
+from gan import distributed
 from gan.average import Ema
-from gan.monitor import Monitor
+from gan.config.settings import Settings
 from gan.player import Player
 from gan.registry import create, entry, names
-from gan.settings import Settings
+from gan.run.monitor import Monitor
+from gan.step import pieces
 
 SIZE, CLASSES, TOTAL = 16, 3, 8
 BOTH = {"size": SIZE, "channels": 1, "width": 2}

@@ -11,11 +11,11 @@ from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from gan.average import Ema
-from gan.monitor import Monitor
+from gan.config.settings import UNCLIPPED, Settings
 from gan.player import Player
 from gan.recipes.synthesis import Synthesis
 from gan.registry import create
-from gan.settings import UNCLIPPED, Settings
+from gan.run.monitor import Monitor
 from gan.trainer import Trainer
 
 CENTRES = torch.stack(
@@ -138,7 +138,7 @@ def trainer(
 
 def everything(run):
     """All that training has changed, as copies."""
-    from gan import state
+    from gan.run import state
 
     networks, optimizers, rest = state.gather(run.recipe, run.averages, run.players)
     tensors = {name: tensor.clone() for name, tensor in {**networks, **optimizers}.items()}

@@ -9,12 +9,12 @@ from small import trainer
 
 import gan
 from gan import checkpoint, distributed
-from gan.best import Best
 from gan.build import build
 from gan.commands import main
-from gan.monitor import Monitor
 from gan.registry import ConfigError
-from gan.saves import StorageError
+from gan.run.best import Best
+from gan.run.monitor import Monitor
+from gan.run.saves import StorageError
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
 

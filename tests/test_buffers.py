@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from gan.average import Ema
-from gan.buffers import Copies, places
-from gan.gradients import SMALL, total_norm
+from gan.step.buffers import Copies, places
+from gan.step.gradients import SMALL, total_norm
 
 
 def assorted():

@@ -29,8 +29,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adagrad, Adam, AdamW, NAdam, Optimizer, RMSprop
 
-from gan import checkpoint, optimizer_state
+from gan import checkpoint
 from gan.checkpoint import CheckpointError
+from gan.run import optimizer_state
 
 Listener = Callable[[str, tuple[Any, ...]], None]
 

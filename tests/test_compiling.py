@@ -6,10 +6,10 @@ import pytest
 import torch
 from test_trainer import everything
 
-from gan import compiling
 from gan.bench import games
 from gan.build import build
-from gan.compiling import compile_calls, eager
+from gan.step import compiling
+from gan.step.compiling import compile_calls, eager
 
 COMPILED = "trainer.compile=true"
 

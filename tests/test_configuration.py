@@ -24,14 +24,15 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from tiny_glyphs import SIZE
 
-from gan import registry, rundir
+from gan import registry
 from gan.build import build
-from gan.check import CHOICES, NAMED, check
 from gan.commands import train
 from gan.commands.train import conf_dir, switched_on
+from gan.config.check import CHOICES, NAMED, check
+from gan.config.settings import Clip, Image, Settings
 from gan.locks import Lock
 from gan.registry import ConfigError
-from gan.settings import Clip, Image, Settings
+from gan.run import rundir
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz_"
 PRESETS = (
@@ -229,7 +230,9 @@ def refused(number: int, path: tuple[str, ...], value: Any) -> str | None:
     changed = copy.deepcopy(presets()[number])
     within(changed, path[:-1])[path[-1]] = value
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gan.check.rehearse", lambda _: None)  # types and ranges need no networks
+        patch.setattr(
+            "gan.config.check.rehearse", lambda _: None
+        )  # types and ranges need no networks
         try:
             check(changed)
         except ConfigError as error:

@@ -8,14 +8,14 @@ from games import SCHEDULES, TOTAL, Batches, started
 from test_graphs import CASES, STEPS, played
 from test_trainer import everything
 
-from gan import pieces
 from gan.bench import games
 from gan.build import build
 from gan.data.datasets import Images
 from gan.data.store import Store
 from gan.data.stream import Stream
-from gan.graphs import GraphedTrainer
 from gan.registry import create
+from gan.step import pieces
+from gan.step.graphs import GraphedTrainer
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
@@ -93,7 +93,7 @@ def test_a_recorded_run_is_the_eager_one(case, exact):
 
 def test_what_reads_the_device_stays_eager_and_trains_on(monkeypatch):
     texts = []
-    monkeypatch.setattr("gan.monitor.Monitor.tell", lambda self, kind, text: texts.append(text))
+    monkeypatch.setattr("gan.run.monitor.Monitor.tell", lambda self, kind, text: texts.append(text))
     run = on_device("synthesis", "hinge", None, GraphedTrainer)
     losses = run.recipe.discriminator_losses
     run.recipe.discriminator_losses = lambda batch, fakes, update: {
@@ -108,7 +108,7 @@ def test_what_reads_the_device_stays_eager_and_trains_on(monkeypatch):
 
 
 def test_a_turn_that_is_not_finite_is_skipped(monkeypatch):
-    monkeypatch.setattr("gan.monitor.Monitor.tell", lambda self, kind, text: None)
+    monkeypatch.setattr("gan.run.monitor.Monitor.tell", lambda self, kind, text: None)
     run = on_device("synthesis", "hinge", None, GraphedTrainer)
     played(run)
     deal = run.stream

@@ -15,10 +15,11 @@ import pytest
 import torch
 from small import Numbers, differing, everything, newest, resumed, trainer
 
-from gan import checkpoint, rundir, saves, signals
+from gan import checkpoint
 from gan.registry import ConfigError
-from gan.saves import StorageError
-from gan.signals import Stop
+from gan.run import rundir, saves, signals
+from gan.run.saves import StorageError
+from gan.run.signals import Stop
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
 NUMBERS = {"SIGINT": signal.SIGINT, "SIGTERM": signal.SIGTERM, "SIGUSR1": signal.SIGUSR1}

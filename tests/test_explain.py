@@ -12,10 +12,10 @@ from torch import nn
 
 from gan import explain
 from gan.build import build
+from gan.config.settings import Settings
 from gan.explain import ExplainedError, explained, require_logits, strict_gradients
 from gan.player import Player
 from gan.registry import ConfigError
-from gan.settings import Settings
 from gan.trainer import Trainer
 
 TOY = """\

@@ -8,7 +8,7 @@ import torch
 import yaml
 
 from gan import checkpoint, features
-from gan.check import check
+from gan.config.check import check
 from gan.features import Lesson, Training, fitted, in_words, shifted
 from gan.losses.reconstruction import Perceptual
 from gan.networks.pretrained import stored

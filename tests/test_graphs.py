@@ -6,10 +6,10 @@ import pytest
 import torch
 from games import SCHEDULES, doubles, error, started
 
-from gan import graphs
-from gan.graphs import WARM, GraphedTrainer, Number
-from gan.guard import DivergedError
 from gan.recipe import due
+from gan.step import graphs
+from gan.step.graphs import WARM, GraphedTrainer, Number
+from gan.step.guard import DivergedError
 
 STEPS = 2 * WARM + 4
 
@@ -130,7 +130,7 @@ def test_turns_are_recorded_anew_after_going_back(monkeypatch):
     for _ in range(STEPS):
         run.play()
     before = len(recorder.recorded)
-    monkeypatch.setattr("gan.state.resume", lambda run, path: {**run.counts(), "position": 0})
+    monkeypatch.setattr("gan.run.state.resume", lambda run, path: {**run.counts(), "position": 0})
     run.resume(None)
     for _ in range(STEPS):
         run.play()
@@ -233,5 +233,5 @@ def test_optimizers_keep_their_rate_on_the_device():
 @pytest.fixture
 def told(monkeypatch):
     texts = []
-    monkeypatch.setattr("gan.monitor.Monitor.tell", lambda self, kind, text: texts.append(text))
+    monkeypatch.setattr("gan.run.monitor.Monitor.tell", lambda self, kind, text: texts.append(text))
     return texts

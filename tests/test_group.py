@@ -14,8 +14,9 @@ from small import Generator, newest, trainer
 from test_ranks import Shares, started
 from torch import nn
 
-from gan import checkpoint, distributed, peers
-from gan.signature import ConfigError
+from gan import checkpoint, distributed
+from gan.config.signature import ConfigError
+from gan.run import peers
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
 

@@ -10,8 +10,10 @@ from small import Numbers, Pooled, differing, everything, newest, trainer
 from torch import nn
 
 import gan
-from gan import checkpoint, diagnosis, guard, player
-from gan.guard import DivergedError, NonFiniteError
+from gan import checkpoint, player
+from gan.run import diagnosis
+from gan.step import guard
+from gan.step.guard import DivergedError, NonFiniteError
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
 BAD = {"nan": torch.nan, "inf": torch.inf, "-inf": -torch.inf}

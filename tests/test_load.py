@@ -10,9 +10,9 @@ import yaml
 
 import gan
 from gan import checkpoint, registry, runs
-from gan.buffers import settled
 from gan.data.store import Store
 from gan.registry import create
+from gan.step.buffers import settled
 
 CONDITIONAL = ["recipe=conditional", "data.label=style", "discriminator.norm=none"]
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from gan.gradients import frozen
+from gan.config.settings import UNCLIPPED, Clip
 from gan.player import Player
-from gan.settings import UNCLIPPED, Clip
+from gan.step.gradients import frozen
 
 
 def sides(clip=UNCLIPPED, schedule=lambda count: 1.0, lr=0.1):

@@ -174,7 +174,7 @@ POWER = {
         ),
     ),
     "X3": Power("gan.commands.composing.require_values", lambda _: None, callback),
-    "X3 checked": Power("gan.check.conform", careless, target),
+    "X3 checked": Power("gan.config.check.conform", careless, target),
     "X4": Power(
         "test_security.CALLS",
         {},
@@ -189,11 +189,11 @@ POWER = {
             or test_store.refused(s.copy, "its tree is damaged")
         ),
     ),
-    "F1": Power("gan.check.nearest", lambda word, known: "", spelt),
-    "F1 refused": Power("gan.check._only", lambda *_: None, spelt),
-    "F2": Power("gan.signature._within", lambda _, v, __: v, value(("trainer", "keep"), 0)),
+    "F1": Power("gan.config.check.nearest", lambda word, known: "", spelt),
+    "F1 refused": Power("gan.config.check._only", lambda *_: None, spelt),
+    "F2": Power("gan.config.signature._within", lambda _, v, __: v, value(("trainer", "keep"), 0)),
     "F2 finite": Power(
-        "gan.signature._finite",
+        "gan.config.signature._finite",
         lambda v, _: v,
         value(("optimizer", "discriminator", "lr"), float("inf")),
     ),

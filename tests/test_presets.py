@@ -7,8 +7,8 @@ from test_trainer import assert_same, everything
 from tiny_glyphs import TinyGlyphs
 
 from gan.build import build
-from gan.check import check
 from gan.commands.train import conf_dir
+from gan.config.check import check
 from gan.data.store import build as build_store
 
 PRESETS = sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml"))

@@ -6,8 +6,8 @@ import json
 import pytest
 from small import trainer
 
-from gan.monitor import Monitor
-from gan.profiling import WARMUP
+from gan.run.monitor import Monitor
+from gan.run.profiling import WARMUP
 
 
 def traces(run_dir):

@@ -9,8 +9,9 @@ from ranks import forked
 from small import Numbers, everything, newest, ring, trainer
 from torch import nn
 
-from gan import checkpoint, distributed, guard
+from gan import checkpoint, distributed
 from gan.registry import create, entry, names
+from gan.step import guard
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
 
@@ -217,7 +218,7 @@ def test_weights_that_drift_apart_are_found_at_a_save(tmp_path, tried):
 @pytest.mark.row("D8", "another configuration, store or step in a process is named at the start")
 @pytest.mark.parametrize(("field", "value"), [("config", "run-1"), ("data", "numbers-1")])
 def test_processes_that_are_set_up_differently_are_refused(tmp_path, field, value, tried):
-    from gan import rundir
+    from gan.run import rundir
 
     def work(rank):
         run = started(tmp_path, **({"run_id": f"run-{rank}"} if field == "config" else {}))

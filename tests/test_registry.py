@@ -6,8 +6,8 @@ import pytest
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
+from gan.config.signature import coerce
 from gan.registry import ConfigError, Count, Fraction, Positive, create, names, register
-from gan.signature import coerce
 
 
 def node(kind, name):

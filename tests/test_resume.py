@@ -15,10 +15,11 @@ import torch
 import yaml
 from small import Numbers, differing, everything, newest, resumed, trainer
 
-from gan import checkpoint, distributed, log, rundir, state
+from gan import checkpoint, distributed, log
 from gan.build import build
 from gan.checkpoint import CheckpointError
 from gan.registry import ConfigError
+from gan.run import rundir, state
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
 GAME = {"discriminator_warmup": 4, "n_critic": {0: 2, 6: 1}, "steps": 20, "log_every": 5}

@@ -12,11 +12,12 @@ from ranks import forked
 from small import newest
 from test_ranks import started as ring_game
 
-from gan import distributed, draws, pieces
-from gan.check import check
+from gan import distributed, draws
+from gan.config.check import check
+from gan.config.settings import Settings
 from gan.draws import Share
 from gan.registry import ConfigError
-from gan.settings import Settings
+from gan.step import pieces
 from gan.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("quick_disk")

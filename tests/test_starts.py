@@ -9,11 +9,12 @@ import pytest
 from small import trainer
 from torch import nn
 
-import gan.check
-from gan import floors, rehearsal, rundir
+import gan.config.check
+from gan.config import floors, rehearsal
 from gan.data import foreign
 from gan.data.building import build
 from gan.registry import ConfigError
+from gan.run import rundir
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
 
@@ -72,9 +73,9 @@ def old(monkeypatch, *packages):
 )
 @pytest.mark.parametrize("package", floors.FLOORS)
 def test_old_packages_are_told_at_the_start(composed, monkeypatch, package, tried):
-    assert gan.check.check(composed("model=dcgan")).notes == []
+    assert gan.config.check.check(composed("model=dcgan")).notes == []
     old(monkeypatch, package)
-    (note,) = gan.check.check(composed("model=dcgan")).notes
+    (note,) = gan.config.check.check(composed("model=dcgan")).notes
     assert f"{package} 0.1rc1 is older than" in note
     assert f"pip install -U '{package}>={floors.FLOORS[package][0]}'" in note
     tried(1)
@@ -112,13 +113,13 @@ class OneValue(nn.Sequential):
 
 @pytest.mark.row("N16", "batch norm of one value: refused at the start")
 def test_batch_norm_of_one_value_is_refused(tiny, monkeypatch, tried):
-    gan.check.check(tiny("dcgan", "trainer.batch_size=1"))  # many pixels of one image
+    gan.config.check.check(tiny("dcgan", "trainer.batch_size=1"))  # many pixels of one image
     networks = rehearsal._networks
     one = {"generator": OneValue().to("meta")}
     monkeypatch.setattr(rehearsal, "_networks", lambda *given: networks(*given) | one)
     with pytest.raises(ConfigError, match=r"see one value of 1 image: raise trainer\.batch_size"):
-        gan.check.check(tiny("dcgan", "trainer.batch_size=1"))
+        gan.config.check.check(tiny("dcgan", "trainer.batch_size=1"))
     with pytest.raises(ConfigError, match=r"see one value of 1 image: .* trainer\.micro_batch"):
-        gan.check.check(tiny("dcgan", "trainer.micro_batch=1"))
-    gan.check.check(tiny("dcgan", "trainer.batch_size=2"))
+        gan.config.check.check(tiny("dcgan", "trainer.micro_batch=1"))
+    gan.config.check.check(tiny("dcgan", "trainer.batch_size=2"))
     tried(4)

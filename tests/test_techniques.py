@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from gan import state
 from gan.build import build
 from gan.commands import train
+from gan.config.settings import Settings
 from gan.registry import ConfigError
-from gan.settings import Settings
+from gan.run import state
 
 README = Path(__file__).parents[1] / "README.md"
 

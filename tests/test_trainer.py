@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from gan import state
 from gan.build import build
 from gan.registry import ConfigError, names
+from gan.run import state
 
 LOSSES = names("adversarial")
 PENALTIES = names("penalty")
@@ -402,10 +402,10 @@ class Ring:
 @pytest.mark.parametrize("loss", ["nonsaturating", "hinge"])
 def test_a_tiny_gan_finds_all_modes_of_a_ring(loss, tmp_path):
     from gan.average import Ema
-    from gan.monitor import Monitor
+    from gan.config.settings import Settings
     from gan.player import Player
     from gan.registry import create
-    from gan.settings import Settings
+    from gan.run.monitor import Monitor
     from gan.trainer import Trainer
 
     torch.manual_seed(0)

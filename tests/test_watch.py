@@ -9,12 +9,12 @@ import torch
 from small import Discriminator, Numbers, differing, everything, ring, trainer
 from torch import nn
 
-from gan import watch
-from gan.monitor import Monitor
 from gan.player import Player
 from gan.recipes.synthesis import Synthesis
 from gan.registry import create
-from gan.watch import Watch
+from gan.run import watch
+from gan.run.monitor import Monitor
+from gan.run.watch import Watch
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
 SEEDS = [pytest.param(seed, marks=pytest.mark.slow) for seed in range(10)]

@@ -12,8 +12,8 @@ from gan.bench import by_hand, devices, games
 from gan.bench.games import COMMON, Compose
 from gan.bench.options import Options
 from gan.bench.paired import Goal, Row, Timer, Work, alternate, noted, row
-from gan.check import Checked, check
-from gan.settings import exact
+from gan.config.check import Checked, check
+from gan.config.settings import exact
 from gan.trainer import Trainer
 
 WARM = 2  # rounds that do not count

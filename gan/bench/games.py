@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gan import distributed, parts, pieces
-from gan.check import Checked, check
-from gan.compiling import compile_calls
-from gan.monitor import Monitor
-from gan.rehearsal import SIDES
+from gan import distributed
+from gan.config.check import Checked, check
+from gan.config.rehearsal import SIDES
+from gan.run.monitor import Monitor
+from gan.step import parts, pieces
+from gan.step.compiling import compile_calls
 from gan.trainer import Trainer
 
 Compose = Callable[..., dict[str, Any]]  # overrides to the values of a configuration

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from gan.bench.paired import ROUNDS
+from gan.config.signature import nearest
 from gan.registry import ConfigError
-from gan.signature import nearest
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,13 @@ import numpy as np
 from torch import nn
 
 from gan import distributed
+from gan.config.signature import coerce, conform, nearest
 from gan.data.datasets import Images
 from gan.data.store import Store
 from gan.data.stream import Stream
 from gan.features import EPOCHS, FOLDER, Lesson, Training, accuracy_under, fitted, in_words
 from gan.networks.pretrained import stored
 from gan.registry import Count, Fraction, entry, names
-from gan.signature import coerce, conform, nearest
 
 
 def add_parser(commands: Any) -> None:

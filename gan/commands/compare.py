@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gan.comparison import Difference, Group
+    from gan.trained.comparison import Difference, Group
 
 EXPLAINED = """\
 Means and standard deviations over seeds. Differences are paired over the seeds that both have, with
@@ -57,8 +57,8 @@ def compare(
 
     Raises: ValueError where there is nothing to compare, or a metric or the baseline is unknown.
     """
-    from gan import comparison
     from gan.metrics.report import plain
+    from gan.trained import comparison
 
     records = [comparison.read(path) for path in comparison.found(runs)]
     groups = comparison.grouped(records)
@@ -71,7 +71,7 @@ def compare(
         facts = json.dumps(plain(numbers(groups, first, tags)), indent=1, ensure_ascii=False)
         (out / "compare.json").write_text(facts + "\n", encoding="utf-8")
         try:
-            from gan import curves
+            from gan.trained import curves
         except ImportError:
             print(
                 f"gan: {out / 'compare.png'} needs matplotlib: pip install 'gan[compare]'",
@@ -84,7 +84,7 @@ def compare(
 
 def table(groups: Sequence["Group"], baseline: "Group", tags: Sequence[str]) -> str:
     """The groups' means, then their differences to the baseline."""
-    from gan import comparison
+    from gan.trained import comparison
 
     titles = [tag.removeprefix("metric/") for tag in tags]
     ordered = [baseline, *(group for group in groups if group is not baseline)]
@@ -109,7 +109,7 @@ def table(groups: Sequence["Group"], baseline: "Group", tags: Sequence[str]) -> 
 def _differences(
     groups: Sequence["Group"], baseline: "Group", tags: Sequence[str]
 ) -> list[list[str]]:
-    from gan import comparison
+    from gan.trained import comparison
 
     rows = []
     for group in groups:
@@ -123,7 +123,7 @@ def _differences(
 
 def numbers(groups: Sequence["Group"], baseline: "Group", tags: Sequence[str]) -> dict[str, Any]:
     """The same for machines."""
-    from gan import comparison
+    from gan.trained import comparison
 
     found = []
     for group in groups:

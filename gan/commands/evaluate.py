@@ -40,10 +40,10 @@ def add_parser(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measures the raw and every averaged generator, writes the report and prints its tables."""
     from gan import distributed, runs
+    from gan.config.signature import coerce
     from gan.metrics import report
     from gan.registry import Count
-    from gan.reports import Options, report_of
-    from gan.signature import coerce
+    from gan.trained.reports import Options, report_of
 
     count = None if args.count is None else coerce(Count, args.count, "--count")
     given = {name: getattr(args, name) for name in WEIGHTS if getattr(args, name)}
@@ -76,9 +76,9 @@ def facts(loaded: dict[str, "Run"]) -> dict[str, Any]:
 
 def note(last: "Run", found: "Report") -> None:
     """Adds a report to the run's own log, at the checkpoint's step; not while it is training."""
-    from gan import rundir
     from gan.log import noted
     from gan.registry import ConfigError
+    from gan.run import rundir
 
     try:
         rundir.hold(last.folder)

@@ -20,7 +20,8 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Writes the files and prints how far their images are from the original's."""
-    from gan import export, runs
+    from gan import runs
+    from gan.trained import export
 
     loaded = runs.load(args.run, args.weights, plugins=args.plugins, checkpoint=args.checkpoint)
     export.inputs(loaded, 1)  # refuses unknown recipes before anything is written

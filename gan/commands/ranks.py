@@ -25,7 +25,7 @@ import yaml
 
 from gan import distributed
 from gan.commands.composing import UsageError
-from gan.signals import Stop
+from gan.run.signals import Stop
 
 DONE, FAILED, MISTAKE, DIVERGED, STOPPED, LOST = range(6)  # how a rank ends; lost by another's end
 COMMAND = ("-m", "gan.commands.ranks")

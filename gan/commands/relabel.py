@@ -11,6 +11,7 @@ import numpy as np
 
 from gan import distributed
 from gan.commands.classifier import chosen
+from gan.config.signature import coerce
 from gan.data.datasets import Images
 from gan.data.labels import Labels, require_free, write_labels
 from gan.data.store import Store
@@ -19,7 +20,6 @@ from gan.features import Lesson, alone
 from gan.registry import Fraction, Whole
 from gan.robust.belief import corrupted
 from gan.robust.relabel import Settings, correct, plain
-from gan.signature import coerce
 
 _KINDS = get_type_hints(Settings, include_extras=True)
 _HELP = {

@@ -23,12 +23,13 @@ from typing import Any, TextIO
 
 import torch
 
-from gan import distributed, rundir
-from gan.check import check
+from gan import distributed
 from gan.commands.composing import UsageError
 from gan.commands.ranks import MISTAKE, RankError
+from gan.config.check import check
 from gan.distributed import FirstError, PeerError
-from gan.signals import Stop
+from gan.run import rundir
+from gan.run.signals import Stop
 
 ID = "GAN_SWEEP"  # an environment variable that jobs inherit: which call of the command they are of
 LOKY = "LokyProcess"  # the name of joblib's workers, before their number
@@ -226,7 +227,7 @@ def value(run_dir: Path, best: str | None) -> float | None:
     """What a search goes by: the best value of the measure `trainer.best`, or None without one."""
     if best is None:
         return None
-    from gan import comparison
+    from gan.trained import comparison
 
     return comparison.read(run_dir).last(f"best/{best.removeprefix('metric/')}")
 

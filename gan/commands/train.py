@@ -25,11 +25,11 @@ from gan import distributed
 from gan.commands import sweep
 from gan.commands.composing import UsageError, guarded, replaced, require_options
 from gan.commands.ranks import DIVERGED, MISTAKE, RankError, Ranks
-from gan.guard import DivergedError
+from gan.config.signature import Count, coerce, nearest
 from gan.registry import ConfigError, entry, names
-from gan.saves import StorageError
-from gan.signals import Stop
-from gan.signature import Count, coerce, nearest
+from gan.run.saves import StorageError
+from gan.run.signals import Stop
+from gan.step.guard import DivergedError
 
 NAMED = ("penalties.", "reconstruction.", "augment.")  # sections whose keys are chosen by name
 if TYPE_CHECKING:

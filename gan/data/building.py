@@ -12,7 +12,7 @@ from typing import Literal
 import lmdb
 from tqdm import tqdm
 
-from gan import floors
+from gan.config import floors
 from gan.data.builder import SHOWN, Builder, Resumable, Source, fingerprint, writing
 from gan.data.layout import Record, Rejected, read_meta
 from gan.data.pages import StoreError, checked_bytes

@@ -18,7 +18,7 @@ from typing import Any
 import lmdb
 import numpy as np
 
-from gan import floors
+from gan.config import floors
 from gan.data.images import (
     LARGEST_FILE,
     RULES,

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gan.best import Better
 from gan.data.datasets import evenly
 from gan.data.stream import Stream
 from gan.data.translation import Unpaired
@@ -26,6 +25,7 @@ from gan.metrics.pairs import PairEvaluation, Translate
 from gan.metrics.populations import Sampler, Translations
 from gan.metrics.translation import GlyphTranslation
 from gan.recipe import Recipe
+from gan.run.best import Better
 
 Say = Callable[[str], None]
 

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gan.best import Better
 from gan.metrics.baselines import baselines
 from gan.metrics.glyphs import CELLS, Cells, Draw, common_characters, shuffled_reference
 from gan.metrics.scores import Scores, compare, score
 from gan.metrics.tables import signed, table
 from gan.recipe import Recipe
+from gan.run.best import Better
 
 AMONG = [cell for cell in CELLS if cell != "validation"]
 MOST = 256  # characters of each part of the split that take part in a measure

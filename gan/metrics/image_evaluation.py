@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gan.best import Better
 from gan.data.datasets import evenly
 from gan.metrics.extractors import Extractor, OfClassifier, OfNothing
 from gan.metrics.judges import Judge, judge_of
 from gan.metrics.populations import Drawn, classes_hit, distances, reference, seen
+from gan.run.best import Better
 
 DRAWN = 1024  # images that are drawn for a measure, beside as many training images
 LESSON = 10_000  # images that the classifier of an unconditional game learns from

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from gan import images as pictures
-from gan.best import Better
 from gan.data.datasets import evenly
 from gan.metrics import images
 from gan.metrics.extractors import PORTION
@@ -16,6 +15,7 @@ from gan.metrics.report import Report
 from gan.metrics.scores import bootstrap
 from gan.metrics.tables import signed
 from gan.recipe import Batch
+from gan.run.best import Better
 
 SHOWN = 12  # rows of a sheet
 

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from gan import images as pictures
-from gan.best import Better
 from gan.data.datasets import evenly
 from gan.data.stream import Stream
 from gan.data.triples import Glyphs
@@ -17,6 +16,7 @@ from gan.metrics.extractors import PORTION
 from gan.metrics.judges import Judge, judge_of
 from gan.metrics.pairs import Translate
 from gan.metrics.report import Report
+from gan.run.best import Better
 
 FIELDS = {"character": "content", "style": "style"}  # what a judge reads, and the name of its share
 SHOWN = 12  # rows of a sheet

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from gan import checkpoint
 from gan.checkpoint import Checkpoint
-from gan.plain import parsed
+from gan.config.plain import parsed
+from gan.config.signature import nearest
 from gan.registry import create
-from gan.signature import nearest
 
 _SHIFTING = ("googlenet", "inception_v3")  # torchvision's weights for them expect a further mapping
 

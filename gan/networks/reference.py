@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gan.config.settings import exact
 from gan.images import to_bytes
 from gan.networks.pretrained import read_weights
-from gan.settings import exact
 
 PORTION = 64  # images that a network sees at once
 

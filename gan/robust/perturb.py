@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from gan import draws
+from gan.config.signature import nearest
 from gan.registry import Count, NonNegative, Positive, create, register
-from gan.signature import nearest
 
 Norm = Literal["linf", "l2"]
 LossOf = Callable[[Tensor], Tensor]

@@ -30,10 +30,11 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 from tqdm import tqdm
 
-from gan import checkpoint, distributed, optimizer_state
+from gan import checkpoint, distributed
 from gan.features import Lesson, Say, shifted
 from gan.registry import Count, NonNegative, Positive, Whole, create
 from gan.robust.belief import Belief
+from gan.run import optimizer_state
 
 FORMAT = 1  # rises when what follows computes something else: what was begun is begun anew
 

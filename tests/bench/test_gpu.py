@@ -8,7 +8,7 @@ import torch
 from gan.bench import gpu, limits
 from gan.bench.options import Options
 from gan.commands import main
-from gan.settings import exact
+from gan.config.settings import exact
 
 SLOW = pytest.mark.slow
 QUICK = limits.Ceilings(1e-6, {torch.float32: 1e12}, 1e11)

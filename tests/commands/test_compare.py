@@ -10,10 +10,10 @@ import pytest
 import yaml
 from PIL import Image
 
-import gan
-from gan import comparison
+import gan.trained
 from gan.commands import main
 from gan.commands.compare import compare
+from gan.trained import comparison
 
 T = {1: 12.706205, 2: 4.302653, 4: 2.776445, 9: 2.262157, 30: 2.042272}  # tables of Student's
 
@@ -236,7 +236,7 @@ def test_files_are_written_where_out_says(sweep, tmp_path, capsys):
 
 
 def test_a_band_is_the_mean_and_deviation_of_those_seeds_that_have_come_so_far(tmp_path):
-    from gan.curves import band
+    from gan.trained.curves import band
 
     written(tmp_path / "a", 0, (0.4, 0.2))
     written(tmp_path / "b", 1, (0.6,), steps=20)
@@ -248,8 +248,8 @@ def test_a_band_is_the_mean_and_deviation_of_those_seeds_that_have_come_so_far(t
 
 
 def test_without_matplotlib_the_picture_is_left_out_and_said(sweep, tmp_path, capsys, monkeypatch):
-    monkeypatch.setitem(sys.modules, "gan.curves", None)
-    monkeypatch.delattr(gan, "curves", raising=False)
+    monkeypatch.setitem(sys.modules, "gan.trained.curves", None)
+    monkeypatch.delattr(gan.trained, "curves", raising=False)
     assert main(["compare", str(sweep), "--out", str(tmp_path / "out")]) == 0
     assert "compare.png needs matplotlib: pip install 'gan[compare]'" in capsys.readouterr().err
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"compare.md", "compare.json"}

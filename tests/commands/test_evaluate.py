@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from gan import registry, reports, rundir, runs
+from gan import registry, runs
 from gan.commands import main
 from gan.data.store import Store
 from gan.data.stream import Stream
@@ -23,6 +23,8 @@ from gan.locks import Lock
 from gan.metrics import report
 from gan.recipes.cyclegan import CycleGAN
 from gan.recipes.pix2pix import Pix2Pix
+from gan.run import rundir
+from gan.trained import reports
 
 
 def lines(run="run"):

@@ -5,8 +5,8 @@ import safetensors.torch
 import torch
 
 import gan
-from gan import export
 from gan.commands import main
+from gan.trained import export
 
 CONDITIONAL = ["recipe=conditional", "data.label=style", "discriminator.norm=none"]
 

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from gan.build import build
 from gan.commands import composing, sweep
 from gan.commands.composing import UsageError
-from gan.signals import Stop
+from gan.run.signals import Stop
 
 TRAIN = Path(__file__).parents[2] / "train.py"
 SMALL = ["data=fonts", "image.size=16", "trainer.batch_size=8", "trainer.log_every=1"]

@@ -5,10 +5,10 @@ import torch
 from torch import nn
 from torchvision.models import squeezenet1_1
 
-from gan.gradients import frozen
 from gan.losses.reconstruction import Perceptual, feature_distance
 from gan.networks.pretrained import TorchvisionClassifier, _before_pooling
 from gan.registry import create
+from gan.step.gradients import frozen
 
 LAYERS = ["features.0", "features.3.expand3x3"]
 

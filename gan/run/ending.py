@@ -7,11 +7,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from gan import checkpoint, diagnosis, distributed, peers, rundir
+from gan import checkpoint, distributed
 from gan.distributed import PeerError
-from gan.guard import DivergedError
-from gan.rundir import FINISHED
-from gan.saves import StorageError
+from gan.run import diagnosis, peers, rundir
+from gan.run.rundir import FINISHED
+from gan.run.saves import StorageError
+from gan.step.guard import DivergedError
 
 STOPPED = "stopped.json"
 

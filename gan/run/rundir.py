@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from gan import checkpoint, distributed
-from gan.check import Checked
+from gan.config.check import Checked
+from gan.config.plain import parsed
+from gan.config.signature import flat
 from gan.locks import HeldError, Lock
-from gan.plain import parsed
 from gan.registry import ConfigError
-from gan.signature import flat
 
 LOCK, FINISHED = ".lock", "finished.json"
 _held: dict[tuple[int, Path], Lock] = {}  # by process, since a fork inherits it

@@ -18,11 +18,11 @@ import numpy
 import torch
 from torch import Tensor
 
-from gan.guard import NonFiniteError
 from gan.player import Losses, Player
 from gan.recipe import Batch, due
+from gan.step.guard import NonFiniteError
+from gan.step.turns import Dealt
 from gan.trainer import Trainer
-from gan.turns import Dealt
 
 WARM = 3  # turns of a kind that are played before one is recorded
 

@@ -16,13 +16,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from gan import distributed, parts, registry
+from gan import distributed, registry
+from gan.config.signature import ConfigError
 from gan.explain import require_logits
 from gan.recipe import Batch, Recipe, detached
-from gan.signature import ConfigError
+from gan.step import parts
 
 if TYPE_CHECKING:
-    from gan.check import Checked
+    from gan.config.check import Checked
 
 SIDES = ("generator", "discriminator")
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)

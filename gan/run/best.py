@@ -9,8 +9,8 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from gan import checkpoint, distributed
-from gan.buffers import settled
-from gan.signature import ConfigError, nearest
+from gan.config.signature import ConfigError, nearest
+from gan.step.buffers import settled
 
 Better = Literal["less", "more"]
 

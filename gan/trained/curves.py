@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from gan.comparison import Group, named, spread
+from gan.trained.comparison import Group, named, spread
 
 COLUMNS = 3
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from gan import checkpoint
-from gan.guard import DivergedError
+from gan.step.guard import DivergedError
 
 
 def survived(run: Any, train: Callable[[], None]) -> None:

@@ -8,12 +8,13 @@ from typing import Annotated, Any
 
 import torch
 
-from gan import distributed, floors, registry
+from gan import distributed, registry
+from gan.config import floors
+from gan.config.rehearsal import SIDES, rehearse
+from gan.config.settings import Clip, Image, Settings
+from gan.config.signature import Bounds, coerce, conform, nearest
 from gan.recipe import Recipe
 from gan.registry import ConfigError, Entry, NonNegative, Whole
-from gan.rehearsal import SIDES, rehearse
-from gan.settings import Clip, Image, Settings
-from gan.signature import Bounds, coerce, conform, nearest
 
 Seed = Annotated[int, Bounds(0, 2**63 - 1)]
 CHOICES = {  # section of the configuration -> kind of entry
@@ -170,8 +171,8 @@ def check(config: Mapping[str, Any]) -> Checked:
     return checked
 
 
-def require_keys(checked: Checked, gives: Collection[str]) -> None:
-    """Refuse data that lack what the recipe reads from each batch."""
+def readable(checked: Checked, gives: Collection[str]) -> tuple[str, ...]:
+    """The keys that the recipe reads from each batch; data that lack one are refused."""
     recipe, data = (checked.entries[section][0] for section in ("recipe", "data"))
     missing = [key for key in checked.reads if key not in gives]
     if missing:
@@ -180,6 +181,7 @@ def require_keys(checked: Checked, gives: Collection[str]) -> None:
             f"recipe={recipe.name} reads {', '.join(missing)} from each batch, which "
             f"data={data.name} does not give (it gives {', '.join(gives)}){hint}"
         )
+    return checked.reads
 
 
 def _chosen(kind: str, config: Mapping[str, Any], section: str) -> tuple[Entry, dict[str, Any]]:

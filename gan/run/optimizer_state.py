@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from gan.checkpoint import CheckpointError, restore
-from gan.sealed import plain
+from gan.run.sealed import plain
 
 _KERNELS = {"foreach", "fused", "capturable", "differentiable"}  # how an optimizer computes
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from gan import checkpoint, distributed
-from gan.guard import ADVICE, DivergedError
 from gan.recipe import detached
+from gan.step.guard import ADVICE, DivergedError
 
 NAME = "diagnosis.json"
 

@@ -9,15 +9,16 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from gan import checkpoint, distributed, optimizer_state, sealed
+from gan import checkpoint, distributed
 from gan.average import Average
 from gan.checkpoint import CheckpointError
-from gan.guard import Guard
-from gan.monitor import Monitor
+from gan.config.settings import Settings
 from gan.player import Player
 from gan.recipe import Batch, Recipe
-from gan.sealed import STATE
-from gan.settings import Settings
+from gan.run import optimizer_state, sealed
+from gan.run.monitor import Monitor
+from gan.run.sealed import STATE
+from gan.step.guard import Guard
 
 
 class Stream(Protocol):

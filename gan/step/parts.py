@@ -8,13 +8,13 @@ from torch import nn
 from torch.nn import Parameter
 
 from gan import distributed
+from gan.config.signature import nearest
 from gan.player import Player
 from gan.recipe import Recipe
 from gan.registry import ConfigError
-from gan.signature import nearest
 
 if TYPE_CHECKING:
-    from gan.check import Checked
+    from gan.config.check import Checked
 
 Freeze = list[str] | dict[str, int]
 Asleep = dict[str, list[tuple[int, list[Parameter]]]]

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import _SpectralNorm
 
 from gan import distributed
+from gan.config.settings import Settings
 from gan.draws import Share
-from gan.graphs import GraphedTrainer
 from gan.player import Losses, Player
 from gan.recipe import Batch, detached
-from gan.settings import Settings
+from gan.step.graphs import GraphedTrainer
+from gan.step.turns import Dealt
 from gan.trainer import Trainer
-from gan.turns import Dealt
 
 
 def trainer_for(

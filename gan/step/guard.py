@@ -12,7 +12,7 @@ from math import isfinite
 
 from torch import Tensor, nn
 
-from gan.buffers import Copies, places
+from gan.step.buffers import Copies, places
 
 FIRST = 2  # steps after which common slips are looked for
 IN_A_ROW, IN_ALL, WINDOW = 3, 10, 10_000  # skipped updates of one player that a run survives

@@ -15,13 +15,13 @@ import yaml
 from torch import Tensor, nn
 
 from gan import checkpoint, distributed, images
-from gan.best import Best, Better
+from gan.config.signature import flat
 from gan.log import Log
 from gan.player import Losses, Player
-from gan.profiling import Profile
 from gan.recipe import Batch, Recipe
-from gan.signature import flat
-from gan.watch import Watch
+from gan.run.best import Best, Better
+from gan.run.profiling import Profile
+from gan.run.watch import Watch
 
 MADE = ("generated", "cycled")  # how samples begin that differ from generator to generator
 Counts = Mapping[str, int]

@@ -5,7 +5,7 @@ from importlib import metadata
 
 from packaging.version import Version
 
-from gan.signature import ConfigError
+from gan.config.signature import ConfigError
 
 FLOORS = {  # the first versions without, as in pyproject.toml, and where the holes are
     "torch": ("2.11", "reading weights"),

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gan.ending import STOPPED
+from gan.config.plain import parsed
+from gan.config.signature import flat, nearest
 from gan.metrics.scores import bootstrap
-from gan.plain import parsed
-from gan.rundir import FINISHED, FREE
-from gan.signature import flat, nearest
+from gan.run.ending import STOPPED
+from gan.run.rundir import FINISHED, FREE
 
 ASIDE = {*FREE, "seed"} - {"trainer.steps"}  # what runs of one group may differ in
 CLOCKS = ("step", "images", "discriminator_updates")

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_
 
-from gan.gradients import total_norm
-from gan.signature import Bounds, Count, Positive, Whole
+from gan.config.signature import Bounds, Count, Positive, Whole
+from gan.step.gradients import total_norm
 
 Watched = Literal["data", "discriminator", "collapse", "disk"]
 

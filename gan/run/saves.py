@@ -4,8 +4,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from gan import distributed, state
+from gan import distributed
 from gan.checkpoint import CheckpointError
+from gan.run import state
 
 GRACE = 30.0  # seconds that torchrun and most schedulers leave between SIGTERM and SIGKILL
 

@@ -1,0 +1,1 @@
+"""A run from start to end: its directory and state, what it shows, and how it ends."""
