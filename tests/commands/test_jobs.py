@@ -9,14 +9,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import slurm
 import torch
 
 from gan import checkpoint, distributed
 from gan.commands import composing, ranks, sweep, train
 from gan.commands.composing import UsageError
-from gan.commands.ranks import DONE, LOST, MISTAKE, STOPPED, RankError, Ranks
+from gan.commands.ranks import DIVERGED, DONE, FAILED, LOST, MISTAKE, STOPPED, RankError, Ranks
 from gan.registry import ConfigError
 from gan.run.signals import Stop
 
@@ -119,7 +121,45 @@ def test_a_rank_ends_with_its_starter():
     os.close(reading)
     os.write(writing, b"SIGTERM\n")
     os.close(writing)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == ranks.FAILED
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == FAILED
+
+
+@pytest.mark.parametrize(
+    ("end", "status"),
+    [
+        (True, DONE),
+        (False, STOPPED),
+        (ConfigError("seed"), MISTAKE),
+        (FloatingPointError("seed"), DIVERGED),
+        (distributed.PeerError("seed"), LOST),
+        (distributed.FirstError("which has said why"), LOST),
+        (RuntimeError("seed"), FAILED),
+    ],
+)
+def test_how_a_rank_ends_is_its_status_and_is_told(end, status, monkeypatch, capsys):
+    def built(values, stop):
+        assert values == {"seed": 1}
+        if isinstance(end, Exception):
+            raise end
+        return SimpleNamespace(train=lambda: end)
+
+    reading, writing = os.pipe()
+    os.write(writing, json.dumps("seed: 1").encode() + b"\n")
+    monkeypatch.setattr(train, "built", built)
+    monkeypatch.setattr(ranks, "_obey", lambda orders, stop: None)
+    with os.fdopen(reading) as orders:
+        monkeypatch.setattr(sys, "stdin", orders)
+        assert ranks.main() == status
+    os.close(writing)
+    assert ("seed" in capsys.readouterr().err) == (
+        isinstance(end, Exception) and not isinstance(end, distributed.FirstError)
+    )
+
+
+def test_a_search_knows_that_ranks_have_diverged():
+    assert train._diverged(RankError(0, DIVERGED))
+    assert not train._diverged(RankError(0, FAILED))
+    assert not train._diverged(None)
 
 
 def test_joblibs_workers_share_the_devices_among_jobs_of_several_processes():
@@ -234,12 +274,12 @@ def command(tmp_path, glyph_store):
     environment["PYTHONPATH"] = os.pathsep.join([str(TRAIN.parent), str(tmp_path), *sys.path])
     children = []
 
-    def start(*arguments, multirun=True):
+    def start(*arguments, multirun=True, **variables):
         given = [*["-m"] * multirun, *SMALL, f"data.path={glyph_store}", "sweep=all", *arguments]
         child = subprocess.Popen(
             [sys.executable, str(TRAIN), *given],
             cwd=tmp_path,
-            env=environment,
+            env={**environment, **variables},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -324,6 +364,19 @@ def test_a_job_of_two_ranks_trains_what_one_process_does(command, tmp_path, laun
     assert not living(tmp_path)
 
 
+@pytest.mark.slow
+def test_a_run_alone_starts_its_processes_too(command, tmp_path):
+    given = ["processes=2", "trainer.steps=2", "run_dir=run"]
+    status, said = ended(command(*given, multirun=False))
+    assert status == 0, said
+    assert said.count("step 2/2") == 1
+    assert last(tmp_path / "run").manifest["facts"]["processes"] == 2
+    status, said = ended(command(*given, "trainer.batch_size=7", multirun=False))
+    assert status == 2, said
+    assert said.count("gan: trainer.batch_size=7 cannot be split over 2 processes") == 1
+    assert "Traceback" not in said
+
+
 FAULTY = """
 import os, pathlib
 from gan.recipes.synthesis import Synthesis
@@ -389,8 +442,14 @@ def test_a_sweep_that_is_ended_leaves_no_process_and_is_finished_later(
 
 
 @pytest.mark.slow
-def test_a_preempted_job_of_two_tasks_is_submitted_again_and_goes_on(command, tmp_path):
-    child = command(*launched("submitit"), "trainer.steps=200", "seed=0")
+@pytest.mark.parametrize("cluster", ["local", "slurm"])
+def test_a_preempted_job_of_two_tasks_is_submitted_again_and_goes_on(command, tmp_path, cluster):
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    slurm.install(tmp_path / "slurm")
+    path = os.pathsep.join([str(tmp_path / "slurm"), os.environ["PATH"]])
+    layout = {"local": "hydra.launcher.tasks_per_node=2", "slurm": "hydra.launcher.nodes=2"}
+    given = [f"hydra/launcher=submitit_{cluster}", layout[cluster], "trainer.steps=200"]
+    child = command(*given, "seed=0,-1", PATH=path)
     (log,) = waited_for(lambda: [*tmp_path.glob("runs/all/*/metrics.jsonl")])
     waited_for(lambda: log.read_text().count("\n") > 3)
     holder = (log.parent / ".lock").read_text().split()[1]
@@ -400,10 +459,11 @@ def test_a_preempted_job_of_two_tasks_is_submitted_again_and_goes_on(command, tm
     for task in tasks:
         os.kill(int(task), signal.SIGUSR2)
     status, said = ended(child)
-    assert status == 0, said
-    (path,) = tmp_path.glob("runs/all/*.log")
-    text = path.read_text()
-    assert "stopped by SIGUSR2" in text
+    assert status == 2, said
+    assert "gan: 1 of 2 jobs failed" in said
+    text = log.parent.with_name(f"{log.parent.name}.log").read_text()
+    assert text.count("stopped by SIGUSR2") == 1
     assert "goes on at step" in text
     assert steps(log.parent) == [*range(1, 201)]
     assert "| all  | 1 " in said
+    waited_for(lambda: not living(tmp_path), 60)
