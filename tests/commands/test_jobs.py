@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from ast import literal_eval
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -67,7 +68,7 @@ def test_ranks_are_given_all_values_and_are_told_apart(started, tmp_path, monkey
     found.devices = [2, 3]
     assert found.train() is True
     for rank in "01":
-        line, named = eval((tmp_path / rank).read_text())  # noqa: S307 - what was written above
+        line, named = literal_eval((tmp_path / rank).read_text())
         assert ranks.yaml.safe_load(json.loads(line)) == {
             "n_critic": {0: 5, 1000: 1},
             "lr": 1e-5,
