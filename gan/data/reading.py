@@ -133,7 +133,7 @@ class StoreFile:
         if self.fresh:
             for number in sorted(self.fresh.intersection(blocks.tolist())):
                 self.touch(number)
-        if self.grains.even:
+        if self.grains.whole(blocks):
             self.grains.take(blocks, slots, out)
         else:
             images = [
