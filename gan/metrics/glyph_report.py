@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from gan import images
 from gan.data.triples import Glyphs
 from gan.metrics.baselines import Fonts, baselines
-from gan.metrics.claims import cautions, verdict
+from gan.metrics.claims import FIELDS, cautions, verdict
 from gan.metrics.glyph_evaluation import cells_of
 from gan.metrics.glyphs import CELLS, CONTROLS, Cells, Draw, Pairs
 from gan.metrics.judges import TRAINING, Judge, judge_of
@@ -27,7 +27,6 @@ SECTIONS = {
     "SFUC": "Completing a font: seen styles, unseen characters.",
 }
 SHOWN = 12  # rows of a sheet
-FIELDS = {"content": "character", "style": "style"}  # a metric's name, and what its judge reads
 
 Say = Callable[[str], None]
 

@@ -98,7 +98,12 @@ def test_images_are_measured_beside_the_training_images(trained, capsys, monkeyp
     assert ("label_accuracy" in found["numbers"]) == conditional
     assert "fid" not in found["numbers"]
     assert 0 < found["floor"]["fd_classifier"] < found["numbers"]["fd_classifier"]
-    assert "FID needs --inception" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "FID needs --inception" in said
+    (right,) = found["classifier_right"]
+    assert right < 0.95  # after the few steps that it has here
+    assert f"classifier: it names {right:.1%} of held-out real images rightly." in said
+    assert f"The label judge is right about {right:.1%} of held-out real images, below 95%" in said
     assert not Path("run/metrics.jsonl").exists()  # --out leaves the run as it is
     assert len(list(Path("data/statistics").iterdir())) == 1
 
