@@ -96,7 +96,7 @@ def cautions(scores: Scores, ceiling: Mapping[str, float]) -> list[str]:
 
 
 def doubts(ceiling: Mapping[str, float], of: str = "glyphs") -> list[str]:
-    """A sentence for each judge, by its name, that errs too often on real images to be relied on."""
+    """A sentence for each judge, by its name, that errs too often on real images."""
     return [
         f"The {name} judge is right about {share:.1%} of held-out real {of}, below "
         f"{CONFIDENT:.0%}: read its shares beside that."
