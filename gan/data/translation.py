@@ -214,7 +214,7 @@ class Unpaired:
     def shown(self, keys: Collection[str], many: int = 8, seed: int = 0) -> dict[str, Plan]:
         """So many images of each kind that are trained on, and as many that are held out."""
         parts = {"training": self.train, "held-out": self.held}
-        return {name: _beside(*part, many, seed) for name, part in parts.items()}
+        return {name: _beside(a, b, many, seed) for name, (a, b) in parts.items()}
 
 
 def _two(store: Store) -> tuple[np.ndarray, np.ndarray]:

@@ -1,6 +1,6 @@
 """What a generator makes of images that it is given, beside them and the truth."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,7 +17,7 @@ from gan.trained.reports import TRANSLATIONS
 if TYPE_CHECKING:
     from gan.runs import Run
 
-Columns = Mapping[str, Tensor]
+Columns = dict[str, Tensor]
 """Images [N, C, H, W] by the titles of a sheet's columns."""
 
 
