@@ -50,7 +50,7 @@ def test_gradients_pass_twice(name, image):
         return change(x)
 
     image.requires_grad_()
-    assert torch.autograd.gradcheck(fixed, image[:, :, :4, :5].detach().requires_grad_())
+    assert torch.autograd.gradcheck(fixed, image[:2, :, :3, :4].detach().requires_grad_())
     slope = input_gradient(lambda x: fixed(x).square().sum((1, 2, 3)), image)
     (second,) = torch.autograd.grad(slope.square().sum(), image, allow_unused=True)
     assert second is None  # the penalty's points are leaves of their own

@@ -468,7 +468,11 @@ ACTS: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.row("C2", "the previous checkpoint loads at every point")
 @pytest.mark.parametrize(
-    "error", [OSError(errno.EIO, "injected"), Fault()], ids=["OSError", "Fault"]
+    "error",
+    [
+        pytest.param(OSError(errno.EIO, "injected"), id="OSError", marks=pytest.mark.slow),
+        pytest.param(Fault(), id="Fault"),
+    ],
 )
 @pytest.mark.parametrize("act", ACTS)
 def test_error_at_any_file_operation_loses_nothing(

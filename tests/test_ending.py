@@ -77,24 +77,29 @@ def unbroken(tmp_path_factory):
 
 
 @pytest.mark.row("P1", "33 of 33 saved once; resumed difference 0")
-@pytest.mark.parametrize("phase", PHASES)
-def test_a_signal_in_any_phase_saves_and_the_run_goes_on(tmp_path, unbroken, phase, tried):
-    for name, number in NUMBERS.items():
-        folder = tmp_path / name
-        run = trainer(folder, measure_every=4, **GAME)
-        PHASES[phase](run, number)
-        assert not run.train(), "it was asked to stop"
-        stored = checkpoint.load(newest(folder))
-        assert stored.state["discriminator_updates"] == run.discriminator_updates
-        told = json.loads((folder / "stopped.json").read_text())
-        assert (told["reason"], told["detail"], told["step"]) == ("signal", name, run.step)
-        assert told["checkpoint"] == str(stored.path)
-        assert not (folder / rundir.LOCK).exists()
-        again = resumed(folder, measure_every=4, **GAME)
-        assert again.train()
-        assert differing(unbroken, everything(again)) == set()
-        assert not (folder / "stopped.json").exists()
-    tried(len(NUMBERS))
+@pytest.mark.parametrize(  # every phase with one signal, in turn; the slow tier has the others
+    ("phase", "name"),
+    [
+        pytest.param(phase, name, marks=() if place % 3 == number else pytest.mark.slow)
+        for place, phase in enumerate(PHASES)
+        for number, name in enumerate(NUMBERS)
+    ],
+)
+def test_a_signal_in_any_phase_saves_and_the_run_goes_on(tmp_path, unbroken, phase, name, tried):
+    run = trainer(tmp_path, measure_every=4, **GAME)
+    PHASES[phase](run, NUMBERS[name])
+    assert not run.train(), "it was asked to stop"
+    stored = checkpoint.load(newest(tmp_path))
+    assert stored.state["discriminator_updates"] == run.discriminator_updates
+    told = json.loads((tmp_path / "stopped.json").read_text())
+    assert (told["reason"], told["detail"], told["step"]) == ("signal", name, run.step)
+    assert told["checkpoint"] == str(stored.path)
+    assert not (tmp_path / rundir.LOCK).exists()
+    again = resumed(tmp_path, measure_every=4, **GAME)
+    assert again.train()
+    assert differing(unbroken, everything(again)) == set()
+    assert not (tmp_path / "stopped.json").exists()
+    tried(1)
 
 
 def test_a_signal_between_saves_writes_one_checkpoint_and_one_on_a_saved_step_none(tmp_path):
@@ -365,6 +370,7 @@ def start(folder, go, end, results):
     return child
 
 
+@pytest.mark.slow
 @pytest.mark.row("F5", "50 starts at once: 1 winner, the others name it")
 def test_of_many_starts_in_one_folder_one_wins(tmp_path, tried):
     go, gone = os.pipe()

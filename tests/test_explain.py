@@ -482,6 +482,7 @@ def test_known_error_names_its_cause_and_the_line_of_the_user(plugin, claim):
 BACKWARD = ("has freed it", "was overwritten", "a weight changed", "differentiates twice")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("claim", CASES)
 def test_without_the_explainer_backward_does_not_show_the_line(plugin, claim, monkeypatch):
     """The power of the test above: the line is in no traceback, where a replay is needed."""

@@ -8,12 +8,25 @@ import torch
 
 from gan.build import build
 from gan.registry import ConfigError
+from gan.run import rundir
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """The run of `first`, once it was trained, and its folder."""
+    return tmp_path_factory.mktemp("kept") / "first", []
 
 
 @pytest.fixture
-def first(tiny):
-    """A run in the folder `first`, stopped after two steps."""
-    return played(build(tiny("wnet", "run_dir=first", "average=both")), 2)
+def first(tiny, kept):
+    """A run in the folder `first`, stopped after two steps; it is looked at alone."""
+    folder, runs = kept
+    if not runs:
+        runs.append(played(build(tiny("wnet", "run_dir=first", "average=both")), 2))
+        rundir.release(Path("first"))
+        shutil.move("first", folder)
+    shutil.copytree(folder, "first")
+    return runs[0]
 
 
 def played(trainer, steps):

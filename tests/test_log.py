@@ -38,8 +38,14 @@ FAULTS = {"full": "No space left on device", "hang": "no answer within 0 s"}
 
 
 @pytest.mark.row("T1", "one warning; the other log goes on; training bit-identical")
-@pytest.mark.parametrize("failing", ["_scalars", "_line", "_picture"])
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize(
+    ("failing", "fault"),
+    [
+        *(("_scalars", "full"), ("_line", "hang")),
+        *(pytest.param(part, "full", marks=pytest.mark.slow) for part in ("_line", "_picture")),
+        *(pytest.param(part, "hang", marks=pytest.mark.slow) for part in ("_scalars", "_picture")),
+    ],
+)
 def test_a_log_that_cannot_be_written_is_told_once_and_changes_nothing(
     tmp_path, failing, fault, monkeypatch, back, tried
 ):

@@ -37,7 +37,7 @@ def test_warmup_rises_in_a_straight_line(name):
     assert rises == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
 
 
-@pytest.mark.parametrize("name", ["linear", "cosine"])
+@pytest.mark.parametrize("name", [pytest.param("linear", marks=pytest.mark.slow), "cosine"])
 def test_rates_of_a_resumed_run_follow_the_formula_on_both_clocks(tiny, name):
     kinds = [f"schedule@schedule.{side}={name}" for side in ("generator", "discriminator")]
     lengths = ["schedule.generator.length=10", "schedule.discriminator.length=20"]

@@ -239,7 +239,12 @@ def test_every_row_of_the_first_band_has_its_power() -> None:
     assert {name.split()[0] for name in POWER} >= BAND_1
 
 
-@pytest.mark.parametrize("name", POWER)
+QUICK = {"S1", "S2", "X3 checked", "X4", "F2", "L6", "L7", "L8"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in POWER]
+)
 def test_power(
     name: str, scene: Scene, built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

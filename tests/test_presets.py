@@ -228,12 +228,20 @@ def at(values, path):
     return values
 
 
+@pytest.fixture
+def unrehearsed(monkeypatch):
+    """Numbers need no networks; the slow tier builds those of every preset."""
+    monkeypatch.setattr("gan.config.check.rehearse", lambda _: None)
+
+
+@pytest.mark.usefixtures("unrehearsed")
 @pytest.mark.parametrize("preset", SOURCES)
 def test_resolved_numbers_are_those_of_the_sources(composed, preset):
     values = check(composed(f"model={preset}")).values
     assert {path: at(values, path) for path in SOURCES[preset]} == SOURCES[preset]
 
 
+@pytest.mark.usefixtures("unrehearsed")
 @pytest.mark.parametrize("experiment", PUBLISHED)
 def test_experiments_at_published_size_have_the_published_numbers(composed, experiment):
     values = check(composed(f"experiment={experiment}", "data.path=x")).values

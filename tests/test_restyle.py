@@ -300,7 +300,10 @@ def test_it_is_off_by_default(tiny):
     trainer.stream.close()
 
 
-@pytest.mark.parametrize("share", [None, "restyle", "mix", "splice"])
+@pytest.mark.parametrize(
+    "share",
+    [None, "mix", *(pytest.param(s, marks=pytest.mark.slow) for s in ("restyle", "splice"))],
+)
 def test_what_styles_are_made_of_is_read_only_where_some_are(tiny, share):
     overrides = [] if share is None else [f"recipe.{share}=0.5"]
     run = build(tiny("wnet", *overrides))

@@ -72,8 +72,13 @@ PLACES = {  # updates of the discriminator: 4 of warm-up, 2 a step until step 6,
 }
 
 
+QUICK = {"inside the warm-up", "where a penalty is due", "where n_critic changes"}
+
+
 @pytest.mark.row("C7", "saved in one process, resumed in another: difference 0")
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(
+    "place", [p if p in QUICK else pytest.param(p, marks=pytest.mark.slow) for p in PLACES]
+)
 def test_a_new_process_goes_on_bit_for_bit(tmp_path, unbroken, place, tried):
     in_a_child(lambda: play(trainer(tmp_path, **FAR), PLACES[place]))
     run = resumed(tmp_path, **FAR)
@@ -137,7 +142,11 @@ PARTS = {
         for moment in ("exp_avg", "exp_avg_sq", "step")
     },
 }
-SEEDS = {"torch": "torch.default_generator.manual_seed", "random": "random.seed"}
+LIKE = {  # kept as another part is, which the default tier leaves out
+    *("generator's exp_avg", "generator's exp_avg_sq", "generator's step"),
+    *("running variance", "count of batches", "discriminator's weights"),
+    *("running mean of the recipe", "updates of the average"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +164,10 @@ def half(tmp_path_factory):
 
 
 @pytest.mark.row("C8", "leaving out any one part of the state makes C7 fail")
-@pytest.mark.parametrize("part", [None, *PARTS])
+@pytest.mark.parametrize(
+    "part",
+    [None, *(pytest.param(p, marks=pytest.mark.slow if p in LIKE else ()) for p in PARTS)],
+)
 def test_every_part_of_the_state_is_needed(tmp_path, half, part, tried):
     folder = shutil.copytree(half[0], tmp_path / "run")
     run = resumed(folder, **FAR)

@@ -6,8 +6,8 @@ import os
 import pickle
 import re
 import runpy
-import shutil
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -72,10 +72,13 @@ ATTRIBUTES = {
     "LOAD_TRUNCATED_IMAGES": "switches a guard of Pillow's off",
 }
 ONLY_IN = {  # allowed in these files alone
-    "importlib.import_module": ("commands/train.py",),  # plugins=
+    "importlib.import_module": ("commands/train.py", "bench/peers.py"),  # plugins=; packages to race
     "torch.export.load": ("trained/export.py",),  # of what it has just written, in memory
     "yaml.load": ("config/plain.py",),
 }
+
+
+TELLING = ("shell", "allow_pickle", "weights_only")
 
 
 def offences(tree: ast.AST, file: str) -> list[str]:
@@ -88,7 +91,8 @@ def offences(tree: ast.AST, file: str) -> list[str]:
             found.append(f"{file}:{line} {node.attr} {ATTRIBUTES[node.attr]}")
         if not isinstance(node, ast.Call):
             continue
-        name, given = ast.unparse(node.func), {k.arg: ast.unparse(k.value) for k in node.keywords}
+        name = ast.unparse(node.func)
+        given = {k.arg: ast.unparse(k.value) for k in node.keywords if k.arg in TELLING}
         if name in wrong:
             found.append(f"{file}:{line} {name} {wrong[name]}")
         if name in ONLY_IN and not file.endswith(ONLY_IN[name]):
@@ -193,7 +197,7 @@ def command(monkeypatch, tmp_path, capfd):
 
 
 @pytest.mark.row("X3")
-@pytest.mark.parametrize("part", [slice(0, 18, 5), pytest.param(slice(0, 18), marks=SLOW)])
+@pytest.mark.parametrize("part", [slice(0, 18, 9), pytest.param(slice(0, 18), marks=SLOW)])
 def test_no_override_names_code(part, command, tried):
     for override in OVERRIDES[part]:
         status, said = command("model=dcgan", "run_dir=run", override)
@@ -216,7 +220,7 @@ FILES = [
 
 
 @pytest.mark.row("X3")
-@pytest.mark.parametrize("part", [slice(0, 8, 3), pytest.param(slice(0, 8), marks=SLOW)])
+@pytest.mark.parametrize("part", [slice(0, 8, 6), pytest.param(slice(0, 8), marks=SLOW)])
 def test_no_file_of_settings_names_code(part, command, tmp_path, tried):
     (tmp_path / "conf" / "experiment").mkdir(parents=True)
     for text in FILES[part]:
@@ -257,18 +261,20 @@ STORED = {
 
 
 @pytest.mark.row("X3")
-@pytest.mark.parametrize("form", STORED)
-def test_a_hostile_stored_configuration_is_data(form, composed, tmp_path):
+def test_a_hostile_stored_configuration_is_data(composed, tmp_path, tried):
     checked = check(composed("model=dcgan"))
-    run = tmp_path / "run"
-    run.mkdir()
-    (run / "config.yaml").write_text(STORED[form])
-    hold(run)  # its lock is all that a start writes here
-    with watched(PROCESSES, CHANGES, TALK, ("exec",)) as seen, pytest.raises(ConfigError) as said:
-        previous(run, "auto", checked.values, print)
-    assert seen == []
-    assert len(str(said.value)) < 2000
-    assert not Path("owned").exists()
+    for form, text in STORED.items():
+        run = tmp_path / form
+        run.mkdir()
+        (run / "config.yaml").write_text(text)
+        hold(run)  # its lock is all that a start writes here
+        parts = PROCESSES, CHANGES, TALK, ("exec",)
+        with watched(*parts) as seen, pytest.raises(ConfigError) as said:
+            previous(run, "auto", checked.values, print)
+        assert seen == [], form
+        assert len(str(said.value)) < 2000, form
+        assert not Path("owned").exists(), form
+    tried(len(STORED))
 
 
 def test_aliases_would_multiply_without_the_loader():
@@ -389,6 +395,7 @@ def test_an_audit_fails_for_a_known_vulnerability_alone(audit):
     assert "a 1: CVE-1, mended in 2" in said
 
 
-@pytest.mark.skipif(shutil.which("pip-audit") is not None, reason="it would ask the service")
-def test_an_audit_without_its_tool_is_no_failure(audit):
+def test_an_audit_without_its_tool_is_no_failure(audit, monkeypatch):
+    missing = subprocess.CompletedProcess([], 1, "", "No module named pip_audit")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: missing)
     assert audit["asked"](["a==1"]) is None

@@ -27,9 +27,9 @@ CPU = torch.device("cpu")
 HANDFUL = [
     ("synthesis", "bce", "pgd", "generator first"),
     ("conditional", "hinge", "wgan_gp", "critic"),
-    ("pix2pix", "lsgan", "r1", "frozen"),
 ]
 MORE = [
+    ("pix2pix", "lsgan", "r1", "frozen"),
     ("synthesis", "bce", "pgd", "lazy"),
     ("conditional", "nonsaturating", "dragan", "critic"),
     ("cyclegan", "rpgan", None, "warm-up"),

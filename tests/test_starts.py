@@ -40,7 +40,7 @@ def started(run, folder, go, end, results):
 
 
 @pytest.mark.row("D10", "processes that cannot meet: a clear message; of 20 starts one a folder")
-@pytest.mark.parametrize("each", [1, 5])
+@pytest.mark.parametrize("each", [pytest.param(1, marks=pytest.mark.slow), 5])
 def test_twenty_starts_at_once_have_one_run_in_each_folder(tmp_path, each, tried):
     """Under a parent that none of them finds made."""
     (go, gone), (end, ended), (done, results) = os.pipe(), os.pipe(), os.pipe()

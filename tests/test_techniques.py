@@ -36,7 +36,7 @@ def test_updates_of_a_whole_run_are_counted_without_walking_it():
 # -- stopping gradients, four ways
 
 
-def test_frozen_submodules_are_not_trained_and_the_others_are(tiny):
+def test_frozen_submodules_are_not_trained_and_the_others_are(tiny, unreported):
     trainer = build(tiny("wnet", "freeze=[generator.style_encoder,discriminator.first]"))
     generator, discriminator = trainer.recipe.generator, trainer.recipe.discriminator
     kept = weights(generator.style_encoder), weights(discriminator.first)
@@ -150,7 +150,7 @@ def test_the_norm_before_clipping_is_logged(tiny):
     assert norms[1] > 1e-2
 
 
-def test_both_averages_stand_side_by_side(tiny):
+def test_both_averages_stand_side_by_side(tiny, unreported):
     trainer = build(tiny("wnet", "average=both", "average.halflife=50"))
     assert list(trainer.generators()) == ["raw", "uniform", "ema"]
     trainer.train()
@@ -174,7 +174,7 @@ def test_wasserstein_without_any_constraint_warns(tiny, capsys):
 # -- losses of W-Net chosen from the configuration
 
 
-def test_class_and_reconstruction_losses_are_switches(tiny):
+def test_class_and_reconstruction_losses_are_switches(tiny, unreported):
     overrides = ["classification=focal", "reconstruction.l2.weight=3", "recipe.l1=0"]
     overrides += ["reconstruction.perceptual.network=discriminator", "trainer.log_every=1"]
     build(tiny("wnet", *overrides, "trainer.steps=1")).train()
@@ -212,6 +212,6 @@ def test_a_missing_plugin_is_a_mistake(monkeypatch, tmp_path, capfd):
 def test_hparams_hold_the_settings_and_the_final_metrics(tiny):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    build(tiny("wnet", "seed=7")).train()
+    build(tiny("dcgan", "seed=7")).train()
     summary = EventAccumulator("run/tensorboard").Reload().summary_metadata
     assert any(tag.startswith("_hparams_/session_start_info") for tag in summary)

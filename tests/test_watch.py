@@ -249,6 +249,18 @@ def test_a_kept_graph_is_refused_by_name(tmp_path, tried):
     tried(2)
 
 
+def test_a_weight_that_is_made_anew_for_every_pass_is_no_kept_graph(tmp_path):
+    class Normed(Discriminator):
+        def __init__(self):
+            super().__init__()
+            nn.utils.spectral_norm(self[3])
+
+    run = trainer(tmp_path, networks=(Wide, Normed), recipe=Synthesis)
+    run.play()
+    run.discriminate(shared=False)
+    assert run.recipe.discriminator[3].weight.grad_fn is not None
+
+
 @pytest.mark.row("G2", "weights that no loss reaches are listed once, by name")
 def test_weights_that_nothing_trains_are_listed_once(tmp_path, tried):
     class Idle(Discriminator):

@@ -55,11 +55,14 @@ class Desk:
         """The clock of the device."""
         return devices.timer(distributed.device(self.device))
 
+    def checked(self, model: str, *overrides: str) -> Checked:
+        """A model's settings."""
+        device = f"trainer.device={self.device}"
+        return _checked(self.compose, *self.models[model], *COMMON, device, *overrides)
+
     def maker(self, model: str, *overrides: str) -> Callable[[], Trainer]:
         """A function that builds a model's trainer."""
-        device = f"trainer.device={self.device}"
-        words = *self.models[model], *COMMON, device, *overrides
-        return lambda: games.trainer_of(_checked(self.compose, *words))
+        return lambda: games.trainer_of(self.checked(model, *overrides))
 
     def plays(self, game: Trainer) -> Work:
         """A round of a trainer's steps."""

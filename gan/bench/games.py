@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gan import distributed
 from gan.config.check import Checked, check
@@ -91,17 +91,21 @@ def trainer(values: Mapping[str, Any]) -> Trainer:
     return trainer_of(check(values))
 
 
-def trainer_of(checked: Checked, run_dir: Path = Path("unused")) -> Trainer:
+def trainer_of(
+    checked: Checked,
+    run_dir: Path = Path("unused"),
+    networks: Mapping[str, nn.Module] | None = None,
+) -> Trainer:
     """The same of checked settings; a classifier that it needs is untrained.
 
-    Nothing is written: its log is never opened.
+    `networks` play in place of the configured ones. Nothing is written: its log is never opened.
     """
     settings, device = checked.settings, distributed.device(checked.settings.device)
     torch.set_float32_matmul_precision("high")  # as in a run
     distributed.seed(checked.seed, "start", 0, device)
     counts = {"styles": STYLES, "characters": CHARACTERS, "classes": STYLES}
     facts = {**counts, **checked.facts}
-    networks = {side: checked.create(side, **facts) for side in SIDES}
+    networks = networks or {side: checked.create(side, **facts) for side in SIDES}
     chosen, arguments = checked.entries["recipe"]
     classifier = None
     if "classifier" in chosen.given and chosen.build.needs_classifier(arguments):

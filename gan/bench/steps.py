@@ -6,7 +6,8 @@ from dataclasses import replace
 from gan.bench.desk import Desk
 from gan.bench.games import MODELS, Compose
 from gan.bench.options import Options
-from gan.bench.paired import Goal, Row, skipped
+from gan.bench.paired import Goal, Row
+from gan.bench.peers import PEERS, compared
 
 Case = Callable[[Options, Compose], Iterable[Row]]
 FASTER = {"dcgan64": 1.10, "resnet": 1.35, "sngan": 1.30}  # than the usual loop
@@ -59,9 +60,10 @@ def penalties(options: Options, compose: Compose) -> Iterator[Row]:
 
 
 def peers(options: Options, compose: Compose) -> Iterator[Row]:
-    """T7: other frameworks, which are not part of this."""
-    for name, recorded in (("mimicry", 1.08), ("torchgan", 1.14)):
-        yield skipped("T7", f"peers {name}", f"no adapter: a prototype's ratio was {recorded}")
+    """T7: a step against that of other frameworks, on their networks, where they are installed."""
+    desk = replace(_desk(options, compose), device="cpu")
+    for name in PEERS:
+        yield compared(desk, name)
 
 
 CASES: Mapping[str, Case] = {

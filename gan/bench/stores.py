@@ -1,12 +1,13 @@
-"""The same made-up pictures in every layout that is compared: store, flat file, LMDB, zip.
+"""The same made-up pictures in every layout that is compared: store, flat file, LMDB, zip, FFCV.
 
-The last two are read as is usual elsewhere, by a `Dataset` with one image per call.
+LMDB and zip are read as is usual elsewhere, by a `Dataset` with one image per call.
 """
 
 import io
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -105,13 +106,40 @@ class LmdbImages(Dataset):
 
     def __getitem__(self, number: int) -> Tensor:
         """One image, uint8 [H, W, C]."""
+        pixels = np.frombuffer(self._value(number), np.uint8)
+        return torch.from_numpy(pixels.reshape(self.shape).copy())
+
+    def _value(self, number: int) -> Any:
         if self._transaction is None:
             file = lmdb.open(
                 str(self.path), subdir=False, readonly=True, lock=False, readahead=False
             )
             self._transaction = file.begin(buffers=True)
-        value: Any = self._transaction.get(f"{number:08d}".encode())
-        return torch.from_numpy(np.frombuffer(value, np.uint8).reshape(self.shape).copy())
+        return self._transaction.get(f"{number:08d}".encode())
+
+
+def encoded(pictures: Pictures, folder: Path) -> Path:
+    """A folder of LMDB's default form, with one JPEG per value, as LSUN's."""
+    path = folder / "pictures_lmdb"
+    if not path.exists():
+        size = len(pictures) * (int(np.prod(pictures.shape)) + 8192) + (16 << 20)
+        with lmdb.open(str(path), map_size=size) as file, file.begin(write=True) as transaction:
+            for record in pictures:
+                transaction.put(record.key.encode(), _written(record.image, "JPEG", quality=90))
+    return path
+
+
+class JpegImages(LmdbImages):
+    """One JPEG per value, decoded by Pillow, one lookup per image."""
+
+    def __init__(self, pictures: Pictures, folder: Path) -> None:
+        """Writes the file where it is missing."""
+        self.path, self.count = encoded(pictures, folder) / "data.mdb", len(pictures)
+        self._transaction: lmdb.Transaction | None = None
+
+    def __getitem__(self, number: int) -> Tensor:
+        """One image, uint8 [H, W, C]."""
+        return torch.from_numpy(np.array(Image.open(io.BytesIO(self._value(number)))))
 
 
 class ZipImages(Dataset):
@@ -128,7 +156,8 @@ class ZipImages(Dataset):
         if not self.path.exists():
             with zipfile.ZipFile(self.path, "w", zipfile.ZIP_STORED) as archive:
                 for record in pictures:
-                    archive.writestr(f"{record.key}.png", _png(record.image))
+                    png = _written(record.image, "PNG", compress_level=0, optimize=False)
+                    archive.writestr(f"{record.key}.png", png)
 
     def __len__(self) -> int:
         """How many images there are."""
@@ -143,7 +172,30 @@ class ZipImages(Dataset):
         return pixels.transpose(2, 0, 1)
 
 
-def _png(pixels: np.ndarray) -> bytes:
-    written = io.BytesIO()
-    Image.fromarray(pixels).save(written, "PNG", compress_level=0, optimize=False)
-    return written.getvalue()
+def beton(pictures: Pictures, folder: Path, batch: int, mode: str = "raw") -> Iterable[Any]:
+    """FFCV's file of raw images, or of `jpg`, and its loader, shuffled, with one thread.
+
+    Raises: ImportError where FFCV is not installed.
+    """
+    loader, writer, fields, decoders = (
+        import_module(f"ffcv.{name}") for name in ("loader", "writer", "fields", "fields.rgb_image")
+    )
+    path = folder / f"pictures_{mode}.beton"
+    if not path.exists():
+        written = {"image": fields.RGBImageField(write_mode=mode, jpeg_quality=90)}
+        writer.DatasetWriter(str(path), written, num_workers=1).from_indexed_dataset(
+            [(pictures.pixels(number),) for number in range(len(pictures))]
+        )
+    return loader.Loader(
+        str(path),
+        batch_size=batch,
+        num_workers=1,
+        order=loader.OrderOption.RANDOM,
+        pipelines={"image": [decoders.SimpleRGBImageDecoder()]},
+    )
+
+
+def _written(pixels: np.ndarray, kind: str, **options: Any) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, kind, **options)
+    return file.getvalue()

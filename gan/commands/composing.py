@@ -11,7 +11,10 @@ from unittest import mock
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+
+from gan import distributed
 
 PLUGINS = {  # what Hydra itself builds, out of installed plugins
     f"hydra.{part}._target_": ("hydra._internal.core_plugins.", "hydra_plugins.")
@@ -36,11 +39,22 @@ def guarded() -> Iterator[list[DictConfig]]:
     def checked(*arguments: Any, **options: Any) -> DictConfig:
         config = load(*arguments, **options)
         require_values(OmegaConf.to_container(config))
+        if OmegaConf.select(config, "hydra.mode") == RunMode.MULTIRUN:
+            _require_one_process()
         composed.append(config)
         return config
 
     with mock.patch.object(ConfigLoaderImpl, "load_configuration", checked):
         yield composed
+
+
+def _require_one_process() -> None:
+    with distributed.first():  # it says why
+        if distributed.size() > 1:
+            raise UsageError(
+                "a multirun starts the processes of its jobs itself: leave torchrun out, and say "
+                "how many as in train.py -m processes=2 seed=0,1"
+            )
 
 
 def require_values(node: Any, path: str = "") -> None:

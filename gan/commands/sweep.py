@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import traceback
 import uuid
 from collections.abc import Iterator, Mapping
@@ -22,12 +23,17 @@ from typing import Any, TextIO
 
 import torch
 
+from gan import distributed
 from gan.commands.composing import UsageError
+from gan.commands.ranks import MISTAKE, RankError
 from gan.config.check import check
+from gan.distributed import FirstError, PeerError
 from gan.run import rundir
 from gan.run.signals import Stop
 
 ID = "GAN_SWEEP"  # an environment variable that jobs inherit: which call of the command they are of
+LOKY = "LokyProcess"  # the name of joblib's workers, before their number
+STARTER = os.getppid()
 LINES = 8  # of a failed job's log that are shown
 
 
@@ -77,12 +83,59 @@ def stoppable() -> Iterator[Stop]:
     name = f"SIG{os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2')}"
     again = [signal.Signals[name]] if "SUBMITIT_EXECUTOR" in os.environ else []
     try:
-        with Stop(again) as stop:
+        with Stop(again) as stop, _attended():
             yield stop
     except KeyboardInterrupt:
         if again and stop.name == name:
-            signal.raise_signal(again[0])
+            signal.raise_signal(again[0])  # in a job's first task it does not return
+            raise SystemExit(0) from None  # any other status might end the first before it is done
         raise
+
+
+@contextmanager
+def _attended() -> Iterator[None]:
+    """End a worker of joblib's whose sweep has been killed, once the run in it has saved.
+
+    It would train what it was given to the end, and the next job too.
+    """
+    if not multiprocessing.current_process().name.startswith(LOKY):
+        yield
+        return
+    closing = threading.Event()
+    thread = threading.Thread(target=_look_after, args=(closing,), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        closing.set()
+        thread.join()
+        if os.getppid() != STARTER:
+            os._exit(1)
+
+
+def _look_after(closing: threading.Event) -> None:
+    while not closing.wait(1.0):
+        if os.getppid() != STARTER:
+            os.kill(os.getpid(), signal.SIGTERM)
+            return
+
+
+def join_tasks() -> None:
+    """Give the tasks of a submitit job the variables that torchrun gives its processes."""
+    if "SUBMITIT_EXECUTOR" not in os.environ or "WORLD_SIZE" in os.environ:
+        return
+    from submitit.helpers import TorchDistributedEnvironment
+
+    task = TorchDistributedEnvironment()
+    if task.world_size > 1:
+        bound = "SLURM_GPUS_PER_TASK" in os.environ  # each task sees its own alone
+        os.environ |= {
+            "RANK": str(task.rank),
+            "LOCAL_RANK": "0" if bound else str(task.local_rank),
+            "WORLD_SIZE": str(task.world_size),
+            "MASTER_ADDR": task.master_addr,
+            "MASTER_PORT": str(task.master_port),
+        }
 
 
 @contextmanager
@@ -98,9 +151,12 @@ def recorded(folder: Path, name: str) -> Iterator[None]:
         try:
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
                 yield
-        except UsageError as error:
+        except FirstError as error:  # of another task, which has said why
+            raise JobError(f"{name}: {error}") from error
+        except (UsageError, PeerError, RankError) as error:
             log.write(f"{error}\n")
-            _note(folder, name, "mistake")
+            mistake = isinstance(error, UsageError) or getattr(error, "status", None) == MISTAKE
+            _note(folder, name, "mistake" if mistake else "failed")
             raise JobError(f"{name}: {error}") from error
         except Exception as error:
             log.write(traceback.format_exc())
@@ -113,6 +169,8 @@ def recorded(folder: Path, name: str) -> Iterator[None]:
 
 
 def _note(folder: Path, name: str, state: str) -> None:
+    if int(os.environ.get("RANK", 0)):  # of the tasks of a job the first keeps the record
+        return
     record = {"job": name, "sweep": os.environ.get(ID), "state": state}
     (folder / f".{name}.json").write_text(json.dumps(record), encoding="utf-8")
 
@@ -145,7 +203,7 @@ def ended(folder: Path, call: str, status: int) -> int:
     for name, state in bad.items():
         log = folder / f"{name}.log"
         said = log.read_text(encoding="utf-8").splitlines()[-LINES:] if log.exists() else []
-        how = " was cut off" if state == "cut off" else ""
+        how = " was cut off, or still runs" if state == "cut off" else ""
         print(f"\n{name}{how}, the end of {log}:", file=sys.stderr)
         print("\n".join(f"  {line}" for line in said), file=sys.stderr)
     if "stopped" in states.values():
@@ -227,18 +285,21 @@ def finished(values: Mapping[str, Any]) -> bool:
     run_dir = Path(values["run_dir"])
     if not (run_dir / rundir.FINISHED).exists() or not rundir.finished(check(values)):
         return False
-    print(f"{run_dir} is finished")
+    distributed.say(f"{run_dir} is finished")
     return True
 
 
-def own_device() -> None:
-    """Give each of joblib's worker processes an accelerator of its own, where there are several."""
-    chosen = device_of(multiprocessing.current_process().name, torch.cuda.device_count())
-    if chosen is not None:
-        torch.cuda.set_device(chosen)
+def own_devices(processes: int) -> list[int]:
+    """The accelerators of one of joblib's workers for a job of so many processes; [] is all."""
+    worker = multiprocessing.current_process().name
+    return devices_of(worker, torch.cuda.device_count(), processes)
 
 
-def device_of(process: str, count: int) -> int | None:
-    """The number of an accelerator for a process such as `LokyProcess-3`; None for others."""
-    kind, _, number = process.partition("-")
-    return (int(number) - 1) % count if kind == "LokyProcess" and number and count > 1 else None
+def devices_of(worker: str, there: int, each: int) -> list[int]:
+    """Those of a worker such as `LokyProcess-3`, where there are enough for two workers."""
+    kind, _, number = worker.partition("-")
+    places = there // each
+    if kind != LOKY or not number or places < 2:
+        return []
+    first = (int(number) - 1) % places * each
+    return list(range(first, first + each))

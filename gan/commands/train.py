@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import hydra
+import torch
 import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
@@ -23,7 +24,8 @@ import gan  # fills the registries before anything is composed
 from gan import distributed
 from gan.commands import sweep
 from gan.commands.composing import UsageError, guarded, replaced, require_options
-from gan.config.signature import nearest
+from gan.commands.ranks import DIVERGED, MISTAKE, RankError, Ranks
+from gan.config.signature import Count, coerce, nearest
 from gan.registry import ConfigError, entry, names
 from gan.run.saves import StorageError
 from gan.run.signals import Stop
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from gan.trainer import Trainer
 
 INVISIBLE = (
+    "processes",
     "resume",
     "run_dir",
     "sweep",
@@ -74,13 +77,11 @@ def job(config: DictConfig) -> float | None:
 
 def _alone(config: DictConfig, stop: Stop) -> None:
     try:
-        trainer = _built(plain(config), stop)
-    except distributed.FirstError as error:  # it has said why
-        raise SystemExit(2) from error
+        trainer = built(plain(config), stop)
     except (ValueError, OSError) as error:
         if _verbose():
             raise
-        raise SystemExit(_fail(str(error))) from error  # Hydra adds nothing to this one
+        raise SystemExit(fail(error)) from error  # Hydra adds nothing to this one
     if not trainer.train():
         raise KeyboardInterrupt
 
@@ -88,30 +89,47 @@ def _alone(config: DictConfig, stop: Stop) -> None:
 def _of_sweep(config: DictConfig, stop: Stop) -> float | None:
     """What is finished is not trained again; a run that diverges does not end a search."""
     hydra_config = HydraConfig.get()
-    sweep.own_device()
+    sweep.join_tasks()
     try:
-        with sweep.recorded(*sweep.place(hydra_config)):
+        with sweep.recorded(*sweep.place(hydra_config)), distributed.group():
             try:
                 values = plain(config)
                 settings = values.get("trainer")
                 best = settings.get("best") if isinstance(settings, dict) else None
                 sweep.require_search(hydra_config, best)
                 import_plugins(values.get("plugins") or [])
-                trainer = None if sweep.finished(values) else _built(values, stop)
+                trainer = None if sweep.finished(values) else built(values, stop)
             except (ValueError, OSError) as error:
                 raise UsageError(str(error)) from error
             if trainer is not None and not trainer.train():
                 raise KeyboardInterrupt
-            return sweep.value(Path(values["run_dir"]), best)
+            return None if distributed.rank() else sweep.value(Path(values["run_dir"]), best)
     except sweep.JobError as error:
-        if sweep.searches(hydra_config) and isinstance(error.__cause__, DivergedError):
+        if sweep.searches(hydra_config) and _diverged(error.__cause__):
             return sweep.worst(hydra_config)
         raise
 
 
-def _built(values: dict[str, Any], stop: Stop) -> "Trainer":
+def _diverged(error: BaseException | None) -> bool:
+    told = isinstance(error, RankError) and error.status == DIVERGED
+    return told or isinstance(error, DivergedError)
+
+
+def built(values: dict[str, Any], stop: Stop) -> "Trainer | Ranks":
+    """What trains these values: a trainer, or processes with one each."""
     import_plugins(values.get("plugins") or [])
     distributed.spare_a_core()
+    count = coerce(Count, values.get("processes", 1), "processes")
+    if count > 1 and distributed.size() > 1:
+        raise UsageError(
+            f"processes={count} would start more of them in each of the {distributed.size()} that "
+            "torchrun or the launcher has started: leave it out, or start one"
+        )
+    devices = sweep.own_devices(count)
+    if count > 1:
+        return Ranks(values, count, stop, devices)
+    if devices:
+        torch.cuda.set_device(devices[0])
     from gan.build import build  # imports torch's and TensorBoard's slower parts
 
     return build(values, stop=stop)
@@ -158,18 +176,23 @@ def _called(given: Sequence[str]) -> int:
         return 1
     except SystemExit as stop:
         return int(stop.code or 0)
+    except distributed.FirstError:  # it has said why
+        return 2
+    except RankError as error:
+        fail(error)
+        return 2 if error.status == MISTAKE else 1
     except (UsageError, ConfigError) as error:
         if _verbose():
             raise
-        return _fail(str(error))
+        return fail(error)
     except (HydraException, OmegaConfBaseException) as error:
         if _verbose():
             raise
-        return 2 if distributed.rank() else _fail(explained(error, given))  # all say the same
+        return 2 if distributed.rank() else fail(explained(error, given))  # all say the same
     except yaml.YAMLError as error:  # it says in which file and line
-        return _fail(" ".join(str(error).split()))
+        return fail(" ".join(str(error).split()))
     except (FloatingPointError, StorageError, TimeoutError, ConnectionError) as error:
-        print(f"gan: {error}", file=sys.stderr)
+        fail(error)
         return 1
     return 0
 
@@ -256,7 +279,8 @@ def _sentence(error: Exception) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def _fail(sentence: str) -> int:
+def fail(sentence: object) -> int:
+    """Say what is wrong, and of which process; the exit status of a mistake."""
     who = f", rank {distributed.rank()}" if distributed.rank() else ""
     print(f"gan{who}: {sentence}", file=sys.stderr)
     return 2
@@ -264,8 +288,10 @@ def _fail(sentence: str) -> int:
 
 __all__ = [
     "UsageError",
+    "built",
     "conf_dir",
     "explained",
+    "fail",
     "job",
     "job_folder",
     "main",

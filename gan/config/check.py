@@ -47,6 +47,7 @@ KNOWN = (
     "resume",
     "init",
     "sweep",
+    "processes",
     "plugins",
     "freeze",
     "rates",

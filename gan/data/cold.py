@@ -7,13 +7,11 @@ system on a network make many times slower than it need be.
 import math
 import os
 import resource
-from array import array
 from pathlib import Path
 
 import numpy as np
 
 from gan.data.layout import value_bytes
-from gan.data.pages import starts
 from gan.data.reading import StoreFile
 
 STEP = 128 << 10  # bytes: some kernels forget what is asked for beyond that at once
@@ -28,15 +26,14 @@ class ColdFile(StoreFile):
     """
 
     def __init__(self, path: Path) -> None:
-        """Like any other; where its blocks begin is looked up in pages that have been checked."""
+        """Like any other; see `StoreFile`."""
         super().__init__(path)
-        self.begins = array("Q", starts(self.descriptor))[1:]  # the meta record is the first value
-        self.fresh = set(range(self.meta.blocks))
+        self.unasked = set(self.fresh)
         self.patience = 0  # reads for which images are asked for
 
     def gather(self, rows: np.ndarray, out: np.ndarray) -> None:
         """Copies images to `out` uint8 [n, H * W * C], once each."""
-        if self.fresh or self.patience:
+        if self.unasked or self.patience:
             self._ask_for(rows)
         before = waits()
         super().gather(rows, out)
@@ -45,12 +42,12 @@ class ColdFile(StoreFile):
     def _ask_for(self, rows: np.ndarray) -> None:
         image = math.prod(self.meta.shape)
         blocks, slots = (part.tolist() for part in np.divmod(rows, self.meta.per_block))
-        for number in self.fresh.intersection(blocks):
-            self.fresh.remove(number)
-            self._ask(self.begins[number], value_bytes(image * self.meta.span(number)[1]))
+        for number in self.unasked.intersection(blocks):
+            self.unasked.remove(number)
+            self._ask(self.grains.begins[number], value_bytes(image * self.meta.span(number)[1]))
         if self.patience:
             for number, slot in zip(blocks, slots, strict=True):
-                self._ask(self.begins[number] + value_bytes(image * slot), image)
+                self._ask(self.grains.begins[number] + value_bytes(image * slot), image)
 
     def _ask(self, start: int, length: int) -> None:
         if hasattr(os, "posix_fadvise"):  # not on macOS

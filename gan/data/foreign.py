@@ -206,10 +206,6 @@ class ForeignStore(Store):
                 "store without such images"
             ) from error
 
-    def verify_ahead(self) -> bool:
-        """False: there are no checksums."""
-        return False
-
     def close(self) -> None:
         """Nothing: the file is open only while it is read."""
 

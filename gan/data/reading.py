@@ -18,6 +18,7 @@ from typing import Any
 import lmdb
 import numpy as np
 
+from gan.data.grains import Grains
 from gan.data.layout import (
     Meta,
     block_header,
@@ -51,7 +52,6 @@ class StoreFile:
         self.path = path
         self.lock = threading.RLock()
         self.users: weakref.WeakSet[Any] = weakref.WeakSet()
-        self.ahead = 0
         self.closed = False
         with contextlib.ExitStack() as resources, explained(path):
             self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -67,6 +67,8 @@ class StoreFile:
             self.meta = self._checked_meta()
             self.resources = resources.pop_all()
         self.views: list[np.ndarray | None] = [None] * self.meta.blocks
+        self.fresh = set(range(self.meta.blocks))  # blocks that were never touched
+        self.grains = Grains(self.descriptor, self.bytes, self.meta)
         self.starts = list(itertools.accumulate((n for n, _ in self.meta.index), initial=0))
 
     def _checked_meta(self) -> Meta:
@@ -87,6 +89,7 @@ class StoreFile:
         """Closes the file for all its users."""
         self.closed = True
         self.views.clear()
+        self.grains.close()
         self.resources.close()
 
     def replaced(self) -> bool:
@@ -117,26 +120,27 @@ class StoreFile:
         view = self.views[number]
         if view is None:
             view = self.views[number] = self.block(number)
+            self.grains.found(number, view)
+            self.fresh.discard(number)
         return view
-
-    def touch_next(self) -> bool:
-        """Touches the next block in the order of the file; False once all have been."""
-        while self.ahead < len(self.views) and self.views[self.ahead] is not None:
-            self.ahead += 1
-        if self.ahead < len(self.views):
-            self.touch(self.ahead)
-        return self.ahead < len(self.views)
 
     def gather(self, rows: np.ndarray, out: np.ndarray) -> None:
         """Copies images to `out` uint8 [n, H * W * C], once each and by one call.
 
-        That is as fast as it gets without a map of our own: a `take` per block pays a second copy,
-        and an assignment per image costs more than a view of it.
+        A `take` per block pays a second copy, an assignment per image costs more than a view of it.
         """
-        blocks, slots = (part.tolist() for part in np.divmod(rows, self.meta.per_block))
-        views = {number: self.touch(number) for number in sorted(set(blocks))}
-        images = [views[number][slot] for number, slot in zip(blocks, slots, strict=True)]
-        np.concatenate(images, out=out.reshape(-1))
+        blocks, slots = np.divmod(rows, self.meta.per_block)
+        if self.fresh:
+            for number in sorted(self.fresh.intersection(blocks.tolist())):
+                self.touch(number)
+        if self.grains.whole(blocks):
+            self.grains.take(blocks, slots, out)
+        else:
+            images = [
+                self.touch(number)[slot]
+                for number, slot in zip(blocks.tolist(), slots.tolist(), strict=True)
+            ]
+            np.concatenate(images, out=out.reshape(-1))
 
     def index(self, number: int) -> tuple[memoryview, int]:
         """The checked payload of an index, and its number of images."""

@@ -157,13 +157,6 @@ class Store:
             file.check_size()
             file.gather(rows, out.reshape(len(rows), -1))
 
-    def verify_ahead(self) -> bool:
-        """Checks one more block in the order of the file; False once all have been."""
-        file = self._open_file()
-        with file.lock:
-            file.check_size()
-            return file.touch_next()
-
     def close(self) -> None:
         """Gives up this store's share of the open file."""
         _release(self)

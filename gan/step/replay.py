@@ -23,7 +23,7 @@ from gan.recipe import Batch, Recipe, detached
 
 Clue = Literal["", "kept", "write", "gradient"]
 
-PACKAGE = Path(__file__).parent
+PACKAGE = Path(__file__).parents[1]
 FOREIGN = (str(Path(torch.__file__).parent), str(PACKAGE))
 USERS = tuple(str(PACKAGE / part) for part in ("networks", "recipes"))
 LIBRARY = sysconfig.get_path("stdlib")

@@ -60,6 +60,7 @@ def test_a_floor_stands_beside_what_the_device_can_do(rows):
         assert row["null_ratio"] == 1
 
 
+@SLOW
 def test_feeding_reads_a_store_beside_what_is_resident(rows, tmp_path):
     eager, graphed, copy = rows("feed", "tiny")
     assert (eager["graphs"], graphed["graphs"], copy["case"]) == (False, True, "copy")

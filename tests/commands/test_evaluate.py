@@ -23,7 +23,6 @@ from gan.locks import Lock
 from gan.metrics import report
 from gan.recipes.cyclegan import CycleGAN
 from gan.recipes.pix2pix import Pix2Pix
-from gan.run import rundir
 from gan.trained import reports
 
 
@@ -33,7 +32,7 @@ def lines(run="run"):
 
 @pytest.mark.slow
 def test_a_wnet_is_measured_with_every_weight_and_its_numbers_join_the_log(trained, capsys):
-    trained("wnet").monitor.close()
+    trained("wnet")
     assert main(["evaluate", "run"]) == 0
     out = Path("run/evaluation")
     found = json.loads((out / "evaluation.json").read_text())
@@ -110,7 +109,6 @@ def test_images_are_measured_beside_the_training_images(trained, capsys, monkeyp
 
 def test_pairs_are_measured_and_a_run_in_training_is_left_alone(trained, capsys):
     trained("pix2pix", "data.style=style05")
-    rundir.release(Path("run"))
     holder = Lock(Path("run/.lock").resolve())
     try:
         assert main(["evaluate", "run"]) == 0

@@ -1,7 +1,6 @@
 """Files that somebody has changed on purpose: no crash, no hang, no code, no pixel wrong unseen."""
 
 import io
-import os
 import random
 import shutil
 import signal
@@ -23,7 +22,7 @@ from gan.data import layout, pages
 from gan.data.archives import Archive, ArchiveError
 from gan.data.images import read_image, record
 from gan.data.layout import Record, Rejected
-from gan.data.store import Store, StoreError, build, verify
+from gan.data.store import PACKAGE, Store, StoreError, build, verify
 
 Tried = Callable[[int], None]
 PAGE = 4096
@@ -127,11 +126,13 @@ def mutated(data: bytes, chance: random.Random) -> bytes:
 
 
 READ = """
-import sys
+import sys, types
 import numpy as np
+package = types.ModuleType("gan")
+package.__path__ = [sys.argv[1]]
+sys.modules["gan"] = package  # without what importing it would import
 from gan.data.store import Store, StoreError
-path, truth = sys.argv[1:3]
-wanted = np.load(truth)
+wanted = np.load(sys.argv[2])
 for line in sys.stdin:
     try:
         opened = Store(line.strip())
@@ -149,8 +150,7 @@ def fates(built: Path, folder: Path, count: int, seed: int) -> dict[str, int]:
     """What becomes of readers of mutated copies: the reading is done in a child process."""
     whole, chance = built.read_bytes(), random.Random(seed)
     np.save(folder / "truth.npy", everything(built)[0])
-    command = [sys.executable, "-c", READ, str(folder), str(folder / "truth.npy")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-P", "-c", READ, PACKAGE, str(folder / "truth.npy")]
     found: dict[str, int] = {}
     child = None
     for number in range(count):
@@ -163,7 +163,6 @@ def fates(built: Path, folder: Path, count: int, seed: int) -> dict[str, int]:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 text=True,
-                env=environment,
             )
         assert child.stdin is not None
         assert child.stdout is not None

@@ -43,7 +43,7 @@ def stream_of(count, batch, seed=0, rank=0, size=1, flip=False):
 
 
 @pytest.mark.row("L6")
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=30, deadline=None, derandomize=True)
 @given(
     share=st.integers(1, 9),
     size=st.integers(1, 4),

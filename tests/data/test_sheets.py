@@ -29,12 +29,24 @@ TINY = {"light": Pick("fonts-konatu", "light.ttf"), "dark": Pick("fonts-seto", "
 CHARACTERS = "一丁三"
 
 
-@pytest.fixture
-def fonts(tmp_path):
-    folder = tmp_path / "fonts"
-    save(make_font({"一": BAR, "丁": CROSS, "三": FRAME}), folder / "light.ttf")
-    save(make_font({"一": SQUARE, "丁": BAR}), folder / "dark.ttf")
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """Two fonts and their sheets, drawn once."""
+    folder = tmp_path_factory.mktemp("drawn")
+    save(make_font({"一": BAR, "丁": CROSS, "三": FRAME}), folder / "fonts" / "light.ttf")
+    save(make_font({"一": SQUARE, "丁": BAR}), folder / "fonts" / "dark.ttf")
+    build(folder / "fonts", folder / "sheets")
     return folder
+
+
+@pytest.fixture
+def fonts(drawn, tmp_path):
+    return shutil.copytree(drawn / "fonts", tmp_path / "fonts")
+
+
+@pytest.fixture
+def sheets(drawn, tmp_path):
+    return shutil.copytree(drawn / "sheets", tmp_path / "sheets")
 
 
 def build(fonts, target, **options):
@@ -45,9 +57,8 @@ def build(fonts, target, **options):
 # ---- building and reading -----------------------------------------------------------------------
 
 
-def test_sheets_give_back_the_rendered_pixels_exactly(fonts, tmp_path):
-    build(fonts, tmp_path / "sheets")
-    records = [item for item in GlyphSheets(tmp_path / "sheets") if isinstance(item, Record)]
+def test_sheets_give_back_the_rendered_pixels_exactly(fonts, sheets):
+    records = [item for item in GlyphSheets(sheets) if isinstance(item, Record)]
     assert [record.key for record in records] == [
         "dark/004e00", "dark/004e01", "light/004e00", "light/004e01", "light/004e09"
     ]  # fmt: skip
@@ -61,26 +72,23 @@ def test_sheets_give_back_the_rendered_pixels_exactly(fonts, tmp_path):
             np.testing.assert_array_equal(record.image[..., 0], drawn[character])
 
 
-def test_unusable_glyph_is_rejected_with_the_reason_of_the_index(fonts, tmp_path):
-    build(fonts, tmp_path / "sheets")
-    rejected = [item for item in GlyphSheets(tmp_path / "sheets") if isinstance(item, Rejected)]
+def test_unusable_glyph_is_rejected_with_the_reason_of_the_index(sheets):
+    rejected = [item for item in GlyphSheets(sheets) if isinstance(item, Rejected)]
     assert rejected == [Rejected("dark/004e09", "not mapped to a glyph")]
 
 
-def test_smaller_size_is_the_area_mean_and_other_sizes_are_refused(fonts, tmp_path):
-    build(fonts, tmp_path / "sheets")
-    large = next(iter(GlyphSheets(tmp_path / "sheets", 64)))
-    small = next(iter(GlyphSheets(tmp_path / "sheets", 32)))
+def test_smaller_size_is_the_area_mean_and_other_sizes_are_refused(sheets):
+    large = next(iter(GlyphSheets(sheets, 64)))
+    small = next(iter(GlyphSheets(sheets, 32)))
     means = large.image[..., 0].reshape(32, 2, 32, 2).mean(axis=(1, 3))
     np.testing.assert_array_equal(small.image[..., 0], np.floor(means + 0.5))
     for size in (128, 24, 0):
         with pytest.raises(SheetError, match=rf"size={size} .* build from the fonts"):
-            GlyphSheets(tmp_path / "sheets", size)
+            GlyphSheets(sheets, size)
 
 
-def test_facts_and_names_come_from_the_index(fonts, tmp_path):
-    build(fonts, tmp_path / "sheets")
-    source = GlyphSheets(tmp_path / "sheets")
+def test_facts_and_names_come_from_the_index(fonts, sheets):
+    source = GlyphSheets(sheets)
     assert source.names == {"style": ["dark", "light"], "character": list(CHARACTERS)}
     assert source.facts["prototype"] == "light"
     style = source.facts["styles"]["dark"]
@@ -89,14 +97,12 @@ def test_facts_and_names_come_from_the_index(fonts, tmp_path):
     assert len(source) == 6
 
 
-def test_fingerprint_changes_with_pixels_and_size(fonts, tmp_path):
-    build(fonts, tmp_path / "one")
+def test_fingerprint_changes_with_pixels_and_size(fonts, sheets, tmp_path):
     save(make_font({"一": SQUARE, "丁": CROSS}), fonts / "dark.ttf")
     build(fonts, tmp_path / "two")
-    sources = [GlyphSheets(tmp_path / "one"), GlyphSheets(tmp_path / "one", 32)]
-    sources.append(GlyphSheets(tmp_path / "two"))
+    sources = [GlyphSheets(sheets), GlyphSheets(sheets, 32), GlyphSheets(tmp_path / "two")]
     assert len({source.fingerprint() for source in sources}) == 3
-    assert GlyphSheets(tmp_path / "one").fingerprint() == sources[0].fingerprint()
+    assert GlyphSheets(sheets).fingerprint() == sources[0].fingerprint()
 
 
 def test_same_fonts_give_equal_pixels_and_nothing_is_written_again(fonts, tmp_path):
@@ -109,10 +115,8 @@ def test_same_fonts_give_equal_pixels_and_nothing_is_written_again(fonts, tmp_pa
     assert {path: path.stat().st_mtime_ns for path in target.iterdir()} == before
 
 
-def test_changed_font_is_reported_and_written_only_on_request(fonts, tmp_path):
-    target = tmp_path / "sheets"
-    build(fonts, target)
-    before = GlyphSheets(target).fingerprint()
+def test_changed_font_is_reported_and_written_only_on_request(fonts, sheets):
+    target, before = sheets, GlyphSheets(sheets).fingerprint()
     save(make_font({"一": SQUARE, "丁": CROSS}), fonts / "dark.ttf")
     report = build(fonts, target)
     assert {line.split(":")[0] for line in report.differences} == {
@@ -123,16 +127,14 @@ def test_changed_font_is_reported_and_written_only_on_request(fonts, tmp_path):
     assert GlyphSheets(target).fingerprint() != before
 
 
-def test_style_that_is_no_longer_embedded_leaves_no_sheet_behind(fonts, tmp_path):
-    target = tmp_path / "sheets"
-    build(fonts, target)
+def test_style_that_is_no_longer_embedded_leaves_no_sheet_behind(fonts, sheets):
+    target = sheets
     build(fonts, target, overwrite=True, styles={"light": TINY["light"]})
     assert {path.name for path in target.iterdir()} == {"index.json", "light.png"}
 
 
-def test_damaged_and_missing_sheets_are_errors(fonts, tmp_path):
-    target = tmp_path / "sheets"
-    build(fonts, target)
+def test_damaged_and_missing_sheets_are_errors(sheets):
+    target = sheets
     pixels = np.array(Image.open(target / "dark.png"))
     pixels[3, 3] ^= 1
     Image.fromarray(pixels).save(target / "dark.png")
@@ -258,14 +260,11 @@ def test_every_embedded_style_names_an_allowed_licence_and_its_owner(index):
 
 
 def test_embedded_glyphs_are_centred_even_in_size_and_not_clipped(index):
-    for record in GlyphSheets(HANZI):
-        image = record.image[..., 0]
-        assert image[[0, -1]].min() == 255, record.key
-        assert image[:, [0, -1]].min() == 255, record.key
-        inked = image < 255
-        for axis in (0, 1):
-            places = np.flatnonzero(inked.any(axis))
-            assert abs(places[0] + places[-1] - 63) <= 2, record.key
+    inked = np.stack([record.image[..., 0] < 255 for record in GlyphSheets(HANZI)])
+    for lines in (inked.any(1), inked.any(2)):  # [N, 64] columns and rows that hold ink
+        assert not lines[:, [0, -1]].any()
+        first, last = lines.argmax(1), 63 - lines[:, ::-1].argmax(1)
+        assert (abs(first + last - 63) <= 2).all()
 
 
 def test_half_size_of_the_embedded_set_is_the_area_mean():

@@ -309,6 +309,7 @@ def test_a_fork_needs_the_inherited_environment_closed(
     opened.close()
 
 
+@pytest.mark.slow
 @pytest.mark.row("S10")
 def test_a_spawned_process_reads_a_pickled_store(built: Path) -> None:
     with contextlib.closing(Store(built)) as opened:
@@ -374,7 +375,7 @@ def test_a_cut_in_place_is_found_before_the_next_batch(
     copy: Path, tried: Callable[[int], None]
 ) -> None:
     opened = cut_while_open(copy)
-    for use in (lambda: read(opened), opened.verify_ahead, lambda: opened.keys):
+    for use in (lambda: read(opened), lambda: opened.fields, lambda: opened.keys):
         with pytest.raises(StoreError, match="it is cut: 8192 bytes of"):
             use()
     opened.close()
@@ -461,20 +462,6 @@ def test_a_damaged_block_is_named_at_its_first_touch(copy: Path) -> None:
     expected = rf"block 1, images {per_block} to {2 * per_block - 1}: .*CRC.*gan data verify"
     with pytest.raises(StoreError, match=expected):
         read(opened)
-    with pytest.raises(StoreError, match=expected):
-        opened.verify_ahead()
-    opened.close()
-
-
-def test_blocks_are_checked_ahead_one_at_a_time(tmp_path: Path) -> None:
-    build(Noise(900), tmp_path / "a.lmdb")
-    opened = Store(tmp_path / "a.lmdb")
-    untouched = sum(view is None for view in opened._file.views)
-    calls = 0
-    while opened.verify_ahead():
-        calls += 1
-    assert (calls, untouched) == (untouched, opened._file.meta.blocks - 2)
-    assert not any(view is None for view in opened._file.views)
     opened.close()
 
 

@@ -28,9 +28,9 @@ def seen(tmp_path, image, **options):
     return reference(saved(tmp_path, image, **options), SIZE, FILL).seen
 
 
-@pytest.fixture
-def plain(tmp_path):
-    return seen(tmp_path, clean())
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    return seen(tmp_path_factory.mktemp("plain"), clean())
 
 
 def photographed(image, noise=6.0):

@@ -128,7 +128,7 @@ def test_strong_penalty_leaves_the_mean_glyph():
     torch.testing.assert_close(fonts.ridge(pair, 1e4), fonts.mean(pair), rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("width", [1.2, 3.2])
+@pytest.mark.parametrize("width", [1.2, pytest.param(3.2, marks=pytest.mark.slow)])
 def test_stroke_matching_beats_the_copy_of_a_thinner_or_thicker_prototype(width):
     cells = with_test_style(write(width))
     matched = means_of(cells, Strokes(cells).matched)

@@ -196,7 +196,9 @@ def test_a_run_measures_how_many_labels_are_right(composed, glyph_store, preset)
     assert "have the label they were asked for" in Path("run/report.txt").read_text()
 
 
-@pytest.mark.parametrize("norm", ["conditional", "adain", "batch"])
+@pytest.mark.parametrize(
+    "norm", ["conditional", *(pytest.param(n, marks=pytest.mark.slow) for n in ("adain", "batch"))]
+)
 @pytest.mark.parametrize(
     "condition", [c if c == "both" else pytest.param(c, marks=pytest.mark.slow) for c in CONDITIONS]
 )

@@ -160,9 +160,11 @@ def test_penalty_is_of_the_candidate_channel_alone(batch):
     torch.testing.assert_close(paid, expected, rtol=1e-4, atol=1e-5)
 
 
+SWITCHES = itertools.product([0.0, 10.0], [0.0, 0.1], [False, True], ["none", "classifier"])
+
+
 @pytest.mark.parametrize(
-    "switches",
-    list(itertools.product([0.0, 10.0], [0.0, 0.1], [False, True], ["none", "classifier"])),
+    "switches", [pytest.param(s, marks=pytest.mark.slow if s[2] else ()) for s in SWITCHES]
 )
 def test_the_penalty_hangs_on_its_own_switch_alone(batch, switches):
     """Sixteen combinations of penalty, label smoothing, fast discriminator and feature loss."""

@@ -144,7 +144,7 @@ def turns(trainer, count):
     return terms
 
 
-@pytest.mark.parametrize("model", ["dcgan", "wnet"])
+@pytest.mark.parametrize("model", ["dcgan", pytest.param("wnet", marks=pytest.mark.slow)])
 def test_it_is_a_switch_of_every_recipe(tiny, model):
     overrides = ["penalties.pgd.weight=1", "penalties.pgd.radius=0.05", "penalties.fgm.weight=2"]
     trainer = build(tiny(model, *overrides, "adversarial=hinge"))

@@ -1,0 +1,68 @@
+"""Batches copied out of LMDB's own map: the right images, and only where blocks stand evenly."""
+
+import contextlib
+
+import numpy as np
+import pytest
+from test_store import Noise, read
+
+from gan.data import grains
+from gan.data.building import build
+from gan.data.pages import starts
+from gan.data.store import Store
+
+
+def agrees(path, source):
+    """Whether a shuffled batch with repeats holds the source's images; and which blocks are odd."""
+    with contextlib.closing(Store(path)) as store:
+        rows = np.random.default_rng(0).integers(0, store.count, 300)
+        expected = np.stack([source.image(int(store.keys[row])) for row in rows])
+        right = np.array_equal(read(store, rows), expected)
+        file = store._file
+        assert file.grains.whole(np.arange(1)) == (0 not in file.grains.odd)
+        return right, sorted(file.grains.odd)
+
+
+@pytest.mark.parametrize(
+    ("shape", "count", "odd"),
+    [
+        ((32, 32, 3), 700, []),  # three rows of 1,024 bytes
+        ((64, 64, 1), 300, []),  # one page each
+        ((16, 16, 1), 133, [1]),  # the last block has two images and lies within a page
+        ((28, 28, 1), 300, [0, 1, 2]),  # rows of 16 bytes
+    ],
+)
+def test_a_batch_holds_the_images_that_were_asked_for(tmp_path, shape, count, odd):
+    source = Noise(count, shape)
+    build(source, tmp_path / "some.lmdb", progress=False)
+    assert agrees(tmp_path / "some.lmdb", source) == (True, odd)
+
+
+@pytest.mark.parametrize(("moved", "odd"), [(range(9), []), ([3], [2]), ([1], [1, 2, 3, 4, 5])])
+def test_where_blocks_stand_elsewhere_than_was_found_the_checked_views_are_copied(
+    tmp_path, monkeypatch, moved, odd
+):
+    """A wrong place is told by the address of a block's view before anything is read from it.
+
+    If all are wrong by as much, so is where the map is taken to begin, and the rows are right.
+    """
+    source = Noise(700, (32, 32, 3))
+    build(source, tmp_path / "some.lmdb", progress=False)
+    monkeypatch.setattr(
+        grains,
+        "starts",
+        lambda descriptor: [
+            start + 8192 * (value in moved) for value, start in enumerate(starts(descriptor))
+        ],
+    )
+    assert agrees(tmp_path / "some.lmdb", source) == (True, odd)
+
+
+def test_rows_are_gone_with_their_file(tmp_path):
+    build(Noise(100, (32, 32, 3)), tmp_path / "some.lmdb", progress=False)
+    store = Store(tmp_path / "some.lmdb")
+    read(store)
+    file = store._file
+    assert file.grains.rows is not None
+    store.close()
+    assert file.grains.rows is None
