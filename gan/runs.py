@@ -256,14 +256,26 @@ def every(
     plugins: bool = False,
     checkpoint: str | int = "last",
 ) -> dict[str, Run]:
-    """The raw generator of one checkpoint and each average of it, by name; the last is the best.
+    """The raw generator of one checkpoint and each average of it, by name; the last one counts.
+
+    Where a run's last checkpoint is asked for and it keeps another one as its best, that one's
+    average comes first, as `best`.
 
     Raises:
         ValueError: as `load` does.
     """
     stored = located(Path(path), checkpoint)
     names = "raw", *stored.state.get("averages", {})
-    return {name: load(stored.path, name, device, plugins) for name in names}
+    found = {name: load(stored.path, name, device, plugins) for name in names}
+    kept = stored.state.get("best")
+    if not kept or checkpoint != "last" or stored.path == Path(path) or kept["step"] == stored.step:
+        return found
+    try:
+        other = path_of(stored.path.parent, kept["step"])
+        return {"best": load(other, device=device, plugins=plugins), **found}
+    except ValueError as error:
+        warnings.warn(f"the best checkpoint is left out: {error}", stacklevel=2)
+        return found
 
 
 def dataset(run: Run) -> Any:

@@ -22,7 +22,11 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("run", type=Path, help="a run's directory, or one of its checkpoints")
     parser.add_argument("--checkpoint", default="last", help="last, best, or a step (last)")
     parser.add_argument(
-        "--out", type=Path, metavar="FOLDER", help="where the report goes (evaluation/ in the run)"
+        "--out",
+        type=Path,
+        metavar="FOLDER",
+        help="where the report goes (in the run: evaluation/, of the best evaluation-best/, of a "
+        "step evaluation-STEP/)",
     )
     parser.add_argument(
         "--count", type=int, help="images to draw (50000 with a reference network, else 10000)"
@@ -38,7 +42,10 @@ def add_parser(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measures the raw and every averaged generator, writes the report and prints its tables."""
+    """Measures the raw and every averaged generator, writes the report and prints its tables.
+
+    Of a run that keeps a best checkpoint, that one stands beside the last.
+    """
     from gan import distributed, runs
     from gan.config.signature import coerce
     from gan.metrics import report
@@ -52,24 +59,38 @@ def run(args: argparse.Namespace) -> int:
     loaded = runs.every(args.run, device, args.plugins, args.checkpoint)
     last = [*loaded.values()][-1]
     found = report_of(loaded, runs.dataset(last), device, options)
+    said = facts(loaded)
     print(found.text, found.verdict, sep="\n\n")
-    out = args.out or last.folder / "evaluation"
-    for path in report.write(found, facts(loaded), out):
+    if "best" in said:
+        print(f"best: {said['best']}")
+    for path in report.write(found, said, args.out or folder_for(args, last)):
         print(path)
     if args.out is None and last.folder != last.path.parent:
         note(last, found)
     return 0
 
 
+def folder_for(args: argparse.Namespace, evaluated: "Run") -> Path:
+    """Where a report goes by itself: that of a run's last checkpoint is never written over."""
+    if args.checkpoint == "best":
+        return evaluated.folder / "evaluation-best"
+    of_run = args.run.resolve() == evaluated.folder.resolve() and args.checkpoint == "last"
+    alone = evaluated.folder == evaluated.path.parent  # a checkpoint that lies in no run
+    return evaluated.folder / ("evaluation" if of_run or alone else f"evaluation-{evaluated.step}")
+
+
 def facts(loaded: dict[str, "Run"]) -> dict[str, Any]:
     """What was evaluated."""
     last = [*loaded.values()][-1]
+    best = loaded.get("best")
+    said = {"best": f"the {best.weights} weights of {best.path.name}"} if best else {}
     return {
         "run": str(last.folder),
         "checkpoint": last.path.name,
         "step": last.step,
         "recipe": last.config["recipe"]["name"],
         "weights": f"{last.weights}, beside {', '.join([*loaded][:-1]) or 'nothing'}",
+        **said,
         "device": str(last.device),
     }
 

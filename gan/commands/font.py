@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 LEAST = 0.95  # SSIM of the rendered font and the drawn characters, on average
 BATCH = 64  # characters drawn at once
-_WORST = 10  # characters listed
+_WORST = 5  # characters listed
 
 
 def add_parser(commands: Any) -> None:
@@ -160,7 +160,11 @@ def make(
         )
         return None
     os.replace(partial, out)
-    return f"rendered as drawn to an SSIM of {mean:.4f}; the worst: {listed}"
+    below = sum(score < LEAST for score in scores.values())
+    return (
+        f"rendered as drawn to an SSIM of {mean:.4f}, {below} of {len(scores)} below {LEAST}; "
+        f"the worst: {listed}"
+    )
 
 
 def drawings(

@@ -1,7 +1,8 @@
 """`gan sample`: pictures of a trained run, by its averaged weights, fixed by a seed."""
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,11 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("run", type=Path, help="a run's directory, or one of its checkpoints")
     parser.add_argument("--out", type=Path, help="a folder for the pictures (sampled/ in the run)")
     parser.add_argument("--only", action="append", choices=KINDS, help="what to draw (all of it)")
-    parser.add_argument("--count", type=int, default=64, help="images of the grid (64)")
+    parser.add_argument(
+        "--count",
+        type=int,
+        help="images of the grid (64); of what is given images, rows of each sheet (8)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="another number, other images (0)")
     parser.add_argument("--label", type=int, help="the class of all images (each has its share)")
     parser.add_argument(
@@ -41,20 +46,21 @@ def run(args: argparse.Namespace) -> int:
     """Draws what was asked for and prints where it is."""
     from gan import distributed, runs
     from gan.recipes.synthesis import Synthesis
-    from gan.recipes.wnet import WNet
+    from gan.trained.sheets import kind_of
 
     device = distributed.device(args.device)
     loaded = runs.load(args.run, args.weights, device, args.plugins, args.checkpoint)
     out = args.out or loaded.folder / "sampled"
     draw: Callable[[argparse.Namespace, Run, Path], Iterator[Path]]
-    if issubclass(loaded.recipe, WNet):
-        draw = characters
+    if kind_of(loaded.recipe):
+        draw = translations
     elif issubclass(loaded.recipe, Synthesis):
         draw = pictures
     else:
         raise ValueError(
-            f"gan sample draws from noise, and characters of a W-Net; {args.run} was trained with "
-            f"recipe={loaded.config['recipe']['name']}: call gan.load(RUN).generator instead"
+            "gan sample draws from noise, translates images and writes characters; "
+            f"{args.run} was trained with recipe={loaded.config['recipe']['name']}: call "
+            "gan.load(RUN).generator instead"
         )
     for path in draw(args, loaded, out):
         print(path)
@@ -68,17 +74,15 @@ def pictures(args: argparse.Namespace, loaded: "Run", out: Path) -> Iterator[Pat
     kinds = args.only or [kind for kind in KINDS if kind != "classes" or loaded.classes]
     if "classes" in kinds and not loaded.classes:
         raise ValueError(f"--only classes: {args.run} was trained without classes")
-    made = loaded.sample(args.count, args.seed, args.label, args.truncation)
+    made = loaded.sample(
+        64 if args.count is None else args.count, args.seed, args.label, args.truncation
+    )
     enlarge = images.enlargement(loaded.size)
     out.mkdir(parents=True, exist_ok=True)
     if "grid" in kinds:
         yield _saved(images.grid(made, enlarge=enlarge), out / "grid.png")
     if "images" in kinds:
-        folder = out / "images"
-        folder.mkdir(exist_ok=True)
-        for number, pixels in enumerate(images.to_bytes(made)):
-            _saved(pixels, folder / f"{number:04d}.png")
-        yield folder
+        yield _one_by_one({"": made}, out / "images")
     if "interpolation" in kinds:
         yield from _interpolations(args, loaded, out, enlarge)
     if "classes" in kinds:
@@ -133,70 +137,99 @@ def spherical(start: Tensor, end: Tensor, share: float) -> Tensor:
     return torch.where(whole > 1e-4, arc, (1 - share) * start + share * end)
 
 
-def characters(args: argparse.Namespace, loaded: "Run", out: Path) -> Iterator[Path]:
-    """What training has shown of a W-Net, and an animation between held-out styles."""
-    from gan import images
-    from gan.font import prototypes
+def translations(args: argparse.Namespace, loaded: "Run", out: Path) -> Iterator[Path]:
+    """What is made of images that are given, beside them and the truth, on sheets and one by one.
 
+    Of a W-Net also the ways between styles, held-out ones where there are any.
+    """
+    from gan import images, runs
+    from gan.config.signature import Count, Whole, coerce
+    from gan.font import prototypes
+    from gan.recipes.wnet import WNet
+    from gan.trained.sheets import sheets
+
+    writes = issubclass(loaded.recipe, WNet)
+    possible = KINDS[:3] if writes else KINDS[:2]
+    _refuse(args, loaded, possible)
+    many = 8 if args.count is None else coerce(Count, args.count, "--count")
+    seed = coerce(Whole, args.seed, "--seed")
+    data = prototypes.trained_on(loaded) if writes else runs.dataset(loaded)
+    kinds, enlarge = args.only or possible, images.enlargement(loaded.size)
+    out.mkdir(parents=True, exist_ok=True)
+    if {"grid", "images"} & {*kinds}:
+        found = dict(sheets(loaded, data, many, seed))
+        if "grid" in kinds:
+            for name, columns in found.items():
+                yield _saved(images.table(columns, enlarge), out / f"{name}.png")
+        if "images" in kinds:
+            made = {f"{name}-": columns["generated"] for name, columns in found.items()}
+            yield _one_by_one(made, out / "images")
+    if "interpolation" in kinds:
+        content, codes = _styles(seed, loaded, data)
+        ways = _between(loaded, content[:8], codes, COLUMNS - 1, legs=1)
+        way = torch.stack([*ways, loaded.dressed(content[:8], codes[1 % len(codes)])], 1)
+        yield _saved(images.grid(way.flatten(0, 1), COLUMNS, enlarge), out / "interpolation.png")
+        frames = _between(loaded, content, codes, FRAMES, legs=len(codes))
+        pictures = [images.grid(frame, 4, enlarge) for frame in frames]
+        yield _animated(pictures, out / "interpolation.gif")
+
+
+def _refuse(args: argparse.Namespace, loaded: "Run", possible: Sequence[str]) -> None:
+    """Options that a generator without noise and labels does not read."""
+    recipe = loaded.config["recipe"]["name"]
     for option in ("label", "truncation"):
         if getattr(args, option) is not None:
             raise ValueError(
-                f"--{option} is for generators that draw from noise; a W-Net draws characters in "
-                "the style of a reference"
+                f"--{option} is for generators that draw from noise; {args.run} was trained with "
+                f"recipe={recipe}, which is given images"
             )
-    if set(args.only or ()) - {"grid", "interpolation"}:
-        raise ValueError("--only grid and --only interpolation are what a W-Net draws")
-    data = prototypes.trained_on(loaded)
-    out.mkdir(parents=True, exist_ok=True)
-    enlarge = images.enlargement(loaded.size)
-    if "grid" in (args.only or KINDS):
-        for name, plan in data.shown(("target",)).items():
-            shown = {
-                key: images.to_floats(prototypes.read(data, plan.images[key].ravel()))
-                for key in ("prototype", "reference", "target")
-            }
-            kept = plan.images["reference"].shape  # [B, K]
-            references = shown["reference"].reshape(*kept, *shown["reference"].shape[1:])
-            pairs = zip(shown["prototype"], references, strict=True)
-            made = torch.cat([loaded.write(one[None], style) for one, style in pairs])
-            columns = {
-                "prototype": shown["prototype"],
-                "reference": references[:, 0],
-                "generated": made,
-                "truth": shown["target"],
-            }
-            yield _saved(images.table(columns, enlarge), out / f"{name}.png")
-    if "interpolation" in (args.only or KINDS):
-        yield _animated(_between_styles(args, loaded, data, enlarge), out / "interpolation.gif")
+    for kind in args.only or ():
+        if kind not in possible:
+            raise ValueError(
+                f"--only {kind}: {args.run} was trained with recipe={recipe}, of which gan sample "
+                f"draws {', '.join(possible)}"
+            )
 
 
-def _between_styles(
-    args: argparse.Namespace, loaded: "Run", data: Any, enlarge: int
-) -> list[np.ndarray]:
-    """Frames of sixteen characters on the way through four styles, held-out ones where they are.
-
-    The styles' codes and shortcuts are mixed linearly.
-    """
+def _styles(seed: int, loaded: "Run", data: Any) -> tuple[Tensor, list[Any]]:
+    """Prototypes of sixteen held-out characters, and four styles' codes and shortcuts."""
     from gan import images
     from gan.font import prototypes
-    from gan.runs import mixed
 
-    random = np.random.default_rng(args.seed)
+    random = np.random.default_rng(seed)
     styles = data.styles.test if len(data.styles.test) else data.styles.train
     styles = random.permutation(styles)[:LEGS]
     chosen = random.permutation(data.split.test)[:16]
-    rows = data.rows[data.prototype, chosen]
-    content = images.to_floats(prototypes.read(data, rows))
+    content = images.to_floats(prototypes.read(data, data.rows[data.prototype, chosen]))
     codes = []
     for style in styles:
         drawn = data.rows[style, data.split.train]
         reference = random.choice(drawn[drawn >= 0], data.references, replace=False)
         codes.append(loaded.style(images.to_floats(prototypes.read(data, reference))))
-    return [
-        images.grid(loaded.dressed(content, mixed(a, b, k / FRAMES)), 4, enlarge)
-        for a, b in zip(codes, [*codes[1:], codes[0]], strict=True)
-        for k in range(FRAMES)
-    ]
+    return content, codes
+
+
+def _between(
+    loaded: "Run", content: Tensor, codes: Sequence[Any], steps: int, legs: int
+) -> Iterator[Tensor]:
+    """The characters [N, C, H, W] on the straight ways from each style to the next."""
+    from gan.runs import mixed
+
+    ways = zip(codes, [*codes[1:], codes[0]], strict=True)
+    for one, other in islice(ways, legs):
+        for step in range(steps):
+            yield loaded.dressed(content, mixed(one, other, step / steps))
+
+
+def _one_by_one(made: Mapping[str, Tensor], folder: Path) -> Path:
+    """Images [N, C, H, W] as PNGs with a number after their name."""
+    from gan import images
+
+    folder.mkdir(exist_ok=True)
+    for name, several in made.items():
+        for number, pixels in enumerate(images.to_bytes(several)):
+            _saved(pixels, folder / f"{name}{number:04d}.png")
+    return folder
 
 
 def _saved(pixels: np.ndarray, path: Path) -> Path:

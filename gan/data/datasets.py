@@ -122,6 +122,13 @@ class Images:
         return {"images": self.plan(0, 0, rows)._replace(flip=None)}
 
 
+def picked(members: np.ndarray, many: int, seed: int = 0) -> np.ndarray:
+    """At most so many of the members: evenly spaced, or with another seed than 0 at random."""
+    if not seed:
+        return evenly(members, many)
+    return np.random.default_rng(seed).permutation(members)[:many]
+
+
 def evenly(members: np.ndarray, many: int) -> np.ndarray:
     """At most so many of the members, evenly spaced."""
     return members[np.linspace(0, len(members) - 1, min(many, len(members))).astype(np.int64)]

@@ -9,7 +9,7 @@ import numpy as np
 
 from gan.data.archives import Archive
 from gan.data.building import listed
-from gan.data.datasets import Plan, Resident, draw, evenly
+from gan.data.datasets import Plan, Resident, draw, evenly, picked
 from gan.data.images import digest, fitted_halves
 from gan.data.layout import Record, Rejected
 from gan.data.pages import StoreError
@@ -156,11 +156,11 @@ class Pairs:
         """The pair at each index."""
         return _aligned(self.train[indices])._replace(flip=_coins(self.flip, seed, epoch, indices))
 
-    def shown(self, keys: Collection[str]) -> dict[str, Plan]:
-        """Eight pairs each that are trained on and held out."""
+    def shown(self, keys: Collection[str], many: int = 8, seed: int = 0) -> dict[str, Plan]:
+        """So many pairs each that are trained on and held out."""
         return {
-            "training": _aligned(evenly(self.train, 8)),
-            "held-out": _aligned(evenly(self._held["test"], 8)),
+            "training": _aligned(picked(self.train, many, seed)),
+            "held-out": _aligned(picked(self._held["test"], many, seed)),
         }
 
     def held_out(self, part: Literal["validation", "test"]) -> Plan:
@@ -211,9 +211,10 @@ class Unpaired:
         images = {"real_a": a[indices], "real_b": b[drawn]}
         return Plan(images, {}, _coins(self.flip, seed, epoch, indices))
 
-    def shown(self, keys: Collection[str]) -> dict[str, Plan]:
-        """Eight images of each kind that are trained on, and as many that are held out."""
-        return {"training": _beside(*self.train), "held-out": _beside(*self.held)}
+    def shown(self, keys: Collection[str], many: int = 8, seed: int = 0) -> dict[str, Plan]:
+        """So many images of each kind that are trained on, and as many that are held out."""
+        parts = {"training": self.train, "held-out": self.held}
+        return {name: _beside(a, b, many, seed) for name, (a, b) in parts.items()}
 
 
 def _two(store: Store) -> tuple[np.ndarray, np.ndarray]:
@@ -285,9 +286,9 @@ def _aligned(pairs: np.ndarray) -> Plan:
     return Plan({"input": pairs[:, 0], "target": pairs[:, 1]}, {})
 
 
-def _beside(a: np.ndarray, b: np.ndarray, many: int = 8) -> Plan:
+def _beside(a: np.ndarray, b: np.ndarray, many: int, seed: int = 0) -> Plan:
     many = min(many, len(a), len(b))
-    return Plan({"real_a": evenly(a, many), "real_b": evenly(b, many)}, {})
+    return Plan({"real_a": picked(a, many, seed), "real_b": picked(b, many, seed)}, {})
 
 
 def _coins(flip: bool, seed: int, epoch: int, indices: np.ndarray) -> np.ndarray | None:

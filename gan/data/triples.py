@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from gan.data.datasets import Plan, Resident, draw, evenly
+from gan.data.datasets import Plan, Resident, draw, evenly, picked
 from gan.data.store import Store, StoreError
 
 Draw = Callable[[str], np.ndarray]  # uniform uint64 numbers [B] for a purpose
@@ -152,8 +152,8 @@ class Glyphs:
         fields = self.triple(style, character, character[:, None]).fields
         return self.rows[style, character], {name: fields[name] for name in ("style", "character")}
 
-    def shown(self, keys: Collection[str]) -> dict[str, Plan]:
-        """Eight pairs each of seen and held-out styles and characters.
+    def shown(self, keys: Collection[str], many: int = 8, seed: int = 0) -> dict[str, Plan]:
+        """So many pairs each of seen and held-out styles and characters.
 
         Where no triples are read, 64 glyphs.
         """
@@ -162,7 +162,9 @@ class Glyphs:
         styles = {"seen style": self.styles.train, "new style": self.styles.test}
         characters = {"seen character": self.split.train, "new character": self.split.test}
         return {
-            f"{s}, {c}".replace(" ", "-").replace(",", ""): self._spread(styles[s], characters[c])
+            f"{s}, {c}".replace(" ", "-").replace(",", ""): self._spread(
+                styles[s], characters[c], many, seed
+            )
             for s in styles
             for c in characters
             if len(styles[s])
@@ -193,8 +195,8 @@ class Glyphs:
         none = np.array([], dtype=np.int64)
         return Split(np.array([chosen]), none, none)
 
-    def _spread(self, styles: np.ndarray, characters: np.ndarray, many: int = 8) -> Plan:
-        style, character = evenly(self._pairs(styles, characters), many).T
+    def _spread(self, styles: np.ndarray, characters: np.ndarray, many: int, seed: int = 0) -> Plan:
+        style, character = picked(self._pairs(styles, characters), many, seed).T
         table, counts = self._candidates[style], self._counts[style]
         places = np.arange(self.references) + (len(style) + np.arange(len(style)))[:, None]
         chosen = np.take_along_axis(table, places % counts[:, None], 1)

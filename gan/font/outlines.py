@@ -22,7 +22,7 @@ from torch.nn.functional import avg_pool2d, interpolate
 EM, ASCENT = 1024, 896  # units of the em square, which is the glyph's canvas, and of its top
 FINER = 4  # samples of the field per pixel, along each side
 SPECK = 0.5  # pixels of area: what is smaller is left out
-TOLERANCE = 0.12  # pixels between contour and curve
+TOLERANCE = 0.17  # pixels between contour and curve; at 0.2 hairlines grow by a fifth
 CORNER = 0.9  # radians turned within about two pixels
 _REACH = 4  # points of the contour, about one pixel, over which directions are taken
 
@@ -168,7 +168,7 @@ def _nearer(curve: Curve, part: Points, place: NDArray[np.float64]) -> NDArray[n
     return np.maximum.accumulate(moved.clip(0, 1))
 
 
-def glyph(contours: Sequence[Sequence[Curve]], error: float = 2.0) -> Any:
+def glyph(contours: Sequence[Sequence[Curve]], error: float = 4.0) -> Any:
     """A TrueType glyph: cubics become quadratics at most `error` units away, outer clockwise."""
     target = TTGlyphPen(None)
     pen = Cu2QuPen(target, error)

@@ -4,7 +4,8 @@ The paper is levelled, ink told from paper, the ink's box cut out and placed on 
 large as a middling training glyph is on its own, and reduced by area.
 """
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +26,8 @@ _CONTRAST = 0.15  # least difference of ink and paper, as a share of the paper's
 _NEAR = 0.04  # difference of light within the paper
 _FILLED = 0.5  # least share of ink in a cell of the picture, of 256 along its side
 _DUST = 0.01  # share of all inked cells
+_SPAN, _THIN = 0.9, 0.03  # shares of a side: what a line takes at least, how thick it is at most
+_STRAY = 0.3  # share of the character's ink that what comes in from outside has at most
 _SHOWN = 160  # pixels of each picture of what was seen
 
 Grey = NDArray[np.float32]
@@ -66,6 +69,13 @@ def reference(path: Path, size: int, fill: float) -> Reference:
         )
     box = ink_box(ink)
     left, top, right, bottom = box
+    cell = _cell(ink.shape)
+    if min(left, top) == 0 or right + cell > ink.shape[1] or bottom + cell > ink.shape[0]:
+        warnings.warn(
+            f"--reference {path}: what is taken for the character reaches the picture's border: "
+            "give one with paper around a whole character, and no line or shadow through it",
+            stacklevel=2,
+        )
     side = max(round(max(right - left, bottom - top) / fill), 1)
     dark, paper = np.percentile(light[ink], 20), np.median(light[~ink])
     if side >= FACTOR * size:  # the reduction smooths edges, so a blurred one may be cut here
@@ -139,24 +149,68 @@ def _border(image: Grey) -> Grey:
 
 
 def ink_box(ink: NDArray[np.bool_]) -> tuple[int, int, int, int]:
-    """Left, top, right and bottom of the ink [H, W], without dust."""
-    cell = max(1, max(ink.shape) // 256)
+    """Left, top, right and bottom of the character's ink [H, W], without dust and ruled lines."""
+    cell = _cell(ink.shape)
     height, width = (side // cell * cell for side in ink.shape)
     cells = ink[:height, :width].reshape(height // cell, cell, width // cell, cell).mean((1, 3))
-    filled = _without_dust(cells >= _FILLED if (cells >= _FILLED).any() else cells > 0)
-    rows, columns = (np.flatnonzero(filled.any(axis)) * cell for axis in (1, 0))
-    return int(columns[0]), int(rows[0]), int(columns[-1] + cell), int(rows[-1] + cell)
+    filled = _character(cells >= _FILLED if (cells >= _FILLED).any() else cells > 0)
+    left, top, right, bottom = _box(filled)
+    return left * cell, top * cell, right * cell, bottom * cell
 
 
-def _without_dust(filled: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Cells [H, W] in connected parts of at least `_DUST` of all of them."""
+def _cell(shape: tuple[int, ...]) -> int:
+    """Pixels of a side of the cells that ink is looked for in."""
+    return max(1, max(shape) // 256)
+
+
+def _box(filled: NDArray[np.bool_]) -> tuple[int, int, int, int]:
+    rows, columns = (np.flatnonzero(filled.any(axis)) for axis in (1, 0))
+    return int(columns[0]), int(rows[0]), int(columns[-1] + 1), int(rows[-1] + 1)
+
+
+def _character(filled: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Cells [H, W] of the parts that are no dust, and do not come in from outside of the picture.
+
+    What reaches the border, lines of ruled paper, shadows, neighbours, is left out if it is all
+    beside the rest, and but for lines not much beside it: otherwise it may be the character, cut
+    close.
+    """
+    parts = [part for part in _parts(filled) if part.sum() >= _DUST * filled.sum()]
+    outer = [part for part in parts if _touches(_box(part), part.shape)]
+    inner = [part for part in parts if not _touches(_box(part), part.shape)]
+    if not inner:
+        return np.any(parts, axis=0)
+    kept = np.any(inner, axis=0)
+    strays = sum(int(part.sum()) for part in outer if not _line(part))
+    beside = not any(_overlap(_box(part), _box(kept)) for part in outer)
+    return kept if beside and strays <= _STRAY * kept.sum() else np.any(parts, axis=0)
+
+
+def _parts(filled: NDArray[np.bool_]) -> Iterator[NDArray[np.bool_]]:
+    """Connected cells [H, W], corners included, one part at a time."""
     inside = torch.from_numpy(filled)[None, None].double()
     part = torch.arange(1, filled.size + 1, dtype=torch.float64).reshape(inside.shape) * inside
     while not torch.equal(grown := max_pool2d(part, 3, 1, 1) * inside, part):
         part = grown  # the largest number spreads over its part
-    _, place, count = torch.unique(part.flatten(), return_inverse=True, return_counts=True)
-    large = count[place].reshape(filled.shape).numpy() >= _DUST * filled.sum()
-    return filled & large
+    for number in part[part > 0].unique():
+        yield (part[0, 0] == number).numpy()
+
+
+def _touches(box: tuple[int, int, int, int], shape: tuple[int, ...]) -> bool:
+    left, top, right, bottom = box
+    return left == 0 or top == 0 or right == shape[1] or bottom == shape[0]
+
+
+def _overlap(one: tuple[int, int, int, int], other: tuple[int, int, int, int]) -> bool:
+    return all(one[side] < other[side + 2] and other[side] < one[side + 2] for side in range(2))
+
+
+def _line(part: NDArray[np.bool_]) -> bool:
+    """Whether a part runs through the picture and is thin."""
+    left, top, right, bottom = _box(part)
+    height, width = part.shape
+    along, side = max((right - left, width), (bottom - top, height), key=lambda x: x[0] / x[1])
+    return along >= _SPAN * side and int(part.sum()) <= _THIN * max(part.shape) * along
 
 
 def _centred(ink: Pixels, side: int) -> Pixels:

@@ -14,6 +14,7 @@ Claim = Literal["generalises", "transfers", "completes", "nothing"]
 
 COPIES = ("prototype copy", "prototype, stroke-matched")
 NEAREST = "nearest font *"
+FIELDS = {"content": "character", "style": "style"}  # a judged metric, and what its judge reads
 SHARE = 0.9  # of its ceiling that the content judge has to reach
 CONFIDENT = 0.95  # below this accuracy on real glyphs a judge is called unreliable
 
@@ -87,16 +88,21 @@ def verdict(
 
 def cautions(scores: Scores, ceiling: Mapping[str, float]) -> list[str]:
     """What weakens any claim: judges that err on real glyphs, few families, one run."""
-    found = [
-        f"The {name} judge is right about {ceiling[field]:.1%} of held-out real glyphs, below "
-        f"{CONFIDENT:.0%}: read its shares beside that."
-        for field, name in (("character", "content"), ("style", "style"))
-        if ceiling[field] < CONFIDENT
-    ]
+    found = doubts({name: ceiling[field] for name, field in FIELDS.items()})
     few = len(set(scores.cells["UFUC"].families.tolist()))
     if few < FEW:
         found.append(f"With {few} families held out the intervals are too narrow.")
     return [*found, "One run and one split: other seeds and splits may differ by more."]
+
+
+def doubts(ceiling: Mapping[str, float], of: str = "glyphs") -> list[str]:
+    """A sentence for each judge, by its name, that errs too often on real images."""
+    return [
+        f"The {name} judge is right about {share:.1%} of held-out real {of}, below "
+        f"{CONFIDENT:.0%}: read its shares beside that."
+        for name, share in ceiling.items()
+        if not share >= CONFIDENT
+    ]
 
 
 def _too_few(scores: Scores) -> str:

@@ -11,6 +11,7 @@ from gan.data.datasets import evenly
 from gan.data.stream import Stream
 from gan.data.translation import Unpaired
 from gan.data.triples import Glyphs
+from gan.metrics.claims import doubts
 from gan.metrics.extractors import PORTION, OfNothing
 from gan.metrics.glyph_evaluation import GlyphEvaluation
 from gan.metrics.image_evaluation import (
@@ -136,13 +137,13 @@ class LabelEvaluation:
 
     def report(self, generator: nn.Module) -> str:
         """The same in words, beside what the classifier makes of real images."""
-        found = self.measure(generator)
-        return (
+        found, right = self.measure(generator), self.judge.ceiling["label"]
+        said = (
             f"{len(self.labels)} samples, as many of each class: {found['label_accuracy']:.1%} "
             f"have the label they were asked for, {found['worst_class']:.1%} of the worst class; "
-            f"the classifier that says so is right about {self.judge.ceiling['label']:.1%} of "
-            "held-out real images"
+            f"the classifier that says so is right about {right:.1%} of held-out real images"
         )
+        return "\n".join([said, *doubts({"label": right}, "images")])
 
     def right(self, generator: nn.Module) -> Tensor:
         """Whether each sample has its label, bool [samples of a class, classes]."""

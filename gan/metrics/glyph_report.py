@@ -11,15 +11,24 @@ from torch import Tensor, nn
 from gan import images
 from gan.data.triples import Glyphs
 from gan.metrics.baselines import Fonts, baselines
-from gan.metrics.claims import cautions, verdict
+from gan.metrics.claims import FIELDS, cautions, verdict
 from gan.metrics.glyph_evaluation import cells_of
-from gan.metrics.glyphs import CELLS, CONTROLS, Cells, Draw, Pairs
+from gan.metrics.glyphs import (
+    CELLS,
+    CONTROLS,
+    Cells,
+    Control,
+    Draw,
+    Pairs,
+    wrong_prototype,
+)
 from gan.metrics.judges import TRAINING, Judge, judge_of
 from gan.metrics.report import Report
 from gan.metrics.scores import METRICS, Scores, bootstrap, compare, distances, score
 from gan.metrics.tables import LONG, SHORT, body, signed, table
 
 NAME = "W-Net"
+WRONG = f"{NAME}, wrong prototype"
 SEVERAL = 4  # references in the rows beside those of one
 AMONG = tuple(cell for cell in CELLS if cell != "validation")
 SECTIONS = {
@@ -27,7 +36,6 @@ SECTIONS = {
     "SFUC": "Completing a font: seen styles, unseen characters.",
 }
 SHOWN = 12  # rows of a sheet
-FIELDS = {"content": "character", "style": "style"}  # a metric's name, and what its judge reads
 
 Say = Callable[[str], None]
 
@@ -35,17 +43,32 @@ Say = Callable[[str], None]
 class Judged:
     """Distances to the truth, and whether judges read what was drawn as it was meant."""
 
-    def __init__(self, judge: Judge, characters: np.ndarray, device: torch.device) -> None:
-        """`characters` are the numbers by which the judge knows those of the cells."""
-        self.judge, self.characters, self.device = judge, characters, device
+    def __init__(
+        self,
+        judge: Judge,
+        characters: np.ndarray,
+        device: torch.device,
+        shown: Control | None = None,
+    ) -> None:
+        """`characters` are the numbers by which the judge knows those of the cells.
+
+        With the control that says what was `shown`, `followed` is whether that character is read.
+        """
+        self.judge, self.characters, self.device, self.shown = judge, characters, device, shown
 
     def __call__(self, cells: Cells, pairs: Pairs, image: Tensor) -> dict[str, Tensor]:
         """Values [M] by metric."""
+        right = self._right(pairs, image)
+        judged = {name: right[field] for name, field in FIELDS.items()}
+        if self.shown is not None:
+            judged["followed"] = self._right(self.shown(cells, pairs), image)["character"]
+        return {**distances(cells, pairs, image), **judged}
+
+    def _right(self, pairs: Pairs, image: Tensor) -> dict[str, Tensor]:
         named = {"character": self.characters[pairs.characters], "style": pairs.styles}
         labels = {f: torch.from_numpy(label).to(self.device) for f, label in named.items()}
         right = self.judge.right((1 - 2 * image).to(self.device), labels)
-        judged = {name: right[field].float().cpu() for name, field in FIELDS.items()}
-        return {**distances(cells, pairs, image), **judged}
+        return {field: found.float().cpu() for field, found in right.items()}
 
 
 def glyph_judge(
@@ -86,15 +109,18 @@ def glyph_report(
         **{f"{NAME}, {other} weights": (other, {}) for other in others},
         **{f"{NAME}, {name}": (chosen, {"control": control}) for name, control in CONTROLS.items()},
     }
+    ways[WRONG][1]["measure"] = Judged(judge, characters, device, wrong_prototype)
     for row, (weights, way) in ways.items():
-        rows[row] = score(cells, draws[weights], among=AMONG, measure=measure, **way)
+        rows[row] = score(cells, draws[weights], among=AMONG, **{"measure": measure, **way})
     shuffled = f"{NAME}, shuffled reference"
     found = verdict(rows, NAME, shuffled, judge.ceiling)
     sections = [
         table(rows, SHORT, AMONG),
         *(f"{what}\n{body(rows, LONG, [cell])}" for cell, what in SECTIONS.items()),
         "content, style: share that a judge reads as the right character, the right font.\n"
-        f"Of held-out real glyphs the judges read rightly: {_ceilings(judge)}.",
+        f"Of held-out real glyphs the judges read rightly: {_ceilings(judge)}.\n"
+        "Shown another character's prototype, it is that one which is read, as it should be, in "
+        f"{rows[WRONG].cells['UFUC'].mean('followed'):.1%} of UFUC.",
         _differences(rows),
         "\n".join(cautions(rows[NAME], judge.ceiling)),
     ]
@@ -176,7 +202,7 @@ def _protocol(
         "size": cells.glyphs.shape[-1],
         "ink": "1 - byte / 255",
         "ssim": "7x7 uniform window, data range 1, as scikit-image",
-        "metrics": [*METRICS, *FIELDS],
+        "metrics": [*METRICS, *FIELDS, "followed"],
         "prototype": dataset.style_names[dataset.prototype],
         "references": [1, several],
         "reference_characters": [dataset.characters[c] for c in characters[cells.references]],

@@ -10,8 +10,9 @@ from tqdm import tqdm
 
 from gan import images
 from gan.data.datasets import evenly
+from gan.metrics.claims import doubts
 from gan.metrics.distances import moments
-from gan.metrics.extractors import PORTION, Extractor
+from gan.metrics.extractors import PORTION, Extractor, OfClassifier
 from gan.metrics.populations import (
     NEIGHBOURS,
     Copies,
@@ -84,7 +85,7 @@ def image_report(
         _sentence(columns[chosen], columns[FLOOR], asked),
         _text(columns, asked),
         columns[chosen] | {f"{w}_weights/{k}": v for w in others for k, v in columns[w].items()},
-        {"measures": measures, "floor": columns[FLOOR]},
+        {"measures": measures, "floor": columns[FLOOR], "classifier_right": _ceilings(asked)},
         {
             f"{GRID} images by the {chosen} weights.": _grid(source, generators[chosen], asked),
             "The drawn images that resemble a training image most, beside it.": _sheet(
@@ -160,7 +161,10 @@ def _text(columns: Mapping[str, Mapping[str, float]], asked: Asked) -> str:
 
 
 def _cautions(asked: Asked) -> list[str]:
-    lines = []
+    lines: list[str] = []
+    for right in _ceilings(asked):
+        lines.append(f"classifier: it names {right:.1%} of held-out real images rightly.")
+        lines += doubts({"label": right}, "images")
     if asked.drawn < 2049 and any(e.name == "inception" for e in asked.extractors):
         lines.append("Below 2,049 images the covariance of Inception's features is singular.")
     if all(e.name not in ("inception", "vgg16") for e in asked.extractors):
@@ -168,6 +172,12 @@ def _cautions(asked: Asked) -> list[str]:
     if any(e.name == "random" for e in asked.extractors):
         lines.append("random: an untrained network, since the images have no labels to learn.")
     return lines
+
+
+def _ceilings(asked: Asked) -> list[float]:
+    """How many held-out real images the classifier names rightly, where there is one."""
+    found = [e.judge.ceiling for e in asked.extractors if isinstance(e, OfClassifier)]
+    return [ceiling["label"] for ceiling in found]
 
 
 def _sentence(found: Mapping[str, float], floor: Mapping[str, float], asked: Asked) -> str:

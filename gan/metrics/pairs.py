@@ -78,13 +78,15 @@ def pair_report(
 ) -> Report:
     """Distances of every generator, by the name of its weights, on held-out pairs; the last counts.
 
-    Intervals are bootstraps over the pairs, which come from one run.
+    Intervals are bootstraps over the pairs, which come from one run. Every generator has the same
+    noise, so that the same weights have the same numbers again.
     """
     evaluation = PairEvaluation(translate, {"test": test}, measures)
     *_, chosen = generators
     rows = {"copy of the input": evaluation.each("test", given)}
-    with torch.no_grad():
+    with torch.no_grad(), torch.random.fork_rng():
         for name, generator in generators.items():
+            torch.manual_seed(0)
 
             def draw(batch: Batch, generator: nn.Module = generator) -> Tensor:
                 return translate(generator, batch)

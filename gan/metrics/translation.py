@@ -12,6 +12,7 @@ from gan.data.datasets import evenly
 from gan.data.stream import Stream
 from gan.data.triples import Glyphs
 from gan.metrics import images
+from gan.metrics.claims import doubts
 from gan.metrics.extractors import PORTION
 from gan.metrics.judges import Judge, judge_of
 from gan.metrics.pairs import Translate
@@ -78,7 +79,8 @@ class GlyphTranslation:
             lines.append(row.ljust(26) + "".join(f"{value:9.3f}" for value in found.values()))
         ceilings = (f"{FIELDS[field]} {share:.1%}" for field, share in self.judge.ceiling.items())
         lines.append(f"Shares that a judge reads rightly; of real held-out: {', '.join(ceilings)}.")
-        return "\n".join(lines)
+        named = {name: self.judge.ceiling[field] for field, name in FIELDS.items()}
+        return "\n".join([*lines, *doubts(named)])
 
     def drawn(self, generator: nn.Module, image: Tensor) -> Tensor:
         """Translations [N, C, H, W] of images in the standard font."""

@@ -97,7 +97,12 @@ def test_images_are_measured_beside_the_training_images(trained, capsys, monkeyp
     assert ("label_accuracy" in found["numbers"]) == conditional
     assert "fid" not in found["numbers"]
     assert 0 < found["floor"]["fd_classifier"] < found["numbers"]["fd_classifier"]
-    assert "FID needs --inception" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "FID needs --inception" in said
+    (right,) = found["classifier_right"]
+    assert right < 0.95  # after the few steps that it has here
+    assert f"classifier: it names {right:.1%} of held-out real images rightly." in said
+    assert f"The label judge is right about {right:.1%} of held-out real images, below 95%" in said
     assert not Path("run/metrics.jsonl").exists()  # --out leaves the run as it is
     assert len(list(Path("data/statistics").iterdir())) == 1
 
@@ -112,10 +117,45 @@ def test_pairs_are_measured_and_a_run_in_training_is_left_alone(trained, capsys)
     assert "not added to the run's log" in capsys.readouterr().err
     assert not Path("run/metrics.jsonl").exists()
     assert main(["evaluate", "run", "--checkpoint", "2"]) == 0
-    found = json.loads(Path("run/evaluation/evaluation.json").read_text())
+    found = json.loads(Path("run/evaluation-2/evaluation.json").read_text())
     assert found["numbers"].keys() >= {"l1", "psnr", "ssim", "raw_weights/l1"}
     assert "lpips" not in found["numbers"]  # no weights were given
     assert lines()[-1]["evaluation/l1"] == found["numbers"]["l1"]
+
+
+def test_the_best_checkpoint_stands_beside_the_last_and_neither_report_writes_over_it(
+    trained, capsys
+):
+    trainer = trained("pix2pix", "data.style=style05", "trainer.best=metric/l1")
+    trainer.monitor.best.offer(2, {"metric/l1": 0.1})
+    trainer.step = 3
+    with torch.no_grad():
+        for network in trainer.generators().values():
+            for weight in network.parameters():
+                weight.mul_(0.5)
+    trainer.save()
+
+    def measured(folder, *arguments):
+        assert main(["evaluate", "run", *arguments]) == 0
+        found = json.loads(Path("run", folder, "evaluation.json").read_text())
+        return found["step"], found["numbers"]["l1"], found
+
+    _, last, found = measured("evaluation")
+    assert found["best"] == "the uniform weights of step-00000002"
+    assert f"best: {found['best']}" in capsys.readouterr().out
+    step, best, alone = measured("evaluation-best", "--checkpoint", "best")
+    assert (step, alone.get("best")) == (2, None)
+    assert found["numbers"]["best_weights/l1"] == best != last
+    assert measured("evaluation-2", "--checkpoint", "2")[:2] == (2, best)
+    step_3 = Path("run/checkpoints/step-00000003")
+    assert main(["evaluate", str(step_3)]) == 0
+    assert {path.name for path in Path("run").glob("evaluation*")} == {
+        *("evaluation", "evaluation-best", "evaluation-2", "evaluation-3")
+    }
+    assert json.loads(Path("run/evaluation/evaluation.json").read_text()) == found
+    Path("run/checkpoints/step-00000002/networks.safetensors").write_bytes(b"")
+    with pytest.warns(UserWarning, match="the best checkpoint is left out: "):
+        assert [*runs.every("run")] == ["raw", "uniform"]
 
 
 def test_a_report_reads_through_one_stream(monkeypatch, glyph_store):

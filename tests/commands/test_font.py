@@ -1,5 +1,6 @@
 """`gan font`: from a run and a picture to a font that shows what was drawn."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,12 @@ def test_the_font_holds_every_character_as_it_was_drawn(command):
     status, out, _ = command("--out", "out/MyFont.ttf", *names)
     assert status == 0
     assert "MyFont.ttf: 20 characters" in out
+    scores, worst = out.split("rendered as drawn to an SSIM of ")[1].splitlines()[0].split(": ")
+    assert re.fullmatch(r"[01]\.\d{4}, \d+ of 20 below 0\.95; the worst", scores)
+    listed = [float(score) for score in worst.split()[1::2]]
+    assert listed == sorted(listed)
+    assert len(listed) == 5
+    assert sum(score < 0.95 for score in listed) == min(5, int(scores.split()[1]))
     assert {path.name for path in Path("out").iterdir()} == {
         "MyFont.ttf",
         "MyFont-references.png",

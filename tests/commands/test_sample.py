@@ -8,9 +8,12 @@ import torch
 from PIL import Image
 
 import gan
+from gan import runs
 from gan.commands import main
-from gan.commands.sample import FRAMES, LEGS, class_sheet, spherical
+from gan.commands.sample import COLUMNS, FRAMES, LEGS, class_sheet, spherical
 from gan.images import to_bytes
+from gan.trained.reports import TRANSLATIONS
+from gan.trained.sheets import sheets
 
 CONDITIONAL = ["recipe=conditional", "data.label=style", "discriminator.norm=none"]
 
@@ -67,20 +70,57 @@ def test_arcs_keep_the_length_that_straight_lines_lose():
     assert torch.allclose(spherical(start, start, 0.5), start)
 
 
-def test_a_wnet_shows_what_training_has_shown(trained):
+def test_a_wnet_shows_what_training_has_shown_and_other_pairs_when_asked(trained):
     trained("wnet")
     assert main(["sample", "run", "--out", "out"]) == 0
     names = {path.name for path in Path("out").iterdir()}
-    assert {"new-style-new-character.png", "interpolation.gif"} <= names
+    assert {"new-style-new-character.png", "interpolation.gif", "interpolation.png"} <= names
     with Image.open("out/interpolation.gif") as animation:
         assert animation.n_frames > FRAMES
+    rows, columns = ((side - 2) / 98 for side in pixels("out/interpolation.png").shape[:2])
+    assert (rows, columns) == (4, COLUMNS)  # held-out characters, on the way between two styles
+    sheet = pixels("out/seen-style-seen-character.png")
+    assert len([*Path("out/images").glob("seen-style-seen-character-*.png")]) == 8
+    for seed, folder in (("3", "one"), ("3", "same"), ("4", "other")):
+        given = ["--count", "2", "--seed", seed, "--out", folder]
+        assert main(["sample", "run", "--only", "grid", *given]) == 0
+    one, same, other = (
+        pixels(f"{folder}/seen-style-seen-character.png") for folder in ("one", "same", "other")
+    )
+    assert np.array_equal(one, same)
+    assert not np.array_equal(one, other)
+    assert len(other) < len(sheet) / 2
+    assert not np.array_equal(other[20:], sheet[20 : len(other)])  # other pairs, and not the first
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "columns"), [("pix2pix", "input", 3), ("cyclegan", "real_a", 4)]
+)
+def test_translations_are_shown_beside_what_they_were_made_of(trained, model, given, columns):
+    trainer = trained(model, "data.style=style05")
+    assert main(["sample", "run", "--count", "3", "--only", "grid", "--out", "out"]) == 0
+    loaded = gan.load("run")
+    (name, shown), *_ = sheets(loaded, runs.dataset(loaded), 3, 0)
+    assert pixels(f"out/{name}.png").shape[1] % columns == 0
+    plan = trainer.stream.dataset.shown(loaded.recipe.reads, 3)[name]
+    expected = trainer.stream.images(plan.images[given])
+    first, made, truth, *_ = shown
+    torch.testing.assert_close(shown[first], expected)
+    expected = TRANSLATIONS[loaded.recipe](loaded.generator, {given: expected})
+    if model == "cyclegan":  # without dropout
+        torch.testing.assert_close(shown[made], expected)
+    assert (shown[truth] - shown[made]).abs().mean() > 0.1  # two steps teach nothing
+    assert main(["sample", "run", "--count", "3", "--only", "images", "--out", "out"]) == 0
+    assert (pixels(f"out/images/{name}-0002.png") == to_bytes(shown[made])[2, ..., 0]).all()
+    assert not Path("out/images", f"{name}-0003.png").exists()
 
 
 @pytest.mark.parametrize(
     ("model", "arguments", "words"),
     [
         ("wnet", ["--truncation", "0.7"], "--truncation is for generators that draw from noise"),
-        ("wnet", ["--only", "classes"], "are what a W-Net draws"),
+        ("wnet", ["--only", "classes"], "of which gan sample draws grid, images, interpolation"),
+        ("wnet", ["--count", "0"], "--count must be at least 1"),
         ("dcgan", ["--only", "classes"], "trained without classes"),
         ("dcgan", ["--truncation", "-1"], "truncation must be greater than 0"),
         ("dcgan", ["--weights", "mean"], "keeps no weights 'mean'"),

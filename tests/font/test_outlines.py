@@ -1,5 +1,8 @@
 """Outlines out of pixels: area, direction, holes, thin strokes, few points."""
 
+import itertools
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -7,8 +10,10 @@ from fontTools.pens.areaPen import AreaPen
 from fontTools.pens.boundsPen import BoundsPen
 from torch.nn.functional import avg_pool2d, interpolate
 
+from gan.data.sheets import GlyphSheets
 from gan.font import outlines
 from gan.font.outlines import ASCENT, EM, FINER, fitted, glyph, outline, shapes
+from gan.images import to_floats
 
 SIZE, FINE = 32, 16
 
@@ -94,3 +99,13 @@ def test_curves_keep_to_the_tolerance_and_join():
     )
     gaps = np.abs(points[:, None] - near).min(1)
     assert gaps.max() <= tolerance * 1.05
+
+
+def test_a_real_glyph_has_few_points():
+    sheets = GlyphSheets(Path(__file__).parents[2] / "data/hanzi", SIZE)
+    pixels = np.stack([record.image for record in itertools.islice(sheets, 12)])
+    ink = (1 - to_floats(pixels)) / 2
+    fields = shapes(ink)[:, 0].numpy()
+    made = [glyph(outline(field, SIZE)) for field in fields]
+    points = sorted(len(one.coordinates) for one in made)
+    assert points[6] < 100  # a tolerance of 0.12 pixels makes 115

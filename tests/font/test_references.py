@@ -80,6 +80,54 @@ def test_dust_does_not_move_the_box(tmp_path, plain):
     assert difference(seen(tmp_path, image), plain) < 0.01
 
 
+def ruled(image, ys, width=5, tilt=0):
+    draw = ImageDraw.Draw(image)
+    for y in ys:
+        draw.line((0, y, image.width, y + tilt), fill=90, width=width)
+    return image
+
+
+@pytest.mark.parametrize(("ys", "tilt"), [((40, 262), 0), ((20, 250), 15)])
+def test_lines_of_ruled_paper_beside_the_character_are_left_out(tmp_path, plain, ys, tilt):
+    image = photographed(ruled(clean(), ys, tilt=tilt))
+    assert difference(seen(tmp_path, image), plain) < 0.01
+    margin = ruled(clean().rotate(90, expand=True), [20]).rotate(-90, expand=True)
+    assert difference(seen(tmp_path, margin), plain) < 0.01
+
+
+def test_a_line_through_the_character_is_told(tmp_path):
+    with pytest.warns(UserWarning, match=r"reference\.png: .* reaches the picture's border"):
+        seen(tmp_path, ruled(clean(), [120]))
+
+
+def test_a_neighbour_at_the_border_is_left_out(tmp_path, plain):
+    image = clean()
+    ImageDraw.Draw(image).rectangle((345, 0, 359, 60), fill=0)
+    assert difference(seen(tmp_path, image), plain) < 0.01
+
+
+@pytest.mark.parametrize(
+    "strokes",
+    [
+        [(0, 20, 14, 180), (50, 10, 64, 190), (110, 20, 124, 180)],  # three upright ones
+        [(20, 0, 100, 5), (35, 95, 90, 100), (0, 194, 124, 199)],  # three level ones, thin
+        [(0, 0, 124, 6), (0, 0, 6, 99), (25, 25, 95, 140)],  # one around another
+        [(0, 45, 124, 50)],
+    ],
+)
+def test_a_character_cut_close_stays_whole(tmp_path, strokes):
+    def drawn(margin):
+        image = Image.new("L", (125 + 2 * margin, 200 + 2 * margin), 255)
+        for left, top, right, bottom in strokes:
+            box = (left + margin, top + margin, right + margin, bottom + margin)
+            ImageDraw.Draw(image).rectangle(box, fill=0)
+        return image
+
+    with pytest.warns(UserWarning, match="reaches the picture's border"):
+        close = seen(tmp_path, drawn(0))
+    assert difference(close, seen(tmp_path, drawn(30))) < 0.02
+
+
 def test_transparency_and_turned_photographs_are_resolved(tmp_path, plain):
     ink = Image.new("RGBA", (360, 300), (0, 0, 0, 0))
     ink.putalpha(Image.fromarray(255 - np.asarray(clean())))

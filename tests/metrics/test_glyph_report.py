@@ -74,12 +74,22 @@ def test_an_oracle_is_perfect_until_a_control_takes_its_input_away(dataset, judg
         assert numbers[f"4_references/{cell}/l1"] == pytest.approx(0, abs=1e-6)
         assert numbers[f"raw_weights/{cell}/style"] == 0  # a copy of the prototype
         assert numbers[f"wrong_prototype/{cell}/content"] == 0
+        assert numbers[f"wrong_prototype/{cell}/followed"] == 1
         assert numbers[f"wrong_prototype/{cell}/style"] == 1
         assert numbers[f"shuffled_reference/{cell}/style"] == 0
         assert numbers[f"shuffled_reference/{cell}/content"] == 1
+    assert "read, as it should be, in 100.0% of UFUC" in report.text
     assert set(shown) == {1, 4}
     assert report.facts["claim"] == "generalises"
     assert "The style judge is right about 90.0%" in report.text
+
+
+def test_a_generator_that_never_reads_its_prototype_does_not_follow_it(dataset, judge):
+    cells, _ = cells_of(dataset)
+    same = cells.ink(np.array([1]), np.array([0]))
+    report = glyph_report({"raw": lambda p, _: same.expand_as(p)}, dataset, judge, CPU)
+    assert report.numbers["wrong_prototype/UFUC/followed"] == 0
+    assert not [name for name in report.numbers if "followed" in name and "wrong" not in name]
 
 
 def test_a_copy_of_the_prototype_claims_nothing(copied):

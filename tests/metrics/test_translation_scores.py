@@ -94,12 +94,17 @@ def test_a_perfect_translator_and_one_that_always_draws_the_same(evaluation):
 
 def test_the_report_sets_translations_beside_controls_and_ceilings(evaluation):
     report = evaluation.report(lambda given: -given)
-    rows = {line[:26].strip(): line[26:].split() for line in report.splitlines()[:-1]}
+    rows = {line[:26].strip(): line[26:].split() for line in report.splitlines()[:4]}
     assert list(rows) == ["4 held-out characters", "input as it is", "translated", "truth"]
     assert rows["4 held-out characters"] == ["content", "style", "l1"]
     assert rows["input as it is"][:2] == ["1.000", "0.000"]
     assert rows["truth"] == ["1.000", "1.000", "0.000"]
     assert "content 75.0%, style 50.0%" in report
+    assert "The content judge is right about 75.0% of held-out real glyphs, below 95%" in report
+    evaluation.judge = Judge(evaluation.judge.network, {"character": 0.96, "style": 0.5})
+    report = evaluation.report(lambda given: -given)
+    assert "The style judge is right about 50.0%" in report
+    assert "The content judge" not in report
 
 
 def test_cyclegan_shows_both_ways_of_every_generator_and_ends_with_the_table(tiny, oracle):
