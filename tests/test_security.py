@@ -72,7 +72,7 @@ ATTRIBUTES = {
     "LOAD_TRUNCATED_IMAGES": "switches a guard of Pillow's off",
 }
 ONLY_IN = {  # allowed in these files alone
-    "importlib.import_module": ("commands/train.py", "bench/peers.py"),  # plugins=; packages to race
+    "importlib.import_module": ("commands/train.py", "bench/peers.py"),  # plugins; peers
     "torch.export.load": ("trained/export.py",),  # of what it has just written, in memory
     "yaml.load": ("config/plain.py",),
 }
