@@ -210,7 +210,7 @@ def test_a_signal_ends_the_building_of_a_store_at_once(composed, photos, asked_a
     values = composed("model=dcgan", "data=folder", f"data.path={photos}", *SMALL, *TINY["dcgan"])
     added = asked_at(builder.Builder, "add", call=5)
     with Stop() as stop, pytest.raises(KeyboardInterrupt):
-        train._built(values, stop)
+        train.built(values, stop)
     assert len(added) == 5
     assert "stopped by SIGTERM before training; the same command goes on" in capfd.readouterr().out
     left = {path.name for path in Path("data").iterdir()}
@@ -224,7 +224,7 @@ def test_a_signal_ends_the_lesson_of_a_classifier_at_once(tiny, asked_at, tried)
     values = tiny("wnet", "recipe.feature=1")
     asked_at(features, "shifted", call=2)
     with Stop() as stop, pytest.raises(KeyboardInterrupt):
-        train._built(values, stop)
+        train.built(values, stop)
     (folder,) = Path("data/classifiers").iterdir()
     assert not list(folder.glob("step-*"))
     with features.alone(folder, pytest.fail):
