@@ -287,13 +287,26 @@ def larger_store(tmp_path_factory):
     return path
 
 
+ADAPTIVE = [
+    "augment.ada={every: 1, images: 8, target: 0, start: 0.5}",
+    "augment.shift={}",
+    "augment.noise={}",
+]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("preset", PRESETS)
-def test_stopped_and_continued_is_bit_identical_to_never_stopped(composed, larger_store, preset):
+@pytest.mark.row("C7", "every preset, and one whose augmentation adapts")
+@pytest.mark.parametrize(
+    ("preset", "more"),
+    [*((preset, []) for preset in PRESETS), pytest.param("dcgan", ADAPTIVE, id="adaptive")],
+)
+def test_stopped_and_continued_is_bit_identical_to_never_stopped(
+    composed, larger_store, preset, more, tried
+):
     data = ["data=fonts", f"data.path={larger_store}", "image.size=32"]
 
     def started(run_dir):
-        return build(shrunk(composed(f"model={preset}", *data, f"run_dir={run_dir}")))
+        return build(shrunk(composed(f"model={preset}", *data, *more, f"run_dir={run_dir}")))
 
     whole = started("whole")
     blank = {name: t.clone() for name, t in everything(whole)[0].items()}
@@ -314,3 +327,4 @@ def test_stopped_and_continued_is_bit_identical_to_never_stopped(composed, large
             if name.startswith(f"recipe/{side}")
         ]
         assert any(moved), side
+    tried(1)
