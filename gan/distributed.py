@@ -74,8 +74,7 @@ def _meet() -> None:
     limit = timedelta(seconds=START)
     hosts = mine == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     try:
-        options: dict[str, Any] = {"timeout": limit, "wait_for_workers": False}
-        met = torch.distributed.TCPStore(*address, is_master=hosts, **options)  # type: ignore[attr-defined]  # not in every build of torch
+        met = meeting(*address, hosts)
         torch.distributed.init_process_group(
             "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
             store=c10d.PrefixStore(_roll_call(met, mine, count), met),
@@ -89,6 +88,13 @@ def _meet() -> None:
             f"({str(error).partition(chr(10))[0]}): start as many as WORLD_SIZE says, and choose "
             "another MASTER_PORT (torchrun --master-port) if this one is taken"
         ) from error
+
+
+def meeting(host: str, port: int, hosts: bool) -> Any:
+    """The store at an address, by which processes find each other; whoever `hosts` keeps it."""
+    options: dict[str, Any] = {"timeout": timedelta(seconds=START), "wait_for_workers": False}
+    # mypy does not see it, since builds of torch without sockets lack it
+    return torch.distributed.TCPStore(host, port, is_master=hosts, **options)  # type: ignore[attr-defined]
 
 
 def _roll_call(met: Any, mine: int, count: int) -> str:

@@ -145,11 +145,11 @@ def _mimicry_networks(values: Values) -> Networks:
 
 def _mimicry_step(networks: Networks, optimizers: Optimizers, real: Tensor) -> Callable[[], Any]:
     """What its `Trainer` calls for one update of each."""
-    MetricLog = importlib.import_module("torch_mimicry.training.metric_log").MetricLog  # noqa: N806
+    logs = importlib.import_module("torch_mimicry.training.metric_log")
     generator, judge = (networks[side] for side in SIDES)
 
     def step() -> None:
-        log, given = MetricLog(), {"real_batch": (real, None), "device": real.device}
+        log, given = logs.MetricLog(), {"real_batch": (real, None), "device": real.device}
         log = judge.train_step(
             netG=generator, optD=optimizers["discriminator"], log_data=log, **given
         )

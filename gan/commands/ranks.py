@@ -20,7 +20,6 @@ from math import inf
 from typing import IO, Any, TextIO
 
 import torch
-import torch.distributed
 import yaml
 
 from gan import distributed
@@ -28,7 +27,7 @@ from gan.commands.composing import UsageError
 from gan.run.signals import Stop
 
 DONE, FAILED, MISTAKE, DIVERGED, STOPPED, LOST = range(6)  # how a rank ends; lost by another's end
-COMMAND = ("-m", "gan.commands.ranks")
+COMMAND = ("-u", "-m", "gan.commands.ranks")  # what it says is handed on at once
 GRACE = 30.0  # seconds in which the others end once one has failed
 
 
@@ -55,8 +54,7 @@ class Ranks:
 
         Raises: RankError for the one that has failed first, when all have ended.
         """
-        options: dict[str, Any] = {"is_master": True, "wait_for_workers": False}
-        store = torch.distributed.TCPStore("127.0.0.1", 0, **options)  # type: ignore[attr-defined]  # not in every build of torch
+        store = distributed.meeting("127.0.0.1", 0, hosts=True)
         started: list[subprocess.Popen[str]] = []
         try:
             for rank in range(self.count):
@@ -127,16 +125,18 @@ class Ranks:
 
 
 def _write(process: subprocess.Popen[str], line: str) -> None:
+    assert process.stdin is not None
     with contextlib.suppress(OSError):  # it has ended
-        process.stdin.write(f"{line}\n")  # type: ignore[union-attr]  # a pipe
-        process.stdin.flush()  # type: ignore[union-attr]
+        process.stdin.write(f"{line}\n")
+        process.stdin.flush()
 
 
 def _end(process: subprocess.Popen[str]) -> None:
     process.kill()
     process.wait()
+    assert process.stdin is not None
     with contextlib.suppress(OSError):  # of a last line that it has not read
-        process.stdin.close()  # type: ignore[union-attr]  # a pipe
+        process.stdin.close()
 
 
 def _handed_on(process: subprocess.Popen[str]) -> list[threading.Thread]:
@@ -197,5 +197,4 @@ def _obey(orders: Iterable[bytes], stop: Stop) -> None:
 
 
 if __name__ == "__main__":
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a stream of Python's own
     sys.exit(main())

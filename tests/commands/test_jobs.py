@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import pytest
 import slurm
 import torch
+from test_sweep import waited_for
 
 from gan import checkpoint, distributed
 from gan.build import build
@@ -298,14 +299,6 @@ def command(tmp_path, glyph_store):
 def ended(child):
     said, _ = child.communicate(timeout=900)
     return child.returncode, said
-
-
-def waited_for(found, seconds=300):
-    for _ in range(10 * seconds):
-        if result := found():
-            return result
-        time.sleep(0.1)
-    raise TimeoutError
 
 
 def living(folder):
