@@ -54,7 +54,7 @@ def build(config: dict[str, Any], say: Say = distributed.say, stop: Stop | None 
             checked.run_dir,
             checked.settings.steps,
             {name: stream.read(plan) for name, plan in dataset.shown(reads).items()},
-            evaluation_for(recipe, dataset, stream, device, say),
+            evaluation_for(recipe, dataset, stream, device, say, checked.settings.judges),
             checked.settings.discriminator_warmup,
             checked.settings.watch,
             checked.settings.best,

@@ -68,10 +68,11 @@ def tiny(composed, glyph_store):
     """A family of models at 16 pixels on the tiny glyphs: `tiny("wnet", "trainer.steps=3")`."""
 
     def compose(model, *overrides):
+        small = ["generator.width=2", "discriminator.width=2"]
         sizes = {
-            "wnet": ["generator.width=2", "discriminator.width=2", "recipe.feature=0"],
-            "pix2pix": ["generator.width=2", "discriminator.width=2"],
-            "cyclegan": ["generator.width=2", "generator.blocks=1", "discriminator.width=2"],
+            "wnet": [*small, "recipe.feature=0", "trainer.judges=false"],
+            "pix2pix": small,
+            "cyclegan": [*small, "generator.blocks=1"],
             "dcgan": ["generator.width=4", "discriminator.width=4", "generator.latent=8"],
         }
         common = [

@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 import gan  # fills the registries before anything is composed
 from gan import distributed
-from gan.commands import show_crashes, sweep
+from gan.commands import afterwards, show_crashes, sweep
 from gan.commands.composing import UsageError, guarded, replaced, require_options
 from gan.commands.ranks import DIVERGED, MISTAKE, RankError, Ranks
 from gan.config.signature import Count, coerce, nearest
@@ -42,6 +42,8 @@ INVISIBLE = (
     "sweep",
     "trainer.best",
     "trainer.device",
+    "trainer.evaluate",
+    "trainer.judges",
 )  # no part of a job folder's name
 
 
@@ -77,13 +79,15 @@ def job(config: DictConfig) -> float | None:
 
 def _alone(config: DictConfig, stop: Stop) -> None:
     try:
-        trainer = built(plain(config), stop)
+        values = plain(config)
+        trainer = built(values, stop)
     except (ValueError, OSError) as error:
         if _verbose():
             raise
         raise SystemExit(fail(error)) from error  # Hydra adds nothing to this one
     if not trainer.train():
         raise KeyboardInterrupt
+    afterwards.evaluate(values, stop)
 
 
 def _of_sweep(config: DictConfig, stop: Stop) -> float | None:
@@ -103,6 +107,7 @@ def _of_sweep(config: DictConfig, stop: Stop) -> float | None:
                 raise UsageError(str(error)) from error
             if trainer is not None and not trainer.train():
                 raise KeyboardInterrupt
+            afterwards.evaluate(values, stop)
             return None if distributed.rank() else sweep.value(Path(values["run_dir"]), best)
     except sweep.JobError as error:
         if sweep.searches(hydra_config) and _diverged(error.__cause__):

@@ -14,6 +14,7 @@ from gan.data.triples import Glyphs
 from gan.metrics.claims import doubts
 from gan.metrics.extractors import PORTION, OfNothing
 from gan.metrics.glyph_evaluation import GlyphEvaluation
+from gan.metrics.glyph_judges import glyph_judge
 from gan.metrics.image_evaluation import (
     DRAWN,
     LEAST,
@@ -32,20 +33,30 @@ Say = Callable[[str], None]
 
 
 def evaluation_for(
-    recipe: Recipe, dataset: Any, stream: Stream, device: torch.device, say: Say
+    recipe: Recipe,
+    dataset: Any,
+    stream: Stream,
+    device: torch.device,
+    say: Say,
+    judges: bool = True,
 ) -> Any:
-    """What measures this recipe on this data; None where nothing does."""
+    """What measures this recipe on this data; None where nothing does.
+
+    `judges` lets classifiers of the real images take part. The first measure trains them where
+    `data/classifiers/` has none of these images yet; those of `gan evaluate` are the same.
+    """
     if "target" in recipe.reads:
         if "prototype" in recipe.reads and len(dataset.styles.test):
-            return GlyphEvaluation(recipe, dataset, device)
+            judge = partial(glyph_judge, dataset, stream.images, device, say) if judges else None
+            return GlyphEvaluation(recipe, dataset, device, judge)
         parts = {part: stream.read(dataset.held_out(part)) for part in ("validation", "test")}
         return PairEvaluation(_translate(recipe), parts)
     if "real_a" in recipe.reads and isinstance(dataset, Glyphs):
-        return GlyphTranslation(_translate(recipe), dataset, stream, device, say)
+        return GlyphTranslation(_translate(recipe), dataset, stream, device, say, judges)
     if isinstance(dataset, Unpaired) and len(dataset.held[0]) >= LEAST:
         return _of_unpaired(recipe, dataset, stream, device)
     if "real" in recipe.reads and hasattr(recipe.generator, "latent"):
-        return _of_images(recipe, dataset, stream, device, say)
+        return _of_images(recipe, dataset, stream, device, say, judges)
     return None
 
 
@@ -66,10 +77,15 @@ def _of_unpaired(recipe: Recipe, dataset: Unpaired, stream: Stream, device: torc
     return ImageEvaluation(source, extractor, dataset.store, wanted, stream.images, count=count)
 
 
-def _of_images(recipe: Any, dataset: Any, stream: Stream, device: torch.device, say: Say) -> Any:
+def _of_images(
+    recipe: Any, dataset: Any, stream: Stream, device: torch.device, say: Say, judges: bool
+) -> Any:
     """Measures of what is drawn from noise: whether labels are obeyed, and all of it together."""
     conditional = "label" in recipe.reads
     make, labels = extractor_of(dataset, stream.images, device, conditional, say)
+    shown = labels if conditional else None
+    if not judges:
+        make, labels = partial(OfNothing, dataset.store.shape[2], device), None
     extractor = cache(make)  # one network for both
 
     def paint(generator: nn.Module, noise: Tensor, label: Tensor | None) -> Tensor:
@@ -81,7 +97,6 @@ def _of_images(recipe: Any, dataset: Any, stream: Stream, device: torch.device, 
         network: Any = extractor  # a classifier, since there are labels
         parts = [LabelEvaluation(recipe, lambda: network().judge, classes, device)]
     if len(training_rows(dataset)) >= LEAST:
-        shown = labels if conditional else None
         sampler = Sampler(paint, recipe.generator.latent, shown, device)
         rows = training_rows(dataset)
         whole = ImageEvaluation(sampler, extractor, dataset.store, rows, stream.images, labels)

@@ -1,6 +1,6 @@
 """How well characters are drawn that training has not seen, in styles it has not seen."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -9,8 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from gan.metrics.baselines import baselines
+from gan.metrics.claims import FIELDS, doubts
+from gan.metrics.glyph_judges import Judged
 from gan.metrics.glyphs import CELLS, Cells, Draw, common_characters, shuffled_reference
-from gan.metrics.scores import Scores, compare, score
+from gan.metrics.judges import Judge
+from gan.metrics.scores import Scores, compare, distances, score
 from gan.metrics.tables import signed, table
 from gan.recipe import Recipe
 from gan.run.best import Better
@@ -20,19 +23,42 @@ MOST = 256  # characters of each part of the split that take part in a measure
 
 
 class GlyphEvaluation:
-    """Scores on cells of seen and unseen styles and characters, with one reference glyph each."""
+    """Scores on cells of seen and unseen styles and characters, with one reference glyph each.
+
+    Judges, where there are any, are those of `gan evaluate`: they learn from real glyphs of every
+    cell, as one that has never met a font cannot name it, and from nothing that is drawn; nothing
+    that is trained looks through them.
+    """
 
     better: Mapping[str, Better] = {
         "validation_l1": "less",
         "validation_ssim": "more",
         "validation_sharpness": "more",
+        "validation_content": "more",
+        "validation_style": "more",
     }
 
-    def __init__(self, recipe: Recipe, dataset: Any, device: torch.device) -> None:
-        """`dataset` gives the store, its table of rows and both splits."""
-        self.recipe, self.device = recipe, device
-        (self.cells, _), self.fonts = cells_of(dataset), dataset.style_names
+    def __init__(
+        self,
+        recipe: Recipe,
+        dataset: Any,
+        device: torch.device,
+        judge: Callable[[], Judge] | None = None,
+    ) -> None:
+        """`dataset` gives the store, its table of rows and both splits.
+
+        `judge` makes one of characters and styles when it is first needed; None does without.
+        """
+        self.recipe, self.device, self._make = recipe, device, judge
+        if judge is None:
+            self.better = {n: b for n, b in self.better.items() if _metric(n) not in FIELDS}
+        (self.cells, self._characters), self.fonts = cells_of(dataset), dataset.style_names
         self.families = dict(zip(self.fonts, dataset.families.tolist(), strict=True))
+
+    @cached_property
+    def judge(self) -> Judge | None:
+        """A classifier of characters and styles, trained once."""
+        return self._make() if self._make else None
 
     @cached_property
     def baselines(self) -> dict[str, Scores]:
@@ -40,14 +66,17 @@ class GlyphEvaluation:
         return baselines(self.cells, AMONG)
 
     def measure(self, generator: nn.Module) -> dict[str, float]:
-        """L1, SSIM and sharpness on validation styles and characters, on which nothing trains."""
-        scores = score(self.cells, self.draw(generator), among=["validation"]).cells["validation"]
-        return {f"validation_{name}": scores.mean(name) for name in ("l1", "ssim", "sharpness")}
+        """Distances and judged shares on validation styles and characters, which are not trained.
+
+        `content` and `style` are the shares that a judge reads as the right character and font.
+        """
+        scores = self._score(generator, ["validation"]).cells["validation"]
+        return {name: scores.mean(_metric(name)) for name in self.better}
 
     def report(self, generator: nn.Module) -> str:
         """A table of the generator beside every baseline, and what the reference is worth."""
+        copy, ours = self.baselines["prototype copy"], self._score(generator, AMONG)
         draw = self.draw(generator)
-        copy, ours = self.baselines["prototype copy"], score(self.cells, draw, among=AMONG)
         shuffled = score(self.cells, draw, control=shuffled_reference, among=AMONG)
         rows = {**self.baselines, "W-Net": ours, "W-Net, shuffled reference": shuffled}
         lines = [
@@ -55,11 +84,11 @@ class GlyphEvaluation:
             f"  shuffled reference minus W-Net: {signed(compare(shuffled, ours))}",
             f"  prototype copy minus W-Net:     {signed(compare(copy, ours))}",
         ]
-        return "\n".join([table(rows), "", *lines])
+        return "\n".join([table(rows), "", *lines, *self._read(ours)])
 
     def by_font(self, generator: nn.Module) -> dict[str, dict[str, dict[str, float]]]:
         """Every metric of each unseen font on unseen characters."""
-        cells = score(self.cells, self.draw(generator), among=["UFUC"]).cells
+        cells = self._score(generator, ["UFUC"]).cells
         return {
             name: {
                 self.fonts[style]: {metric: float(v[place]) for metric, v in cell.values.items()}
@@ -67,6 +96,21 @@ class GlyphEvaluation:
             }
             for name, cell in cells.items()
         }
+
+    def _score(self, generator: nn.Module, among: Sequence[str]) -> Scores:
+        judged = Judged(self.judge, self._characters, self.device) if self.judge else distances
+        return score(self.cells, self.draw(generator), among=among, measure=judged)
+
+    def _read(self, scores: Scores) -> list[str]:
+        """What the judges make of the headline's cell, beside what they make of real glyphs."""
+        if self.judge is None:
+            return []
+        named = {name: self.judge.ceiling[field] for name, field in FIELDS.items()}
+        shares = (
+            f"{name} {scores.cells['UFUC'].mean(name):.1%} (of held-out real glyphs: {right:.1%})"
+            for name, right in named.items()
+        )
+        return [f"  that judges read rightly: {', '.join(shares)}", *doubts(named)]
 
     def draw(self, generator: nn.Module) -> Draw:
         """The generator as a function of ink."""
@@ -79,6 +123,10 @@ class GlyphEvaluation:
             return (1 - self.recipe.samples(generator, batch)["generated"]) / 2
 
         return drawn
+
+
+def _metric(name: str) -> str:
+    return name.removeprefix("validation_")
 
 
 def cells_of(dataset: Any) -> tuple[Cells, np.ndarray]:

@@ -1,6 +1,6 @@
 """How good a W-Net is: four cells, baselines, controls, judges, a verdict, and sheets."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -13,18 +13,18 @@ from gan.data.triples import Glyphs
 from gan.metrics.baselines import Fonts, baselines
 from gan.metrics.claims import FIELDS, cautions, verdict
 from gan.metrics.glyph_evaluation import cells_of
+from gan.metrics.glyph_judges import Judged
 from gan.metrics.glyphs import (
     CELLS,
     CONTROLS,
     Cells,
-    Control,
     Draw,
     Pairs,
     wrong_prototype,
 )
-from gan.metrics.judges import TRAINING, Judge, judge_of
+from gan.metrics.judges import TRAINING, Judge
 from gan.metrics.report import Report
-from gan.metrics.scores import METRICS, Scores, bootstrap, compare, distances, score
+from gan.metrics.scores import METRICS, Scores, bootstrap, compare, score
 from gan.metrics.tables import LONG, SHORT, body, signed, table
 
 NAME = "W-Net"
@@ -36,51 +36,6 @@ SECTIONS = {
     "SFUC": "Completing a font: seen styles, unseen characters.",
 }
 SHOWN = 12  # rows of a sheet
-
-Say = Callable[[str], None]
-
-
-class Judged:
-    """Distances to the truth, and whether judges read what was drawn as it was meant."""
-
-    def __init__(
-        self,
-        judge: Judge,
-        characters: np.ndarray,
-        device: torch.device,
-        shown: Control | None = None,
-    ) -> None:
-        """`characters` are the numbers by which the judge knows those of the cells.
-
-        With the control that says what was `shown`, `followed` is whether that character is read.
-        """
-        self.judge, self.characters, self.device, self.shown = judge, characters, device, shown
-
-    def __call__(self, cells: Cells, pairs: Pairs, image: Tensor) -> dict[str, Tensor]:
-        """Values [M] by metric."""
-        right = self._right(pairs, image)
-        judged = {name: right[field] for name, field in FIELDS.items()}
-        if self.shown is not None:
-            judged["followed"] = self._right(self.shown(cells, pairs), image)["character"]
-        return {**distances(cells, pairs, image), **judged}
-
-    def _right(self, pairs: Pairs, image: Tensor) -> dict[str, Tensor]:
-        named = {"character": self.characters[pairs.characters], "style": pairs.styles}
-        labels = {f: torch.from_numpy(label).to(self.device) for f, label in named.items()}
-        right = self.judge.right((1 - 2 * image).to(self.device), labels)
-        return {field: found.float().cpu() for field, found in right.items()}
-
-
-def glyph_judge(
-    dataset: Glyphs, read: Callable[[np.ndarray], Tensor], device: torch.device, say: Say
-) -> Judge:
-    """A judge of characters and styles, of nine tenths of all glyphs there are.
-
-    That it knows the truth of the test cells is no advantage to what it judges.
-    """
-    store = dataset.store
-    labels = {field: store.fields[field] for field in FIELDS.values()}
-    return judge_of(store, read, np.arange(store.count), labels, device, say)
 
 
 def writing(generator: nn.Module, device: torch.device) -> Draw:

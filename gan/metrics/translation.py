@@ -14,7 +14,8 @@ from gan.data.triples import Glyphs
 from gan.metrics import images
 from gan.metrics.claims import doubts
 from gan.metrics.extractors import PORTION
-from gan.metrics.judges import Judge, judge_of
+from gan.metrics.glyph_judges import glyph_judge
+from gan.metrics.judges import Judge
 from gan.metrics.pairs import Translate
 from gan.metrics.report import Report
 from gan.run.best import Better
@@ -40,18 +41,19 @@ class GlyphTranslation:
         stream: Stream,
         device: torch.device,
         say: Callable[[str], None] = print,
+        judges: bool = True,
     ) -> None:
-        """The judge is trained when it is first needed, once."""
+        """The judge is trained when it is first needed, once; without `judges` L1 is all."""
         self.translate, self.dataset, self.device = translate, dataset, device
         self._images, self._say = stream.images, say
+        self.fields = FIELDS if judges else {}
+        if not judges:
+            self.better = {"l1": "less"}
 
     @cached_property
     def judge(self) -> Judge:
         """A classifier of characters and styles."""
-        store = self.dataset.store
-        labels = {field: store.fields[field] for field in FIELDS}
-        rows = torch.arange(store.count).numpy()
-        return judge_of(store, self._images, rows, labels, self.device, self._say)
+        return glyph_judge(self.dataset, self._images, self.device, self._say)
 
     def measure(self, generator: nn.Module) -> dict[str, float]:
         """`content`, `style` and `l1` on validation characters."""
@@ -77,6 +79,8 @@ class GlyphTranslation:
         lines = [f"{count} held-out characters".ljust(26) + titles]
         for row, found in rows.items():
             lines.append(row.ljust(26) + "".join(f"{value:9.3f}" for value in found.values()))
+        if not self.fields:
+            return "\n".join(lines)
         ceilings = (f"{FIELDS[field]} {share:.1%}" for field, share in self.judge.ceiling.items())
         lines.append(f"Shares that a judge reads rightly; of real held-out: {', '.join(ceilings)}.")
         named = {name: self.judge.ceiling[field] for field, name in FIELDS.items()}
@@ -95,10 +99,10 @@ class GlyphTranslation:
         fields = self.dataset.store.fields
         labels = {
             field: torch.from_numpy(fields[field][plan.images["real_b"]]).to(self.device)
-            for field in FIELDS
+            for field in self.fields
         }
-        right = self.judge.right(made, labels)
-        shares = {name: float(right[field].float().mean()) for field, name in FIELDS.items()}
+        right = self.judge.right(made, labels) if labels else {}
+        shares = {name: float(right[field].float().mean()) for field, name in self.fields.items()}
         return {**shares, "l1": float(images.l1((1 + made) / 2, (1 + truth) / 2).mean())}
 
 

@@ -11,7 +11,8 @@ from gan.data.stream import Stream
 from gan.data.translation import Unpaired
 from gan.data.triples import Glyphs
 from gan.metrics.extractors import Extractor, OfNothing
-from gan.metrics.glyph_report import glyph_judge, glyph_report, writing
+from gan.metrics.glyph_judges import glyph_judge
+from gan.metrics.glyph_report import glyph_report, writing
 from gan.metrics.image_evaluation import LEAST, extractor_of, training_rows
 from gan.metrics.image_report import Asked, image_report
 from gan.metrics.pairs import MEASURES, Measure, Translate, pair_report

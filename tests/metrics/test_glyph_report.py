@@ -7,7 +7,8 @@ import torch
 from gan.data.store import Store
 from gan.data.triples import Glyphs
 from gan.metrics.glyph_evaluation import cells_of
-from gan.metrics.glyph_report import Judged, glyph_report
+from gan.metrics.glyph_judges import Judged
+from gan.metrics.glyph_report import glyph_report
 from gan.metrics.judges import Judge
 
 CPU = torch.device("cpu")

@@ -13,7 +13,7 @@ from gan.build import build
 from gan.data.store import Store
 from gan.data.stream import Stream
 from gan.data.triples import Glyphs
-from gan.metrics import translation
+from gan.metrics import glyph_judges, translation
 from gan.metrics.evaluation import evaluation_for
 from gan.metrics.images import l1
 from gan.metrics.judges import Judge
@@ -44,7 +44,7 @@ def oracle(monkeypatch):
         assert labels.keys() == {"style", "character"}
         return Judge(Nearest(store, images), {"character": 0.75, "style": 0.5})
 
-    monkeypatch.setattr(translation, "judge_of", judge_of)
+    monkeypatch.setattr(glyph_judges, "judge_of", judge_of)
 
 
 class Draws:
