@@ -195,7 +195,7 @@ def test_samples_and_measures_change_nothing(tiny, model):
     never = ["trainer.sample_every=100", "trainer.measure_every=100"]
     quiet = build(tiny(model, "run_dir=quiet", *never))
     quiet.train()
-    always = ["trainer.sample_every=1", "trainer.measure_every=1"]
+    always = ["trainer.sample_every=1", "trainer.measure_every=1", "trainer.judges=true"]
     loud = build(tiny(model, "run_dir=loud", *always))
     loud.train()
     assert_same(everything(quiet), everything(loud))

@@ -269,10 +269,14 @@ def test_any_folder_of_images_trains(run, photos):
         assert line[tag] > 0
 
 
+MEASURED = ("l1", "ssim", "sharpness", "content", "style")
+
+
 def test_wnet_shows_samples_and_ends_with_a_report(run, glyph_store):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    status, errors = run("model=wnet", *glyphs(glyph_store), *TINY["wnet"])
+    best = "trainer.best=metric/validation_style"
+    status, errors = run("model=wnet", *glyphs(glyph_store), *TINY["wnet"], best)
     assert status == 0, errors
     folder = Path("runs/wnet-fonts")
     report = (folder / "report.txt").read_text()
@@ -293,7 +297,9 @@ def test_wnet_shows_samples_and_ends_with_a_report(run, glyph_store):
     }
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     tags = {tag for line in lines for tag in line}
-    assert {"metric/validation_l1", "metric/validation_ssim", "metric/raw_validation_l1"} <= tags
+    measured = {f"{which}validation_{name}" for which in ("", "raw_") for name in MEASURED}
+    assert {f"metric/{name}" for name in measured} | {"best/validation_style"} <= tags
+    assert "that judges read rightly: content " in report
     eight = (
         "adversarial style_class encoder_character encoder_style l1 constant_content constant_style"
     )

@@ -1,12 +1,15 @@
 """The whole report on a W-Net: which rows it has, what each is shown, and what it says."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
 from gan.data.store import Store
 from gan.data.triples import Glyphs
-from gan.metrics.glyph_evaluation import cells_of
+from gan.metrics.baselines import baselines
+from gan.metrics.glyph_evaluation import GlyphEvaluation, cells_of
 from gan.metrics.glyph_judges import Judged
 from gan.metrics.glyph_report import glyph_report
 from gan.metrics.judges import Judge
@@ -129,3 +132,44 @@ def test_a_judge_knows_characters_by_the_numbers_of_the_store(dataset, judge):
     assert found["content"].min() == found["style"].min() == 1
     shifted = Judged(judge, np.roll(characters, 1), CPU)(cells, pairs, truth)
     assert shifted["content"].max() == 0
+
+
+def test_validation_is_judged_in_training_and_only_there(dataset, judge):
+    cells, _ = cells_of(dataset)
+    asked, recipe = [], SimpleNamespace(samples=lambda draw, batch: {"generated": draw(batch)})
+    draw, shown = oracle(dataset)
+
+    def truth(batch):
+        ink = draw(*((1 - batch[name]) / 2 for name in ("prototype", "reference")))
+        return 1 - 2 * ink
+
+    def measured(generator):
+        return GlyphEvaluation(recipe, dataset, CPU, lambda: asked.append(1) or judge).measure(
+            generator
+        )
+
+    perfect = measured(truth)
+    assert perfect["validation_content"] == perfect["validation_style"] == 1
+    assert shown == [1]
+    prototype = measured(lambda batch: batch["prototype"])
+    assert (prototype["validation_content"], prototype["validation_style"]) == (1, 0)
+    reference = measured(lambda batch: batch["reference"][:, 0])
+    assert (reference["validation_content"], reference["validation_style"]) == (0, 1)
+    assert len(asked) == 3
+    unjudged = GlyphEvaluation(recipe, dataset, CPU)
+    kept = {name: value for name, value in perfect.items() if name in unjudged.better}
+    assert unjudged.measure(truth) == kept
+    assert set(perfect) - set(kept) == {"validation_content", "validation_style"}
+
+
+def test_the_last_word_has_the_judges_shares_and_doubts(dataset, judge):
+    recipe = SimpleNamespace(samples=lambda draw, batch: {"generated": draw(batch)})
+    evaluation = GlyphEvaluation(recipe, dataset, CPU, lambda: judge)
+    evaluation.baselines = baselines(evaluation.cells, ["UFUC"])
+    draw = lambda batch: batch["prototype"]  # noqa: E731
+    said = evaluation.report(draw)
+    assert "judges read rightly: content 100.0% (of held-out real glyphs: 97.0%), style 0" in said
+    assert "The style judge is right about 90.0%" in said
+    assert "The content judge" not in said
+    values = evaluation.by_font(draw)["UFUC"].values()
+    assert {(font["content"], font["style"]) for font in values} == {(1, 0)}

@@ -76,6 +76,15 @@ def test_the_input_is_the_right_character_in_the_wrong_style(evaluation):
     assert found["l1"] > 0.01
 
 
+def test_without_judges_l1_is_all(evaluation):
+    dataset, stream = evaluation.dataset, Stream(evaluation.dataset, 4, 0, CPU, Draws.reads)
+    unjudged = evaluation_for(Draws(), dataset, stream, CPU, pytest.fail, judges=False)
+    found = evaluation.measure(nn.Identity())
+    assert unjudged.measure(nn.Identity()) == {"l1": found["l1"]}
+    assert [*unjudged.better] == ["l1"]
+    assert "content" not in unjudged.report(nn.Identity())
+
+
 def test_a_perfect_translator_and_one_that_always_draws_the_same(evaluation):
     dataset, images = evaluation.dataset, evaluation._images
     style, prototype = dataset.style_names.index(STYLE), dataset.prototype
