@@ -75,7 +75,7 @@ class Settings:
     failed_saves: Count = 3
     rollbacks: Annotated[int, Bounds(0, 2)] = 0  # to the newest checkpoint, where numbers stay bad
     judges: bool = True  # measures look through classifiers of the real images, trained once
-    best: str | None = None  # the measure whose best checkpoint is kept, such as metric/fid
+    best: str | None = None  # the measure whose best checkpoint is kept: metric/NAME
     evaluate: bool = False  # at the end, as `gan evaluate` does
     timeout: Positive = 100.0
     watch: tuple[Watched, ...] = ("data", "discriminator", "collapse", "disk")

@@ -10,14 +10,23 @@ import torch
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
+from gan.recipe import Recipe
+from gan.recipes.cyclegan import CycleGAN
+from gan.recipes.pix2pix import Pix2Pix
 from gan.recipes.synthesis import Synthesis
 from gan.recipes.wnet import WNet
 from gan.runs import Run
 
 TOLERANCE = 1e-4  # largest difference of an exported image and the original
+GIVEN: dict[type[Recipe], tuple[str, ...]] = {
+    WNet: ("prototype", "references"),
+    Pix2Pix: ("input",),
+    CycleGAN: ("a", "b"),
+}
+"""Images that generators are given, by the names of their inputs."""
 _TRACED, _TRIED = 2, (1, 3)  # images at once, and references: when traced, and in the checks
 
-Called = Callable[[dict[str, Tensor]], Tensor]
+Called = Callable[[dict[str, Tensor]], Tensor | tuple[Tensor, ...]]
 
 
 class ExportError(RuntimeError):
@@ -31,15 +40,15 @@ def inputs(run: Run, count: int, seed: int = 0) -> dict[str, Tensor]:
         ValueError: a recipe whose generator is called in a way that is not known here.
     """
     random = torch.Generator().manual_seed(seed)
-    if issubclass(run.recipe, WNet):
-        shape = run.config["image"]["channels"], run.size, run.size
-        prototype = torch.rand(count, *shape, generator=random) * 2 - 1
-        references = torch.rand(count, count, *shape, generator=random) * 2 - 1
-        return {"prototype": prototype, "references": references}
+    given = next((names for kind, names in GIVEN.items() if issubclass(run.recipe, kind)), ())
+    if given:
+        image = count, run.config["image"]["channels"], run.size, run.size
+        shapes = {name: (count, *image) if name == "references" else image for name in given}
+        return {n: torch.rand(shape, generator=random) * 2 - 1 for n, shape in shapes.items()}
     if not issubclass(run.recipe, Synthesis):
         raise ValueError(
-            f"gan export knows generators of noise and W-Nets; {run.path} was trained with "
-            f"recipe={run.config['recipe']['name']}: export gan.load(RUN).generator by itself"
+            f"gan export knows generators of noise, W-Nets and translators; {run.path} was trained "
+            f"with recipe={run.config['recipe']['name']}: export gan.load(RUN).generator by itself"
         )
     noise = {"z": run.noise(count, seed)}
     label = torch.randint(run.classes, (count,), generator=random) if run.classes else None
@@ -97,8 +106,9 @@ def onnx(run: Run, path: Path) -> float:
     content = exported.model_proto.SerializeToString()
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
 
-    def called(values: dict[str, Tensor]) -> Tensor:
-        return torch.from_numpy(session.run(None, {n: t.numpy() for n, t in values.items()})[0])
+    def called(values: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        drawn = session.run(None, {name: tensor.numpy() for name, tensor in values.items()})
+        return tuple(map(torch.from_numpy, drawn))
 
     difference = checked(run, called)
     path.write_bytes(content)
@@ -123,13 +133,17 @@ def _growing(given: dict[str, Tensor]) -> tuple[dict[int, Dim], ...]:
 def checked(run: Run, called: Called) -> float:
     """The largest difference of what is called and the generator, on random inputs.
 
+    Dropout that stays on, as in a U-Net, is the same in both where it is torch's own.
+
     Raises:
         ExportError: it is more than `TOLERANCE`, or no number.
     """
     worst = 0.0
     for count in _TRIED:
         given = inputs(run, count, seed=count)
-        difference = (called(given) - run.generator(*given.values())).abs().max().item()
+        made = (_drawn(one, given) for one in (called, lambda g: run.generator(*g.values())))
+        apart = [(one - other).abs().max() for one, other in zip(*made, strict=True)]
+        difference = torch.stack(apart).max().item()  # no number where one of them is none
         if not difference <= TOLERANCE:
             raise ExportError(
                 f"the exported generator of {run.path} differs by {difference:.2g} from the "
@@ -137,3 +151,11 @@ def checked(run: Run, called: Called) -> float:
             )
         worst = max(worst, difference)
     return worst
+
+
+def _drawn(called: Called, given: dict[str, Tensor]) -> tuple[Tensor, ...]:
+    """One image or several of the same noise."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        drawn = called(given)
+    return (drawn,) if isinstance(drawn, Tensor) else tuple(drawn)

@@ -28,6 +28,28 @@ def test_weights_and_program_are_the_averaged_generators(trained, capsys):
     assert (drawn - raw).abs().max() > 1e-3  # the check above would notice the raw weights
 
 
+@pytest.mark.parametrize("model", ["pix2pix", pytest.param("cyclegan", marks=pytest.mark.slow)])
+def test_translators_are_exported_with_their_noise(trained, capsys, model):
+    trained(model, "data.style=style05")
+    assert main(["export", "run", "--out", "out"]) == 0
+    assert "generator.pt2: differs by at most" in capsys.readouterr().out
+    program, generator = torch.export.load("out/generator.pt2").module(), gan.load("run").generator
+    given = export.inputs(gan.load("run"), 5, seed=3)
+    assert [*given] == {"pix2pix": ["input"], "cyclegan": ["a", "b"]}[model]
+    drawn = []
+    for call in (program, generator):
+        torch.manual_seed(1)
+        with torch.no_grad():
+            images = call(*given.values())
+        drawn.append(torch.cat([images] if torch.is_tensor(images) else images))
+    assert len(drawn[0]) == 5 * len(given)
+    assert torch.allclose(*drawn, atol=1e-4)
+    with torch.no_grad():
+        again = program(*given.values())
+    again = torch.cat([again] if torch.is_tensor(again) else again)
+    assert torch.equal(again, drawn[0]) == (model == "cyclegan")  # dropout is noise, and stays
+
+
 def test_a_program_that_draws_something_else_is_not_written(trained, monkeypatch, capsys):
     trained("dcgan")
     real = export.checked
