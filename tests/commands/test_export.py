@@ -28,7 +28,8 @@ def test_weights_and_program_are_the_averaged_generators(trained, capsys):
     assert (drawn - raw).abs().max() > 1e-3  # the check above would notice the raw weights
 
 
-@pytest.mark.parametrize("model", ["pix2pix", pytest.param("cyclegan", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["pix2pix", "cyclegan"])
 def test_translators_are_exported_with_their_noise(trained, capsys, model):
     trained(model, "data.style=style05")
     assert main(["export", "run", "--out", "out"]) == 0
