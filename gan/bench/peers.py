@@ -111,14 +111,15 @@ def difference(one: Side, other: Side) -> float:
         for side in SIDES:
             state = played.optimizers[side].state
             weights = played.networks[side].parameters()
-            moments[side].append(torch.cat([state[w]["exp_avg"].flatten() for w in weights]))
+            firsts = [state[w].get("exp_avg", torch.zeros_like(w)) for w in weights]
+            moments[side].append(torch.cat([first.flatten() for first in firsts]))
     return max((torch.dist(a, b) / b.norm()).item() for a, b in moments.values())
 
 
 @contextmanager
 def _drawn(networks: Networks) -> Iterator[None]:
-    """Whatever is drawn, the generator's first layer sees the same numbers, and every module that is
-    given integers the same labels.
+    """Whatever is drawn, the generator's first layer sees the same numbers, and what is given as
+    integers are the same labels.
     """
 
     def latents(layer: nn.Module, given: tuple[Tensor, ...]) -> Tensor:
