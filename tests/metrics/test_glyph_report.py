@@ -13,6 +13,7 @@ from gan.metrics.glyph_evaluation import GlyphEvaluation, cells_of
 from gan.metrics.glyph_judges import Judged
 from gan.metrics.glyph_report import glyph_report
 from gan.metrics.judges import Judge
+from gan.metrics.scores import score
 
 CPU = torch.device("cpu")
 
@@ -153,6 +154,10 @@ def test_validation_is_judged_in_training_and_only_there(dataset, judge):
     assert shown == [1]
     prototype = measured(lambda batch: batch["prototype"])
     assert (prototype["validation_content"], prototype["validation_style"]) == (1, 0)
+    copies = score(cells, lambda shown, _: shown).cells
+    wrong = [cell.mean("l1") for name, cell in copies.items() if name != "validation"]
+    assert prototype["validation_l1"] == pytest.approx(copies["validation"].mean("l1"))
+    assert min(abs(prototype["validation_l1"] - l1) for l1 in wrong) > 1e-4
     reference = measured(lambda batch: batch["reference"][:, 0])
     assert (reference["validation_content"], reference["validation_style"]) == (0, 1)
     assert len(asked) == 3
