@@ -14,21 +14,26 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import test_archives
+import test_checkpoint
 import test_configuration
 import test_hostile_files
 import test_order
+import test_ranks
+import test_resume
 import test_security
 import test_sources
 import test_store
 import test_stream
+import torch
 
+from gan import checkpoint
 from gan.commands import train
 from gan.data import layout, pages
 from gan.data.building import build
 from gan.data.datasets import Images
 from gan.data.store import Store
 
-NEEDED = {"F1", "L6", "L7", "L8", "S1", "S2", "S4", "S6", "X3", "X4"}
+NEEDED = {"C6", "C14", "D6", "D8", "F1", "L6", "L7", "L8", "S1", "S2", "S4", "S6", "X3", "X4"}
 
 
 class Scene(NamedTuple):
@@ -74,6 +79,18 @@ def careless(parameters: Any, values: Any, path: str) -> dict[str, Any]:
     return {key: values.get(key, parameter.default) for key, parameter in parameters.items()}
 
 
+def unhashed(path: Path, entry: dict[str, Any]) -> bytes:
+    file = path / entry["name"]
+    return file.read_bytes() if file.exists() else b""
+
+
+def hasty(live: Any, stored: Any, what: str) -> None:
+    with torch.no_grad():
+        for name in live.keys() & stored.keys():
+            live[name].copy_(stored[name])
+    checkpoint_restore(live, stored, what)
+
+
 def drawn(self: Any, epoch: int) -> np.ndarray:
     return np.random.permutation(len(self.dataset))  # noqa: NPY002 - this is what must be noticed
 
@@ -83,6 +100,7 @@ def draws(seed: int, epoch: int, indices: np.ndarray, what: str) -> np.ndarray:
 
 
 count_entries = pages._count_entries
+checkpoint_restore = checkpoint.restore
 
 
 def mutants(scene: Scene) -> None:
@@ -125,6 +143,12 @@ def spelt(scene: Scene) -> None:
     assert test_configuration.said_of_keys(20, seed=0) >= 0.95
 
 
+def misfit(case: str) -> Callable[[Scene], None]:
+    return lambda scene: test_checkpoint.test_misfit_is_told_and_nothing_is_copied(
+        case, scene.tried
+    )
+
+
 def value(path: tuple[str, ...], wrong: Any) -> Callable[[Scene], None]:
     def check(scene: Scene) -> None:
         assert test_configuration.refused(0, path, wrong) is not None
@@ -133,6 +157,46 @@ def value(path: tuple[str, ...], wrong: Any) -> Callable[[Scene], None]:
 
 
 POWER = {
+    "C6": Power(
+        "gan.checkpoint.verified",
+        unhashed,
+        lambda s: test_checkpoint.test_cut_file_is_refused(s.folder, s.tried),
+    ),
+    "C6 missing": Power(
+        "gan.checkpoint.verified",
+        unhashed,
+        lambda s: test_checkpoint.test_missing_file_is_refused_by_name(
+            s.folder, "config.yaml", s.tried
+        ),
+    ),
+    "C14": Power("gan.checkpoint._form", lambda tensor: "", misfit("dtype")),
+    "C14 whole": Power("gan.checkpoint.restore", hasty, misfit("renamed")),
+    "C14 optimizer": Power(
+        "gan.run.optimizer_state.fitting",
+        lambda optimizer, *_: optimizer.state_dict(),
+        lambda s: (
+            test_resume.test_a_misfit_of_an_optimizer_leaves_networks_and_the_other_one_as_they_were(
+                s.folder, s.tried
+            )
+        ),
+    ),
+    "D6": Power(
+        "gan.run.state.fingerprints",
+        lambda run: {},
+        lambda s: test_ranks.test_weights_that_drift_apart_are_found_at_a_save(s.folder, s.tried),
+    ),
+    "D8": Power(
+        "gan.distributed.require_same",
+        lambda *_: None,
+        lambda s: test_ranks.test_processes_that_are_set_up_differently_are_refused(
+            s.folder, "data", "numbers-1", s.tried
+        ),
+    ),
+    "D8 weights": Power(
+        "gan.distributed.replicate",
+        lambda tensors: None,
+        lambda s: test_ranks.test_weights_are_those_of_the_first_process(s.folder, s.tried),
+    ),
     "S1": Power(
         "gan.data.reading.checked_bytes",
         lambda descriptor: os.fstat(descriptor).st_size,
@@ -239,7 +303,7 @@ def test_rows_of_stores_streams_and_hostile_input_have_their_power() -> None:
     assert {name.split()[0] for name in POWER} >= NEEDED
 
 
-QUICK = {"S1", "S2", "X3 checked", "X4", "F2", "L6", "L7", "L8"}
+QUICK = {"C14", "S1", "S2", "X3 checked", "X4", "F2", "L6", "L7", "L8"}
 
 
 @pytest.mark.parametrize(
