@@ -241,6 +241,59 @@ def test_a_signal_to_one_process_stops_all_at_the_same_step(tmp_path, tried):
     tried(1)
 
 
+class Counted:
+    """Measures in three batches; the first process may be asked to stop in the second."""
+
+    better = {"mean": "less"}
+
+    def __init__(self, asked):
+        self.asked = asked
+
+    def measure(self, generator):
+        found = 0.0
+        for batch in range(3):
+            if self.asked and batch == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+            found += float(generator(torch.full((2, 2), float(batch))).mean())
+        return {"mean": found}
+
+    def report(self, generator):
+        return "done"
+
+
+@pytest.mark.row("P2", "asked where a measure is due: no process waits, none goes ahead")
+@pytest.mark.parametrize(
+    ("asked", "place", "owed"),
+    [(0, "measure", True), (0, "step", True), (1, "step", False)],
+)
+def test_a_signal_to_one_process_where_a_measure_is_due(tmp_path, asked, place, owed, tried):
+    def alter(batch, position):
+        if distributed.rank() == asked and position == 3 and place == "step":
+            os.kill(os.getpid(), signal.SIGTERM)
+        return batch
+
+    def work(rank, folder, quiet=False):
+        options = {"steps": 6, "save_every": 10, "measure_every": 4, "timeout": 5.0}
+        run = started(folder, alter=None if quiet else alter, **options)
+        run.monitor.evaluation = Counted(place == "measure" and not quiet)
+        if found := newest(folder):
+            run.resume(found)
+        finished = run.train()
+        clocks = {"finished": finished, "step": run.step, "owed": run.monitor.owed}
+        return {**clocks, "weights": weights(run)}
+
+    stopped = forked(lambda rank: work(rank, tmp_path / "a"))
+    for found in stopped:
+        assert (found["finished"], found["step"], found["owed"]) == (False, 4, owed)
+    assert checkpoint.load(newest(tmp_path / "a")).state["owed"] is owed
+    again = forked(lambda rank: work(rank, tmp_path / "a", quiet=True))
+    whole = forked(lambda rank: work(rank, tmp_path / "b", quiet=True))
+    for mine, other in zip(again, whole, strict=True):
+        assert (mine["finished"], mine["owed"]) == (True, False)
+        assert same(mine["weights"], other["weights"])
+    tried(1)
+
+
 @pytest.mark.row("D6", "found at the next save, the parameter named; no false alarm")
 def test_weights_that_drift_apart_are_found_at_a_save(tmp_path, tried):
     def work(rank, drift):
