@@ -37,10 +37,9 @@ def told(run: Any) -> Iterator[None]:
             _forget(run, STOPPED)
             _write(run, FINISHED, run.monitor.outcome)
         else:
-            run.monitor.log.say(
-                f"stopped by {run.stop.name}; the same command goes on at step {run.step}"
-            )
-            _stopped(run, "signal", run.stop.name)
+            by = next(filter(None, distributed.gathered(run.stop.name)))  # any process is asked
+            run.monitor.log.say(f"stopped by {by}; the same command goes on at step {run.step}")
+            _stopped(run, "signal", by)
     except BaseException as error:
         if isinstance(error, DivergedError):
             error.args = (f"{error}; see {diagnosis.write(run, error)}",)
