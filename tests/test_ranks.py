@@ -3,11 +3,13 @@
 import json
 import os
 import signal
+from itertools import product
 
 import pytest
 import torch
 from ranks import forked
 from small import Numbers, everything, newest, ring, trainer
+from test_guard import BAD, PLACES, poisoned_step_changes_nothing
 from torch import nn
 
 from gan import checkpoint, distributed
@@ -161,6 +163,30 @@ def test_a_bad_value_in_one_process_is_skipped_in_all(tmp_path, tried):
     tried(1)
 
 
+@pytest.mark.row("N1", "of two processes one is spoilt: nothing changes in either, 36 of 36")
+@pytest.mark.parametrize(
+    ("spoilt", "values"),
+    [(1, ["nan"]), *(pytest.param(rank, BAD, marks=pytest.mark.slow) for rank in (0, 1))],
+)
+def test_a_value_that_is_bad_in_one_process_changes_nothing_in_any(tmp_path, spoilt, values, tried):
+    def work(rank):
+        found = {}
+        for place, name in product(PLACES, values):
+            run, here = started(tmp_path), rank == spoilt
+            changed = poisoned_step_changes_nothing(tmp_path, place, BAD[name], run, here)
+            found[f"{place}, {name}"] = [sorted(changed), run.guard.skipped, weights(run)]
+        return found
+
+    first, second = forked(work)
+    assert len(first) == len(PLACES) * len(values)
+    for case, (changed, skipped, mine) in first.items():
+        other, also, theirs = second[case]
+        assert (changed, other) == ([], []), case
+        assert skipped == also, case
+        assert same(mine, theirs), case
+    tried(len(first))
+
+
 @pytest.mark.row("N1", "an infinite term of one process alone, gradients finite: all skip")
 def test_a_term_without_gradient_that_is_infinite_in_one_process_is_seen_by_all(tmp_path, tried):
     def work(rank):
@@ -307,13 +333,16 @@ def test_weights_that_drift_apart_are_found_at_a_save(tmp_path, tried):
 
 
 @pytest.mark.row("D8", "another configuration, store or step in a process is named at the start")
-@pytest.mark.parametrize(("field", "value"), [("config", "run-1"), ("data", "numbers-1")])
+@pytest.mark.parametrize(
+    ("field", "value"), [("config", "run-1"), ("data", "numbers-1"), ("step", 1)]
+)
 def test_processes_that_are_set_up_differently_are_refused(tmp_path, field, value, tried):
     from gan.run import rundir
 
     def work(rank):
         run = started(tmp_path, **({"run_id": f"run-{rank}"} if field == "config" else {}))
         run.stream.content += f"-{rank}" if field == "data" else ""
+        run.step = rank if field == "step" else 0
         rundir.begin(run, None, print)
 
     first, second = forked(work)
