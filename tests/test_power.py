@@ -476,7 +476,7 @@ POWER = {
         lambda s: test_store.test_what_is_no_store_is_named(s.folder, s.patch, s.tried),
     ),
     "S6": Power("gan.data.builder.Builder._take_up", lambda *_: False, kills, forks=True),
-    "S8": Power("gan.data.building.writing", lambda *_: nullcontext(), full_disk, forks=True),
+    "S8": Power("gan.data.builder.writing", lambda *_: nullcontext(), full_disk, forks=True),
     "S9": Power(
         "gan.data.store._require_unreplaced",
         lambda *_: None,
