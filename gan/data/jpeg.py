@@ -38,10 +38,9 @@ def agreeing() -> Decoder | None:
             file = io.BytesIO()
             Image.fromarray(noise).convert(mode).save(file, "JPEG", subsampling=sampling)
             with Image.open(file) as image:
-                if not np.array_equal(
-                    _decoded(image, decode_jpeg), np.asarray(image).reshape(37, 53, -1)
-                ):
-                    return None
+                found, truth = _decoded(image, decode_jpeg), np.asarray(image)
+            if found is None or not np.array_equal(found, truth.reshape(37, 53, -1)):
+                return None
     return decode_jpeg
 
 
