@@ -51,12 +51,12 @@ def total_norm(parameters: Sequence[Tensor]) -> Tensor:
     gradients = [p.grad for p in parameters if p.grad is not None]
     if {g.is_cpu for g in gradients} != {True} or len({g.dtype for g in gradients}) > 1:
         return get_total_norm(gradients)
-    sizes = [g.numel() for g in gradients]
-    if sum(sizes) <= SMALL:
-        return torch.linalg.vector_norm(_flatten_dense_tensors(gradients))
-    small = [g for g, size in zip(gradients, sizes, strict=True) if size <= SMALL]
-    large = [g for g, size in zip(gradients, sizes, strict=True) if size > SMALL]
+    small, large = [], []
+    for gradient in gradients:
+        (small if gradient.numel() <= SMALL else large).append(gradient)
     joined = [torch.linalg.vector_norm(_flatten_dense_tensors(small))] if small else []
+    if not large:
+        return joined[0]
     return torch.linalg.vector_norm(torch.stack([*joined, *torch._foreach_norm(large)]))
 
 
