@@ -100,16 +100,16 @@ class Trainer:
         with self.stop, strict_gradients(), ending.told(self):
             self.monitor.start(self.counts, self.config)
             rollback.survived(self, self._run)
-            if self.step >= self.settings.steps:
-                self.monitor.finish(self.counts(), self.generators(), self.config)
-        return self.step >= self.settings.steps
+        return ending.finished(self)
 
     def _run(self) -> None:
-        saved = self.step, self.discriminator_updates
+        saved = self.step, self.discriminator_updates or -1  # before the first, nothing is
         if self.discriminator_updates == 0:
             distributed.replicate(self.recipe.state_dict().values())
             self.monitor.sample(self.counts(), self.recipe, self.generators())
-            saved = 0, -1  # nothing is
+        if self.monitor.owed:
+            self.monitor.measure(self.counts(), self.generators(), self.stop)
+            self.save()
         while self.step < self.settings.steps and not self._asked():
             if self.discriminator_updates < self.settings.discriminator_warmup:
                 self.discriminate(shared=False)
@@ -119,8 +119,8 @@ class Trainer:
                 self.monitor.scalars(self.counts(), self.players, self.stream.waited)
             if self.step and self.due(self.settings.sample_every):
                 self.monitor.sample(self.counts(), self.recipe, self.generators())
-            if self.step and self.due(self.settings.measure_every) and not self.stop:
-                self.monitor.measure(self.counts(), self.generators())
+            if self.step and self.due(self.settings.measure_every):
+                self.monitor.measure(self.counts(), self.generators(), self.stop)
             if self.saves.due(self) and self.save():
                 saved = self.step, self.discriminator_updates
         if saved != (self.step, self.discriminator_updates):

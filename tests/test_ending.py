@@ -10,14 +10,17 @@ import signal
 import sys
 import time
 import warnings
+from contextlib import contextmanager, nullcontext
 
 import pytest
 import torch
 from small import Numbers, differing, everything, newest, resumed, trainer
+from torch import nn
 
 from gan import checkpoint
 from gan.registry import ConfigError
 from gan.run import rundir, saves, signals
+from gan.run.monitor import Monitor
 from gan.run.saves import StorageError
 from gan.run.signals import Stop
 
@@ -100,6 +103,131 @@ def test_a_signal_in_any_phase_saves_and_the_run_goes_on(tmp_path, unbroken, pha
     assert differing(unbroken, everything(again)) == set()
     assert not (tmp_path / "stopped.json").exists()
     tried(1)
+
+
+class Judged:
+    """Measures by a judge that learns first; the process is asked in the n-th of all batches."""
+
+    better = {"spread": "less"}
+
+    def __init__(self, number=None, batch=0):
+        self.number, self.batch, self.judge, self.batches, self.after = number, batch, None, 0, 0
+
+    def seen(self, network, given):
+        self.batches += 1
+        if self.batches == self.batch:
+            os.kill(os.getpid(), self.number)
+        found = network(given)
+        self.after += 0 < self.batch <= self.batches
+        return found
+
+    def measure(self, generator):
+        if self.judge is None:
+            with torch.random.fork_rng(), torch.enable_grad():
+                torch.manual_seed(0)
+                learning = nn.Linear(2, 1)
+                for _ in range(3):
+                    self.seen(learning, torch.rand(4, 2)).sum().backward()
+            self.judge = learning  # 3 batches, once
+        made = [self.seen(generator, torch.full((4, 2), float(n))) for n in range(3)]
+        logits = [self.seen(self.judge, part.flatten(1)) for part in made]
+        return {"spread": float(torch.cat(logits).std())}  # 6 batches
+
+    def report(self, generator):
+        return f"spread {self.measure(generator)}"
+
+
+BATCHES = {  # a measure is of the raw generator and of the average, which is the best at step 4
+    "the judge learns": (2, 4),
+    "the raw generator draws": (5, 4),
+    "the judge looks at the average": (15, 4),
+    "the last measure": (21, 8),
+    "the report": (29, 8),
+}
+
+
+def judged(folder, evaluation, **options):
+    monitor = Monitor(folder, 8, evaluation=evaluation, warmup=2, best="metric/spread")
+    run = trainer(folder, monitor=monitor, measure_every=4, **{**GAME, **options})
+    found = newest(folder)
+    if found:
+        run.resume(found)
+    return run
+
+
+def told_by(folder):
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    plain = [{k: v for k, v in line.items() if not k.startswith("speed/")} for line in lines]
+    return plain, (folder / "report.txt").read_text()
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("measured")
+    run = judged(folder, Judged())
+    assert run.train()
+    return everything(run), told_by(folder), run.monitor.best.state()
+
+
+def left_between_batches(folder, number, batch, step):
+    """Ask a run in a batch of its measures: what it has done, and left as it was, until it ends."""
+    run = judged(folder, Judged(number, batch))
+    modes = [module.training for module in run.recipe.modules()]
+    drawn = []
+    leaving, run.stop.leaving = run.stop.leaving, lambda: watched(drawn, leaving())
+    assert not run.train(), "it was asked to stop"
+    assert run.monitor.evaluation.after == 0, "no further batch"
+    assert [module.training for module in run.recipe.modules()] == modes
+    assert all(drawn), "the random state is as it was"
+    stored = checkpoint.load(newest(folder))
+    assert (run.step, stored.step, stored.state["step"]) == (step, step, step)
+    assert stored.state["owed"] is (batch < 29)
+    told = json.loads((folder / "stopped.json").read_text())
+    assert (told["reason"], told["step"]) == ("signal", step)
+    assert not (folder / rundir.FINISHED).exists()
+    assert not (folder / "report.txt").exists()
+
+
+@contextmanager
+def watched(drawn, block):
+    before = torch.get_rng_state()
+    with block:
+        yield
+    drawn.append(torch.equal(before, torch.get_rng_state()))
+
+
+def goes_on(folder, measured):
+    """The same command again: what differs from a run that was not asked."""
+    run = judged(folder, Judged())
+    assert run.train()
+    state, told, best = measured
+    found = differing(state, everything(run))
+    found |= {"best"} if run.monitor.best.state() != best else set()
+    found |= {"told"} if told_by(folder) != told else set()
+    return found | ({"stopped.json"} if (folder / "stopped.json").exists() else set())
+
+
+@pytest.mark.row("P1", "asked between two batches of a measure: left without a trace, made again")
+@pytest.mark.parametrize("place", BATCHES)
+def test_a_measure_is_left_and_made_again(tmp_path, measured, place, tried):
+    left_between_batches(tmp_path, signal.SIGTERM, *BATCHES[place])
+    assert goes_on(tmp_path, measured) == set()
+    tried(1)
+
+
+@pytest.mark.parametrize("protection", ["leaving", "owed"])
+def test_without_it_a_measure_goes_on_or_is_not_made_again(
+    tmp_path, measured, protection, monkeypatch
+):
+    if protection == "leaving":
+        monkeypatch.setattr(Stop, "leaving", lambda stop: nullcontext())
+        with pytest.raises(AssertionError, match="no further batch"):
+            left_between_batches(tmp_path, signal.SIGTERM, 4, 4)
+    else:
+        left_between_batches(tmp_path, signal.SIGTERM, 4, 4)
+        never = property(lambda monitor: False, lambda monitor, owed: None)
+        monkeypatch.setattr(Monitor, "owed", never, raising=False)
+        assert goes_on(tmp_path, measured) == {"told", "best"}
 
 
 def test_a_signal_between_saves_writes_one_checkpoint_and_one_on_a_saved_step_none(tmp_path):

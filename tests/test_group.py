@@ -115,7 +115,7 @@ def test_the_others_wait_for_the_first_without_a_time_out(tmp_path, tried):
 
     def work(rank):
         distributed.limit(1.0)
-        run = started(tmp_path, steps=1, measure_every=1)
+        run = started(tmp_path, steps=1, measure_every=1, timeout=1.0)
         run.monitor.evaluation = Slow()
         return run.train()
 

@@ -22,7 +22,7 @@ BAD = {"nan": torch.nan, "inf": torch.inf, "-inf": -torch.inf}
 def in_data(run, value):
     stream = run.stream
     stream.alter = lambda batch, position: {
-        "real": batch["real"].index_fill(0, torch.tensor(3), value)
+        "real": batch["real"].index_fill(0, torch.tensor([3, 7]), value)  # one of each of two
     }
 
 
@@ -77,13 +77,17 @@ SIDES = {
 }
 
 
-def poisoned_step_changes_nothing(tmp_path, place, value):
-    """Play healthy steps, then one that is not; returns what of the spoilt sides has changed."""
-    run = trainer(tmp_path)
+def poisoned_step_changes_nothing(tmp_path, place, value, run=None, here=True):
+    """Play healthy steps, then one that is not; returns what of the spoilt sides has changed.
+
+    Of several processes some may have sound values of their own: not `here`.
+    """
+    run = run or trainer(tmp_path)
     for _ in range(3):
         run.play()  # so that moments, pool and statistics have values, and the penalty is due
     before = everything(run)
-    PLACES[place](run, value)
+    if here:
+        PLACES[place](run, value)
     with pytest.warns(UserWarning, match="skipped"):
         run.play()
     changed = differing(before, everything(run))

@@ -3,11 +3,13 @@
 import json
 import os
 import signal
+from itertools import product
 
 import pytest
 import torch
 from ranks import forked
 from small import Numbers, everything, newest, ring, trainer
+from test_guard import BAD, PLACES, poisoned_step_changes_nothing
 from torch import nn
 
 from gan import checkpoint, distributed
@@ -161,6 +163,30 @@ def test_a_bad_value_in_one_process_is_skipped_in_all(tmp_path, tried):
     tried(1)
 
 
+@pytest.mark.row("N1", "of two processes one is spoilt: nothing changes in either, 36 of 36")
+@pytest.mark.parametrize(
+    ("spoilt", "values"),
+    [(1, ["nan"]), *(pytest.param(rank, BAD, marks=pytest.mark.slow) for rank in (0, 1))],
+)
+def test_a_value_that_is_bad_in_one_process_changes_nothing_in_any(tmp_path, spoilt, values, tried):
+    def work(rank):
+        found = {}
+        for place, name in product(PLACES, values):
+            run, here = started(tmp_path), rank == spoilt
+            changed = poisoned_step_changes_nothing(tmp_path, place, BAD[name], run, here)
+            found[f"{place}, {name}"] = [sorted(changed), run.guard.skipped, weights(run)]
+        return found
+
+    first, second = forked(work)
+    assert len(first) == len(PLACES) * len(values)
+    for case, (changed, skipped, mine) in first.items():
+        other, also, theirs = second[case]
+        assert (changed, other) == ([], []), case
+        assert skipped == also, case
+        assert same(mine, theirs), case
+    tried(len(first))
+
+
 @pytest.mark.row("N1", "an infinite term of one process alone, gradients finite: all skip")
 def test_a_term_without_gradient_that_is_infinite_in_one_process_is_seen_by_all(tmp_path, tried):
     def work(rank):
@@ -238,6 +264,54 @@ def test_a_signal_to_one_process_stops_all_at_the_same_step(tmp_path, tried):
 
     assert forked(work) == [{"finished": False, "step": 8}] * 2
     assert checkpoint.load(newest(tmp_path)).step == 8
+    assert json.loads((tmp_path / "stopped.json").read_text())["detail"] == "SIGTERM"
+    tried(1)
+
+
+class Counted:
+    """Measures in three batches; the first process may be asked to stop in the second."""
+
+    better = {"mean": "less"}
+
+    def __init__(self, asked):
+        self.asked = asked
+
+    def measure(self, generator):
+        found = 0.0
+        for batch in range(3):
+            if self.asked and batch == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+            found += float(generator(torch.full((2, 2), float(batch))).mean())
+        return {"mean": found}
+
+    def report(self, generator):
+        return "done"
+
+
+@pytest.mark.row("P2", "asked where a measure is due: no process waits, none goes ahead")
+@pytest.mark.parametrize(
+    ("asked", "place", "owed"),
+    [(0, "measure", True), (0, "step", True), (1, "step", False)],
+)
+def test_a_signal_to_one_process_where_a_measure_is_due(tmp_path, asked, place, owed, tried):
+    def alter(batch, position):
+        if distributed.rank() == asked and position == 3 and place == "step":
+            os.kill(os.getpid(), signal.SIGTERM)
+        return batch
+
+    def work(rank, again=False):
+        options = {"steps": 5, "save_every": 10, "measure_every": 4, "timeout": 5.0}
+        run = started(tmp_path, alter=None if again else alter, **options)
+        run.monitor.evaluation = Counted(place == "measure" and not again)
+        if again:
+            run.resume(newest(tmp_path))
+        return [run.train(), run.step, run.monitor.owed]
+
+    assert forked(work) == [[False, 4, owed]] * 2
+    assert checkpoint.load(newest(tmp_path)).state["owed"] is owed
+    assert forked(lambda rank: work(rank, again=True)) == [[True, 5, False]] * 2
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "metric/mean" in line] == [4, 5]
     tried(1)
 
 
@@ -259,13 +333,16 @@ def test_weights_that_drift_apart_are_found_at_a_save(tmp_path, tried):
 
 
 @pytest.mark.row("D8", "another configuration, store or step in a process is named at the start")
-@pytest.mark.parametrize(("field", "value"), [("config", "run-1"), ("data", "numbers-1")])
+@pytest.mark.parametrize(
+    ("field", "value"), [("config", "run-1"), ("data", "numbers-1"), ("step", 1)]
+)
 def test_processes_that_are_set_up_differently_are_refused(tmp_path, field, value, tried):
     from gan.run import rundir
 
     def work(rank):
         run = started(tmp_path, **({"run_id": f"run-{rank}"} if field == "config" else {}))
         run.stream.content += f"-{rank}" if field == "data" else ""
+        run.step = rank if field == "step" else 0
         rundir.begin(run, None, print)
 
     first, second = forked(work)

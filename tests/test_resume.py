@@ -16,6 +16,7 @@ import yaml
 from small import Numbers, differing, everything, newest, resumed, trainer
 
 from gan import checkpoint, distributed, log
+from gan.average import Uniform
 from gan.build import build
 from gan.checkpoint import CheckpointError
 from gan.registry import ConfigError
@@ -85,6 +86,30 @@ def test_a_new_process_goes_on_bit_for_bit(tmp_path, unbroken, place, tried):
     assert run.discriminator_updates == PLACES[place]
     assert run.train()
     assert differing(unbroken[0], everything(run)) == set()
+    tried(1)
+
+
+@pytest.mark.row("C7")
+@pytest.mark.parametrize("step", [5, *(pytest.param(n, marks=pytest.mark.slow) for n in (6, 8))])
+def test_a_mean_that_begins_at_the_sixth_step_goes_on(tmp_path, step, tried):
+    """Saved just before, just after and later; without its count it would begin anew."""
+
+    def started(folder):
+        run = trainer(folder, **FAR)
+        run.averages = {"uniform": Uniform(run.recipe.generator, start=6)}
+        return run
+
+    unbroken = started(tmp_path / "whole")
+    assert unbroken.train()
+    first = started(tmp_path / "run")
+    play(first, 4 + 2 * min(step, 6) + max(0, step - 6))
+    assert first.step == step
+    for forgets in (False, True):
+        run = started(tmp_path / str(forgets))
+        run.resume(newest(tmp_path / "run"))
+        run.averages["uniform"].updates *= not forgets
+        assert run.train()
+        assert bool(differing(everything(unbroken), everything(run))) == forgets
     tried(1)
 
 

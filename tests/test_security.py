@@ -386,7 +386,14 @@ def test_documents_keep_tensorboard_on_localhost():
         if re.match(r"\s*\$?\s*tensorboard\b", line)
     ]
     assert commands
-    assert not [line for line in commands if re.search(r"--bind_all|--host(?!.*localhost)", line)]
+    assert not [line for line in commands if open_to_all(line)]
+    assert open_to_all("tensorboard --logdir runs --bind_all")
+    assert open_to_all("tensorboard --logdir runs --host 0.0.0.0")
+    assert not open_to_all("tensorboard --logdir runs --host localhost")
+
+
+def open_to_all(command: str) -> bool:
+    return bool(re.search(r"--bind_all|--host(?!.*localhost)", command))
 
 
 # ---- the audit of dependencies -------------------------------------------------------------------

@@ -10,12 +10,14 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image, ImageOps
 
+from gan.data import jpeg
 from gan.data.layout import Record, Rejected, key_problem
 
 READ = {".jpg", ".jpeg", ".png", ".webp"}
 NOT_READ = {".avif", ".bmp", ".gif", ".heic", ".jp2", ".jxl", ".psd", ".tga", ".tif", ".tiff"}
 LARGEST_FILE = 64 << 20  # bytes
 MOST_PIXELS = 1 << 26
+MODES = {1: "L", 3: "RGB"}  # by channels
 RULES = 1  # raise it when the same file would give other pixels
 
 
@@ -36,7 +38,7 @@ def unread(name: str, length: int) -> str | None:
 
 def require_channels(channels: int) -> None:
     """Raises unless images can have so many."""
-    if channels not in (1, 3):
+    if channels not in MODES:
         raise ValueError(f"image.channels must be 1 or 3, not {channels}")
 
 
@@ -78,7 +80,9 @@ def digest(value: Any) -> str:
 
 def fitted(image: Image.Image, size: int, channels: int) -> np.ndarray:
     """An opened image as uint8 [size, size, channels]; nothing is decoded before its checks."""
-    return _square(_upright(image, channels), size)
+    _require_readable(image)
+    pixels = jpeg.pixels(image, MODES[channels]) if min(image.size) == size else None
+    return _square(_upright(image, channels), size) if pixels is None else _middle(pixels, size)
 
 
 def fitted_halves(image: Image.Image, size: int, channels: int) -> np.ndarray:
@@ -129,11 +133,17 @@ def decoded(data: Path | IO[bytes], size: int, channels: int, fit: Fit = fitted)
 
 def _upright(image: Image.Image, channels: int) -> Image.Image:
     """An opened image as `L` or `RGB`, turned as its EXIF data say."""
+    _require_readable(image)
+    ImageOps.exif_transpose(image, in_place=True)
+    return _flat(image, MODES[channels])
+
+
+def _require_readable(image: Image.Image) -> None:
+    """Raises, before anything is decoded, unless an opened image is one and not too large."""
     if image.width * image.height > MOST_PIXELS:
         raise ValueError(f"it has {image.width} x {image.height} pixels, too many")
     if getattr(image, "is_animated", False) and image.format != "MPO":
         raise ValueError("it is an animation")  # MPO: a photograph with its previews
-    return _flat(ImageOps.exif_transpose(image), "L" if channels == 1 else "RGB")
 
 
 def _flat(image: Image.Image, mode: str) -> Image.Image:
@@ -149,13 +159,21 @@ def _flat(image: Image.Image, mode: str) -> Image.Image:
         image = Image.alpha_composite(paper, image)
     if image.mode not in ("1", "L", "P", "RGB", "RGBA", "CMYK", "YCbCr"):
         raise ValueError(f"its mode {image.mode} is not read; convert it to RGB")
-    return image.convert(mode)
+    return image if image.mode == mode else image.convert(mode)
 
 
 def _square(image: Image.Image, size: int) -> np.ndarray:
     """The middle of an image whose shorter side becomes `size`; at that size pixels stay."""
     side = min(image.size)
+    if side == size:
+        return _middle(np.asarray(image), size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     box = (left, top, left + side, top + side)
     pixels = np.asarray(image.resize((size, size), Image.Resampling.LANCZOS, box))
     return pixels.reshape(size, size, -1)
+
+
+def _middle(pixels: np.ndarray, size: int) -> np.ndarray:
+    """The middle [size, size, C] of the pixels [H, W, (C)] of an image."""
+    top, left = ((side - size) // 2 for side in pixels.shape[:2])
+    return pixels[top : top + size, left : left + size].reshape(size, size, -1)

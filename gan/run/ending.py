@@ -24,21 +24,22 @@ def told(run: Any) -> Iterator[None]:
     `stopped.json` has the reason (`signal`, `non-finite`, `storage`, `stall`, `process`, `error`),
     a detail, both clocks, the newest checkpoint and the time and, where several processes train,
     what each of them says. A finished run has `finished.json` instead, with the clocks, the time,
-    and what its monitor has measured by font.
+    and what its monitor has measured by font: a signal may leave its report to the next start.
     """
     try:
         if run.step < run.settings.steps:
             _forget(run, FINISHED)
         with peers.heard(run):
             yield
-        if run.step >= run.settings.steps:
+            if run.step >= run.settings.steps:
+                run.monitor.finish(run.counts(), run.generators(), run.config, run.stop)
+        if finished(run):
             _forget(run, STOPPED)
             _write(run, FINISHED, run.monitor.outcome)
         else:
-            run.monitor.log.say(
-                f"stopped by {run.stop.name}; the same command goes on at step {run.step}"
-            )
-            _stopped(run, "signal", run.stop.name)
+            by = next(filter(None, distributed.gathered(run.stop.name)))  # any process is asked
+            run.monitor.log.say(f"stopped by {by}; the same command goes on at step {run.step}")
+            _stopped(run, "signal", by)
     except BaseException as error:
         if isinstance(error, DivergedError):
             error.args = (f"{error}; see {diagnosis.write(run, error)}",)
@@ -51,6 +52,11 @@ def told(run: Any) -> Iterator[None]:
         run.stream.close()
         run.monitor.close()
         rundir.release(run.monitor.run_dir)
+
+
+def finished(run: Any) -> bool:
+    """Whether the last step is done, and its report made."""
+    return run.step >= run.settings.steps and not run.monitor.owed
 
 
 def _reason(error: BaseException) -> str:

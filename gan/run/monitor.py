@@ -21,6 +21,7 @@ from gan.player import Losses, Player
 from gan.recipe import Batch, Recipe
 from gan.run.best import Best, Better
 from gan.run.profiling import Profile
+from gan.run.signals import Stop
 from gan.run.watch import Watch
 
 MADE = ("generated", "cycled")  # how samples begin that differ from generator to generator
@@ -62,6 +63,9 @@ class Monitor:
 
     Nothing here changes the training: generators are put into evaluation mode and back, and
     whatever randomness is used is drawn between two seeded updates.
+
+    Attributes:
+        owed: whether a measure, or the report, was due and left because a signal had come.
     """
 
     def __init__(
@@ -89,6 +93,7 @@ class Monitor:
         )
         self.best = Best(best, evaluation.better if best and evaluation else {})
         self.outcome: dict[str, Any] = {}
+        self.owed = False
         self._read: dict[str, list[Tensor]] = {}  # from a checkpoint
         self._noted: list[tuple[str, Losses]] = []
         self._recent: dict[str, deque[Losses]] = {}
@@ -221,10 +226,22 @@ class Monitor:
                     }
                 self._show(counts["step"], name, columns)
 
-    def measure(self, counts: Counts, generators: Generators) -> None:
+    def measure(self, counts: Counts, generators: Generators, stop: Stop) -> None:
         """Evaluate: `metric/NAME` of the generator to use, `metric/raw_NAME` beside it."""
         if self.evaluation is not None:
-            distributed.by_first(partial(self._measure, self.evaluation, counts, generators))
+            self._unless(stop, partial(self._measure, self.evaluation, counts, generators))
+
+    def _unless(self, stop: Stop, work: Callable[[], None]) -> None:
+        """Done by the first process, unless that is asked to stop meanwhile: then it is owed."""
+
+        def done() -> None:
+            with stop.leaving():
+                work()
+                self.owed = False
+
+        self.owed = True
+        distributed.by_first(done)
+        self.owed = distributed.gathered(self.owed)[0]
 
     def _measure(self, evaluation: Evaluation, counts: Counts, generators: Generators) -> None:
         values: dict[str, float] = {}
@@ -238,17 +255,19 @@ class Monitor:
         self._last |= values
         self.log.scalars(counts, values)
 
-    def finish(self, counts: Counts, generators: Generators, config: str) -> None:
+    def finish(self, counts: Counts, generators: Generators, config: str, stop: Stop) -> None:
         """The row among the runs, and the evaluation's report, printed and kept as `report.txt`."""
-        distributed.by_first(partial(self._finish, counts, generators, config))
+        distributed.by_first(partial(self._settings, config))
+        if self.evaluation is not None:
+            self._unless(stop, partial(self._finish, counts, generators))
 
-    def _finish(self, counts: Counts, generators: Generators, config: str) -> None:
+    def _settings(self, config: str) -> None:
         measured = {k: v for k, v in self._last.items() if k.startswith(("metric/", "best/"))}
         metrics = measured or self._last
         if metrics:  # a finished run that was started again has its row
             self.log.settings(flat(yaml.safe_load(config) or {}), metrics)
-        if self.evaluation is None:
-            return
+
+    def _finish(self, counts: Counts, generators: Generators) -> None:
         report = self._reported(counts["step"], generators)
         self.log.say(report)
         self.log.text(counts["step"], "report", report)

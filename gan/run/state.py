@@ -77,6 +77,7 @@ def save(run: Run, folder: Path, elsewhere: Mapping[str, Tensor] = MappingProxyT
             "terms": run.monitor.pending(),
             "skipped": run.guard.skipped,
             "best": run.monitor.best.state(),
+            "owed": run.monitor.owed,
         },
         config=run.config,
         facts=_facts(run),
@@ -124,6 +125,7 @@ def _put_back(run: Run, stored: checkpoint.Checkpoint, path: Path) -> dict[str, 
     run.guard.skipped |= stored.state.get("skipped", {})
     spread(stored, run.recipe, run.averages, run.players)
     run.monitor.restore(stored.state["terms"], run.device)
+    run.monitor.owed = stored.state.get("owed") is True and run.monitor.evaluation is not None
     run.monitor.best.restore(stored.state.get("best"), run.monitor.run_dir / "checkpoints")
     return stored.state
 

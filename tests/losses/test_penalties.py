@@ -1,9 +1,12 @@
 """Gradient penalties equal their closed form at batch 3 on 4-D input; known wrong ones do not."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch import Tensor
 
+from gan.losses import penalties
 from gan.losses.penalties import input_gradient
 from gan.registry import create, names
 
@@ -207,6 +210,15 @@ def test_second_derivative_is_right(name):
     torch.testing.assert_close(at.grad, numeric, rtol=1e-2, atol=1e-3)
 
 
+def test_a_gradient_that_is_a_constant_has_no_second_derivative(monkeypatch):
+    """As where `create_graph` is forgotten: the penalty would teach the judge nothing."""
+    plain = penalties.input_gradient
+    monkeypatch.setattr(penalties, "input_gradient", lambda *given: plain(*given).detach())
+    for name in LINEAR:
+        with pytest.raises(RuntimeError, match="does not require grad"):
+            test_second_derivative_is_right(name)
+
+
 @pytest.mark.parametrize("name", LINEAR)
 @pytest.mark.row("N10", "penalties under bf16 autocast are computed in fp32")
 def test_penalties_are_computed_in_fp32_under_autocast(name):
@@ -224,5 +236,17 @@ def test_penalties_are_computed_in_fp32_under_autocast(name):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         cast = value()
         huge = pay(name, lambda x: network(x).squeeze(1), 1e4 * real, 1e4 * fake)
-    torch.testing.assert_close(cast, plain)
+    torch.testing.assert_close(cast, plain, rtol=1e-6, atol=0)
     assert huge.isfinite()
+
+
+def test_penalties_under_autocast_would_be_others(monkeypatch):
+    """As where the judge is called in what precision the losses have."""
+    autocast = torch.autocast
+    monkeypatch.setattr(
+        torch,
+        "autocast",
+        lambda kind, enabled=True, **given: autocast(kind, **given) if enabled else nullcontext(),
+    )
+    with pytest.raises(AssertionError):
+        test_penalties_are_computed_in_fp32_under_autocast("r1")
