@@ -51,7 +51,8 @@ def total_norm(parameters: Sequence[Tensor]) -> Tensor:
     gradients = [p.grad for p in parameters if p.grad is not None]
     if {g.is_cpu for g in gradients} != {True} or len({g.dtype for g in gradients}) > 1:
         return get_total_norm(gradients)
-    small, large = [], []
+    small: list[Tensor] = []
+    large: list[Tensor] = []
     for gradient in gradients:
         (small if gradient.numel() <= SMALL else large).append(gradient)
     joined = [torch.linalg.vector_norm(_flatten_dense_tensors(small))] if small else []
