@@ -52,14 +52,15 @@ class Augmentation(nn.Module):
             image = changed
         return image
 
-    @torch.no_grad()
     def learnt(self, logits: Tensor) -> dict[str, Tensor]:
         """Moves what moves, after the discriminator gave reals these logits; statistics to log.
 
         A batch in pieces moves it once, after its last piece.
         """
-        if not len(self.moving):
-            return {}
+        return self._move(logits) if len(self.moving) else {}
+
+    @torch.no_grad()
+    def _move(self, logits: Tensor) -> dict[str, Tensor]:
         batch = draws.batch(len(logits))
         self.seen += len(logits) * distributed.size()
         for change in self.changes:

@@ -13,7 +13,8 @@ from gan.config.settings import UNCLIPPED, Clip
 from gan.explain import explained
 from gan.optimizers import set_rate
 from gan.recipe import detached
-from gan.step.gradients import clear, frozen, total, total_norm
+from gan.step.adam import stepping
+from gan.step.gradients import clear, frozen, total, total_norm, trained
 from gan.step.guard import NonFiniteError
 
 Losses = dict[str, Tensor]
@@ -40,7 +41,7 @@ class Player:
         self.opponent = [p for p in opponent.parameters() if p.requires_grad]
         self.rates = [group["lr"] for group in optimizer.param_groups]
         self.statistics, self.asleep, self.autocast = frozenset(statistics), asleep, autocast
-        self.module = module
+        self.module, self._step = module, stepping(optimizer)
 
     def update(self, losses_of: Callable[[], Losses], count: int) -> Losses:
         """One optimizer step on the sum of losses; returns terms, statistics and gradient norm.
@@ -64,12 +65,12 @@ class Player:
             torch.autograd.backward(loss)
         loss = distributed.average_gradients(self.parameters, loss.detach())
         norm = total_norm(self.parameters)
-        return detached({**terms, "gradient_norm": norm}), loss + norm.square()
+        return detached({**terms, "gradient_norm": norm}), torch.addcmul(loss, norm, norm)
 
     def move(self, norm: Tensor) -> None:
         """The optimizer step on gradients of this total norm, with the clipping around it."""
         self.clip.bound_gradients(self.parameters, norm)
-        self.optimizer.step()
+        self._step()
         self.clip.bound_weights(self.parameters)
 
     def prepare(self, count: int) -> None:
@@ -83,15 +84,4 @@ class Player:
 
     def trains(self, name: str, term: Tensor) -> bool:
         """Whether the term is part of the loss; Raises: ValueError for one that cannot be."""
-        if name in self.statistics:
-            return False
-        if term.ndim:
-            raise ValueError(
-                f"the {self.name}'s loss {name!r} has the shape {[*term.shape]}: take its mean"
-            )
-        if not term.requires_grad and all(p.requires_grad for p in self.module.parameters()):
-            raise ValueError(
-                f"the {self.name}'s loss {name!r} has no gradient: remove the detach, no_grad "
-                "or float() on its way, or list its name in the recipe's statistics"
-            )
-        return term.requires_grad  # False for a term of frozen parts alone
+        return name not in self.statistics and trained(self.name, name, term, self.module)

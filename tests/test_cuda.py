@@ -85,7 +85,7 @@ def test_a_recorded_run_is_the_eager_one(case, exact):
     for name, tensor in eager.recipe.state_dict().items():
         found = run.recipe.state_dict()[name]
         assert torch.allclose(found, tensor, rtol=1e-3, atol=1e-4), name
-    kept = {tag: torch.stack(values) for tag, values in run.monitor._terms.items()}
+    kept = {tag: torch.stack(values) for tag, values in run.monitor.terms().items()}
     for tag, values in terms.items():
         assert torch.allclose(kept[tag], values, rtol=1e-2, atol=1e-3), tag
         assert len(kept[tag].unique()) > len(values) // 2, tag  # each replay's own

@@ -68,7 +68,7 @@ def played(run, steps=STEPS):
             run.discriminate(shared=False)
         else:
             run.play()
-    return found, {tag: torch.stack(kept) for tag, kept in run.monitor._terms.items()}
+    return found, {tag: torch.stack(kept) for tag, kept in run.monitor.terms().items()}
 
 
 CASES = [

@@ -1,5 +1,6 @@
 """Schedules equal their formulas at chosen updates; optimizers are torch's own."""
 
+import copy
 import math
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 
 from gan.build import build
 from gan.registry import create
+from gan.step.adam import stepping
 
 FORMULAS = {
     "constant": lambda s: 1.0,
@@ -87,3 +89,43 @@ def test_every_option_reaches_torch(name):
             optimizer.step()
         results.append(weight.detach())
     torch.testing.assert_close(*results)
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_steps_over_kept_lists_are_torchs_own_to_the_bit(name):
+    torch.manual_seed(0)
+    both = [[torch.nn.Parameter(torch.full((2, 3), float(n))) for n in range(4)] for _ in range(2)]
+    ours, own = (
+        create("optimizer", name, parameters=[{"params": p[:2], "lr": 0.1}, {"params": p[2:]}])
+        for p in both
+    )
+    step = stepping(ours)
+    for update in range(9):
+        for mine, other in zip(*both, strict=True):
+            mine.grad = torch.randn(2, 3)
+            other.grad = mine.grad.clone()
+        if update in (0, 4):  # a moment that is missing, and a gradient
+            both[0][1].grad = both[1][1].grad = None
+        if update == 6:
+            ours.load_state_dict(copy.deepcopy(ours.state_dict()))
+        for group in (*ours.param_groups, *own.param_groups):
+            group["lr"] *= 0.9
+        step()
+        own.step()
+        for mine, other in zip(*both, strict=True):
+            assert torch.equal(mine, other)
+            assert ours.state[mine].keys() == own.state[other].keys()
+            for key, kept in own.state[other].items():
+                assert torch.equal(ours.state[mine][key], kept), key
+    assert step._kept, "the lists were never used"
+
+
+def test_an_unusual_adam_takes_its_own_step():
+    weight = torch.nn.Parameter(torch.ones(3))
+    for options in ({"amsgrad": True}, {"fused": False}, {"lr": torch.tensor(0.1)}):
+        optimizer = torch.optim.Adam([weight], **{"fused": True, **options})
+        step, called = stepping(optimizer), []
+        optimizer.step = lambda called=called: called.append(1)
+        weight.grad = torch.ones(3)
+        step()
+        assert called == [1]

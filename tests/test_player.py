@@ -117,9 +117,9 @@ def test_first_adam_steps_move_by_the_learning_rates():
     """Two time scales: the ratio of the moves is the ratio of the rates."""
     moves = []
     for lr in (1e-4, 4e-4):
-        mine, other, player = sides()
-        player.optimizer = torch.optim.Adam(mine.parameters(), lr=lr)
-        player.rates = [lr]
+        mine, other, _ = sides()
+        optimizer = torch.optim.Adam(mine.parameters(), lr=lr)
+        player = Player("generator", mine, other, optimizer, lambda n: 1.0, statistics={"mean"})
         before = mine.weight.detach().clone()
         player.update(losses(mine, other), 0)
         moves.append((mine.weight.detach() - before).abs().mean())

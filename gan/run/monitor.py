@@ -29,7 +29,7 @@ Counts = Mapping[str, int]
 Generators = Mapping[str, nn.Module]
 
 
-RECENT = 200  # values of each term that are kept for a diagnosis
+RECENT = 200  # updates of each player whose terms are kept for a diagnosis
 
 
 class Evaluation(Protocol):
@@ -94,8 +94,9 @@ class Monitor:
         self.best = Best(best, evaluation.better if best and evaluation else {})
         self.outcome: dict[str, Any] = {}
         self.owed = False
-        self._terms: dict[str, list[Tensor]] = {}
-        self._recent: dict[str, deque[Tensor]] = {}
+        self._read: dict[str, list[Tensor]] = {}  # from a checkpoint
+        self._noted: list[tuple[str, Losses]] = []
+        self._recent: dict[str, deque[Losses]] = {}
         self._last: dict[str, float] = {}
         self._warmup, self._watch = warmup, Watch(watch)
         self._waited = 0.0
@@ -119,9 +120,10 @@ class Monitor:
 
     def note(self, player: str, terms: Losses) -> None:
         """Keep an update's terms, as tensors: reading them here would stall the device."""
-        for name, term in terms.items():
-            self._terms.setdefault(f"{player}/{name}", []).append(term)
-            self._recent.setdefault(f"{player}/{name}", deque(maxlen=RECENT)).append(term)
+        self._noted.append((player, terms))
+        if player not in self._recent:
+            self._recent[player] = deque(maxlen=RECENT)
+        self._recent[player].append(terms)
         if player == "generator":  # a step is over
             self._traced(self._profile.step())
 
@@ -129,26 +131,32 @@ class Monitor:
         if path is not None:
             self.tell("profile", f"{path}: open it at ui.perfetto.dev or in TensorBoard")
 
+    def terms(self) -> dict[str, list[Tensor]]:
+        """Terms noted since the last scalars, as `<player>/<name>`, oldest first."""
+        return _by_tag(self._noted, self._read)
+
     def pending(self) -> dict[str, list[float | str]]:
         """Terms noted since the last scalars: a checkpoint between two of them keeps these.
 
         A statistic may be NaN, which JSON does not know: it is kept as a word.
         """
-        read = {tag: torch.stack(terms).tolist() for tag, terms in self._terms.items()}
+        read = {tag: torch.stack(terms).tolist() for tag, terms in self.terms().items()}
         return {
             tag: [v if math.isfinite(v) else str(v) for v in values] for tag, values in read.items()
         }
 
     def restore(self, pending: Mapping[str, list[float | str]], device: torch.device) -> None:
         """Go on from the terms of a checkpoint."""
-        self._terms = {
+        self._noted = []
+        self._read = {
             tag: list(torch.tensor([float(term) for term in terms], device=device))
             for tag, terms in pending.items()
         }
 
     def history(self) -> dict[str, list[float]]:
-        """The last values of each term, oldest first."""
-        return {tag: torch.stack(list(terms)).tolist() for tag, terms in self._recent.items()}
+        """The values of each term in the last updates, oldest first."""
+        recent = [(player, terms) for player, last in self._recent.items() for terms in last]
+        return {tag: torch.stack(terms).tolist() for tag, terms in _by_tag(recent, {}).items()}
 
     def tell(self, kind: str, text: str) -> None:
         """Report something that happened, wherever a run reports."""
@@ -173,13 +181,13 @@ class Monitor:
         `waited` are the seconds that the run has waited for data until now.
         """
         players = list(players)
-        means = {tag: torch.stack(terms).float().mean() for tag, terms in self._terms.items()}
+        means = {tag: torch.stack(terms).float().mean() for tag, terms in self.terms().items()}
         values: dict[str, float] = {}
         if means:  # none where every update since was skipped
             read = distributed.mean(torch.stack(list(means.values())))
             values = dict(zip(means, read.tolist(), strict=True))
         self._warn(self._watch.game(counts["step"], values))
-        self._terms = {}
+        self._read, self._noted = {}, []
         for player in players:
             for place, group in enumerate(player.optimizer.param_groups):
                 name = group.get("part", player.name).replace(".", "_")
@@ -320,6 +328,17 @@ class Monitor:
 def best(generators: Generators) -> nn.Module:
     """The generator to use: the averaged one, where there is one."""
     return list(generators.values())[-1]
+
+
+def _by_tag(
+    noted: Iterable[tuple[str, Losses]], before: Mapping[str, list[Tensor]]
+) -> dict[str, list[Tensor]]:
+    """The terms of updates by tag, after those that were there before."""
+    found = {tag: [*terms] for tag, terms in before.items()}
+    for player, terms in noted:
+        for name, term in terms.items():
+            found.setdefault(f"{player}/{name}", []).append(term)
+    return found
 
 
 @contextmanager

@@ -26,7 +26,7 @@ def settled(generator: nn.Module) -> nn.Module:
 
 
 class Copies:
-    """Copies of tensors that change in place, taken by one call for each kind of number.
+    """Copies of tensors that change in place, taken as bytes by one call for each device.
 
     The tensors are reached apart from autograd's count of versions: a graph that waits for its
     backward reads none of the values that are put back.
@@ -39,7 +39,7 @@ class Copies:
         kinds: dict[object, list[Tensor]] = {}
         for tensor in tensors:
             dense = _dense(tensor.data)
-            kind = id(tensor) if dense is None else (tensor.dtype, tensor.device)
+            kind = id(tensor) if dense is None else tensor.device
             kinds.setdefault(kind, []).append(tensor.data if dense is None else dense)
         self._kinds = [(group, torch.cat(group)) for group in kinds.values()]
 
@@ -59,7 +59,7 @@ class Copies:
 
 
 def _dense(tensor: Tensor) -> Tensor | None:
-    """A view as one row in the order of the memory, where all of that is the tensor's."""
+    """A view as one row of bytes, as they lie in memory, where all of that is the tensor's."""
     if tensor.is_contiguous() or tensor.is_contiguous(memory_format=torch.channels_last):
-        return tensor.as_strided((tensor.numel(),), (1,))
+        return tensor.as_strided((tensor.numel(),), (1,)).view(torch.uint8)
     return None

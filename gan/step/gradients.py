@@ -6,11 +6,30 @@ from functools import reduce
 from operator import add
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._utils import _flatten_dense_tensors
 from torch.nn.utils import get_total_norm
 
-SMALL = 4096  # elements up to which copying a gradient is cheaper than a call for it
+SMALL = 16_384  # elements up to which copying a gradient is cheaper than a call for it
+
+
+def weighted(weight: float, term: Tensor) -> Tensor:
+    """Their product; the term itself where that is the same."""
+    return term if weight == 1 else weight * term
+
+
+def trained(player: str, name: str, term: Tensor, module: nn.Module) -> bool:
+    """Whether a term moves a player's module; Raises: ValueError for one that cannot."""
+    if term.ndim:
+        raise ValueError(
+            f"the {player}'s loss {name!r} has the shape {[*term.shape]}: take its mean"
+        )
+    if not term.requires_grad and all(p.requires_grad for p in module.parameters()):
+        raise ValueError(
+            f"the {player}'s loss {name!r} has no gradient: remove the detach, no_grad "
+            "or float() on its way, or list its name in the recipe's statistics"
+        )
+    return term.requires_grad  # False for a term of frozen parts alone
 
 
 def total(terms: Iterable[Tensor]) -> Tensor:
@@ -30,24 +49,26 @@ def total_norm(parameters: Sequence[Tensor]) -> Tensor:
     On the CPU a call costs more than the work on a small gradient: those are joined first.
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
-    small = [g for g in gradients if g.numel() <= SMALL]
-    if len(small) < 2 or {(g.device.type, g.dtype) for g in gradients} != {("cpu", small[0].dtype)}:
+    if {g.is_cpu for g in gradients} != {True} or len({g.dtype for g in gradients}) > 1:
         return get_total_norm(gradients)
-    joined = torch.linalg.vector_norm(_flatten_dense_tensors(small))
-    if len(small) == len(gradients):
-        return joined
-    large = [g for g in gradients if g.numel() > SMALL]
-    return torch.linalg.vector_norm(torch.stack([joined, *torch._foreach_norm(large)]))
+    small: list[Tensor] = []
+    large: list[Tensor] = []
+    for gradient in gradients:
+        (small if gradient.numel() <= SMALL else large).append(gradient)
+    joined = [torch.linalg.vector_norm(_flatten_dense_tensors(small))] if small else []
+    if not large:
+        return joined[0]
+    return torch.linalg.vector_norm(torch.stack([*joined, *torch._foreach_norm(large)]))
 
 
 @contextmanager
 def frozen(parameters: Sequence[Tensor]) -> Iterator[None]:
     """Parameters that need no gradient inside the block; each gets its own flag back."""
-    flags = [parameter.requires_grad for parameter in parameters]
-    for parameter in parameters:
+    awake = [parameter for parameter in parameters if parameter.requires_grad]
+    for parameter in awake:
         parameter.requires_grad = False
     try:
         yield
     finally:
-        for parameter, flag in zip(parameters, flags, strict=True):
-            parameter.requires_grad = flag
+        for parameter in awake:
+            parameter.requires_grad = True
