@@ -109,7 +109,8 @@ class Trainer:
             self.monitor.sample(self.counts(), self.recipe, self.generators())
         if self.monitor.owed:
             self.monitor.measure(self.counts(), self.generators(), self.stop)
-            self.save()
+            if not self.monitor.owed:
+                self.save()
         while self.step < self.settings.steps and not self._asked():
             if self.discriminator_updates < self.settings.discriminator_warmup:
                 self.discriminate(shared=False)

@@ -15,6 +15,7 @@ from gan.data.store import Store
 from gan.data.stream import Stream
 from gan.registry import create
 from gan.step import pieces
+from gan.step.adam import stepping
 from gan.step.graphs import GraphedTrainer
 
 pytestmark = [
@@ -42,6 +43,7 @@ def on_device(kind, loss, penalty, made=None, every=1, asleep=False, **settings)
         for player in (generator, discriminator):
             moved = player.module.parameters()
             player.optimizer = create("optimizer", "sgd", parameters=moved, lr=1e-2)
+            player._step = stepping(player.optimizer)
         maker = made or pieces.Trainer
         holder["run"] = maker(
             recipe,

@@ -204,6 +204,7 @@ def goes_on(folder, measured):
     found = differing(state, everything(run))
     found |= {"best"} if run.monitor.best.state() != best else set()
     found |= {"told"} if told_by(folder) != told else set()
+    found |= {"owed"} if checkpoint.load(newest(folder)).state["owed"] else set()
     return found | ({"stopped.json"} if (folder / "stopped.json").exists() else set())
 
 
@@ -632,3 +633,21 @@ def test_a_save_in_the_warmup_replaces_the_one_before(tmp_path):
     names = sorted(path.name for path in (tmp_path / "checkpoints").glob("step-*"))
     assert names == ["step-00000000", "step-00000001"]
     assert torch.isfinite(torch.tensor(run.step))
+
+
+def test_a_run_without_measures_owes_none(tmp_path):
+    assert not judged(tmp_path, Judged(signal.SIGTERM, 21)).train()
+    run = trainer(tmp_path, monitor=Monitor(tmp_path, 8, warmup=2), measure_every=4, **GAME)
+    run.resume(newest(tmp_path))
+    assert run.train()
+    assert not run.monitor.owed
+
+
+def test_a_finished_run_that_is_asked_in_its_report_again_is_not_finished(tmp_path):
+    assert judged(tmp_path, Judged()).train()
+    assert not judged(tmp_path, Judged(signal.SIGTERM, 1)).train()
+    there = [(tmp_path / name).exists() for name in (rundir.FINISHED, "stopped.json")]
+    assert there == [False, True]
+    assert judged(tmp_path, Judged()).train()
+    there = [(tmp_path / name).exists() for name in (rundir.FINISHED, "stopped.json")]
+    assert there == [True, False]

@@ -129,3 +129,15 @@ def test_an_unusual_adam_takes_its_own_step():
         weight.grad = torch.ones(3)
         step()
         assert called == [1]
+
+
+def test_hooks_that_come_later_are_called():
+    weight, called = torch.nn.Parameter(torch.ones(3)), []
+    optimizer = torch.optim.Adam([weight], fused=True)
+    step = stepping(optimizer)
+    for _ in range(3):
+        weight.grad = torch.ones(3)
+        step()
+    optimizer.register_step_post_hook(lambda *_: called.append(1))
+    step()
+    assert called == [1]

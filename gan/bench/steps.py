@@ -23,7 +23,10 @@ def overhead(options: Options, compose: Compose) -> Iterator[Row]:
 
 
 def host(options: Options, compose: Compose) -> Iterator[Row]:
-    """T2: microseconds of a step beyond the bare loop's, where there is little to compute."""
+    """T2: microseconds of a step beyond the bare loop's, where there is little to compute.
+
+    The bare loop takes its steps by torch's `Adam.step`, which the trainer's are cheaper than.
+    """
     many = max(101, options.rounds)  # short rounds in pairs: what others do here is in both
     desk = _desk(replace(options, rounds=many), compose, steps=3)
     for model in options.model or ("tiny", "tiny_wnet"):

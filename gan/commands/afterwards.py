@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Mapping
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 
 from gan import distributed
+from gan.commands import sweep
 from gan.commands.evaluate import facts, note
 from gan.run.rundir import FINISHED
 from gan.run.signals import Stop
@@ -24,11 +26,16 @@ def evaluate(values: Mapping[str, Any], stop: Stop) -> None:
     Raises: KeyboardInterrupt where a signal asks to stop; the same command then writes the report.
     """
     run_dir = Path(values["run_dir"])
-    if not values["trainer"].get("evaluate") or _reported(run_dir):
+    if not values["trainer"].get("evaluate"):
         return
+    devices = sweep.own_devices(values.get("processes", 1))
+    if devices:  # a job that was found finished has chosen none
+        torch.cuda.set_device(devices[0])
     try:
-        with stop.interrupting():
+        with stop.interrupting():  # every process takes its turn: only the first one looks
             distributed.by_first(partial(_evaluate, run_dir, values["trainer"]["device"]))
+    except distributed.FirstError:  # the first one was asked to stop: all else it tells itself
+        raise KeyboardInterrupt from None
     except KeyboardInterrupt:
         distributed.say(
             f"{run_dir} is finished; {stop.name} came before its report, which the same command "
@@ -50,6 +57,8 @@ def _reported(run_dir: Path) -> bool:
 
 
 def _evaluate(run_dir: Path, device: str) -> None:
+    if _reported(run_dir):
+        return
     from gan import runs
     from gan.metrics import report
     from gan.trained.reports import Options, report_of
@@ -60,10 +69,10 @@ def _evaluate(run_dir: Path, device: str) -> None:
         loaded = runs.every(run_dir, distributed.device(device))
         last = [*loaded.values()][-1]
         data = runs.dataset(last)
-        found = report_of(loaded, data, last.device, Options())
-        data.store.close()
+        with closing(data.store):
+            found = report_of(loaded, data, last.device, Options())
+        note(last, found)  # before the files, by which a report counts as made
         _, page, *_ = report.write(found, facts(loaded), run_dir / "evaluation")
-        note(last, found)
     except Exception as error:
         failure = f"{type(error).__name__}: {error}"
         print(f"gan: no report was written to {run_dir}: {failure}", file=sys.stderr)

@@ -59,8 +59,9 @@ def job_folder(overrides: str) -> str:
     kept = [
         part for part in overrides.split(",") if part.split("=")[0].lstrip("+~") not in INVISIBLE
     ]
-    name = re.sub(r"[^\w.=,+~-]", "_", ",".join(kept)) or "defaults"
-    digest = hashlib.sha256(overrides.encode()).hexdigest()[:8]
+    visible = ",".join(kept)
+    name = re.sub(r"[^\w.=,+~-]", "_", visible) or "defaults"
+    digest = hashlib.sha256(visible.encode()).hexdigest()[:8]
     return name if len(name) <= 200 else f"{name[:190]}-{digest}"
 
 

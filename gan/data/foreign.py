@@ -151,7 +151,7 @@ class ForeignStore(Store):
     """Such a folder read as it is: images are decoded, by the rules of `ImageFolder`, when read.
 
     There are no fields. Decoding a JPEG of 256 x 256 pixels takes about 0.6 ms of a thread, with
-    simplejpeg 0.3: many times what a store needs.
+    simplejpeg about half of that: many times what a store needs.
     """
 
     def __init__(self, path: str | os.PathLike[str], size: int, channels: int) -> None:

@@ -1,4 +1,4 @@
-"""JPEGs decoded by simplejpeg, where that is installed: Pillow's pixels in half of its time.
+"""JPEGs decoded by simplejpeg, where that is installed: Pillow's pixels in less time.
 
 Pillow stays the judge. It has read the header and found nothing against the file; what is unusual
 about one, and all that libjpeg-turbo warns of, is left to it. Both are libjpeg-turbo as a rule, so
@@ -47,7 +47,8 @@ def agreeing() -> Decoder | None:
 def _is_plain(image: Image.Image, mode: str) -> bool:
     """Whether an opened image is a baseline JPEG of this mode, upright, and of a kind tried."""
     return (
-        image.format == "JPEG"
+        image.format == "JPEG"  # an MPO is left to Pillow
+        and getattr(image, "fp", None) is not None  # nothing was decoded yet
         and image.mode == mode
         and "progressive" not in image.info
         and get_sampling(image) in SAMPLINGS[mode]

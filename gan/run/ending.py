@@ -39,6 +39,7 @@ def told(run: Any) -> Iterator[None]:
         else:
             by = next(filter(None, distributed.gathered(run.stop.name)))  # any process is asked
             run.monitor.log.say(f"stopped by {by}; the same command goes on at step {run.step}")
+            _forget(run, FINISHED)
             _stopped(run, "signal", by)
     except BaseException as error:
         if isinstance(error, DivergedError):

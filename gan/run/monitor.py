@@ -256,7 +256,12 @@ class Monitor:
         self.log.scalars(counts, values)
 
     def finish(self, counts: Counts, generators: Generators, config: str, stop: Stop) -> None:
-        """The row among the runs, and the evaluation's report, printed and kept as `report.txt`."""
+        """The row among the runs, and the evaluation's report, printed and kept as `report.txt`.
+
+        Neither where the last measure was left: it comes first.
+        """
+        if self.owed:
+            return
         distributed.by_first(partial(self._settings, config))
         if self.evaluation is not None:
             self._unless(stop, partial(self._finish, counts, generators))

@@ -67,9 +67,9 @@ class Stop:
 
     @contextmanager
     def leaving(self) -> Iterator[None]:
-        """Once asked to stop, the block is left where it next calls a network, without an error.
+        """Once asked to stop, the block is left where it next calls a module, without an error.
 
-        That is between two batches of whatever it does, and a fixed place: no write is cut short.
+        That may be inside a network: what the block writes has to come after its last call of one.
         """
 
         def look(*_: object) -> None:

@@ -41,14 +41,17 @@ class _Step:
         if self._state is not self.optimizer.state or not self._kept:  # loaded since, or begun
             self._state, self._kept = self.optimizer.state, _gathered(self.optimizer)
         gradients = [[p.grad for p in kept.parameters] for kept in self._kept]
-        rates = [type(group["lr"]) for group in self.optimizer.param_groups]
-        if not gradients or Tensor in rates or any(g is None for row in gradients for g in row):
+        if not gradients or self._hooked() or any(g is None for row in gradients for g in row):
             self.optimizer.step()
             return
         for group, kept, row in zip(
             self.optimizer.param_groups, self._kept, gradients, strict=True
         ):
             _move(group, kept, row)
+
+    def _hooked(self) -> bool:
+        hooks = self.optimizer._optimizer_step_pre_hooks, self.optimizer._optimizer_step_post_hooks
+        return any(hooks)
 
 
 def _move(group: dict[str, Any], kept: _Kept, gradients: list[Any]) -> None:
@@ -73,8 +76,6 @@ def _move(group: dict[str, Any], kept: _Kept, gradients: list[Any]) -> None:
 
 def _gathered(optimizer: Optimizer) -> list[_Kept]:
     """The lists of every group; none where a group has no moments yet, or is unusual."""
-    if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
-        return []
     groups, state = optimizer.param_groups, optimizer.state
     if not all(_usual(group) and all(map(state.get, group["params"])) for group in groups):
         return []
@@ -83,7 +84,7 @@ def _gathered(optimizer: Optimizer) -> list[_Kept]:
 
 def _usual(group: dict[str, Any]) -> bool:
     kinds = {(p.device, p.dtype) for p in group["params"]}
-    numbers = all(isinstance(beta, float) for beta in group["betas"])
+    numbers = all(isinstance(n, float) for n in (group["lr"], *group["betas"]))
     return bool(len(kinds) == 1 and numbers and group["fused"] and not group["amsgrad"])
 
 
