@@ -127,3 +127,16 @@ def test_every_recipe_leaves_its_report(tmp_path, monkeypatch, glyph_store, mode
     assert (found["step"], found["recipe"]) == (2, {"dcgan": "synthesis"}.get(model, model))
     assert Path("run/finished.json").exists()
     assert torch.get_float32_matmul_precision() == "highest"
+
+
+@pytest.mark.slow
+def test_every_job_of_a_multirun_leaves_its_report(tmp_path, monkeypatch, glyph_store):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    monkeypatch.setattr(reports, "FEW", 64)
+    command = ["--multirun", "model=dcgan", "seed=0,1", "data=fonts", f"data.path={glyph_store}"]
+    command += ["image.size=16", "trainer.batch_size=8", *SIZES["dcgan"], "trainer.steps=2"]
+    for more, count in (["trainer.judges=false"], 0), (["trainer.evaluate=true"], 2):
+        assert train.main([*command, *more]) == 0  # the second time of jobs that were finished
+        assert len([*tmp_path.rglob("evaluation.json")]) == count
+    assert len([*tmp_path.rglob("finished.json")]) == 2, "nothing was trained again"
