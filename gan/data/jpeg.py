@@ -11,7 +11,7 @@ from functools import cache
 
 import numpy as np
 from PIL import ExifTags, Image
-from PIL.JpegImagePlugin import get_sampling
+from PIL.JpegImagePlugin import JpegImageFile, get_sampling
 
 Decoder = Callable[..., np.ndarray]
 
@@ -21,7 +21,9 @@ SAMPLINGS = {"L": (-1,), "RGB": (0, 1, 2)}  # of the chroma: none, 4:4:4, 4:2:2,
 
 def pixels(image: Image.Image, mode: str) -> np.ndarray | None:
     """The pixels uint8 [H, W, C] of an opened image, or None where Pillow has to decode it."""
-    decoder = agreeing() if _is_plain(image, mode) else None
+    if not isinstance(image, JpegImageFile) or not _is_plain(image, mode):
+        return None
+    decoder = agreeing()
     return None if decoder is None else _decoded(image, decoder)
 
 
@@ -37,18 +39,18 @@ def agreeing() -> Decoder | None:
         for sampling in samplings:
             file = io.BytesIO()
             Image.fromarray(noise).convert(mode).save(file, "JPEG", subsampling=sampling)
-            with Image.open(file) as image:
+            file.seek(0)
+            with JpegImageFile(file) as image:
                 found, truth = _decoded(image, decode_jpeg), np.asarray(image)
             if found is None or not np.array_equal(found, truth.reshape(37, 53, -1)):
                 return None
     return decode_jpeg
 
 
-def _is_plain(image: Image.Image, mode: str) -> bool:
+def _is_plain(image: JpegImageFile, mode: str) -> bool:
     """Whether an opened image is a baseline JPEG of this mode, upright, and of a kind tried."""
     return (
         image.format == "JPEG"  # an MPO is left to Pillow
-        and getattr(image, "fp", None) is not None  # nothing was decoded yet
         and image.mode == mode
         and "progressive" not in image.info
         and get_sampling(image) in SAMPLINGS[mode]
@@ -56,13 +58,14 @@ def _is_plain(image: Image.Image, mode: str) -> bool:
     )
 
 
-def _decoded(image: Image.Image, decoder: Decoder) -> np.ndarray | None:
+def _decoded(image: JpegImageFile, decoder: Decoder) -> np.ndarray | None:
     """The pixels of an opened JPEG of the size that its header gave, or None."""
+    if image.fp is None:  # Pillow has decoded it already
+        return None
     out = np.empty((image.height, image.width, len(image.getbands())), np.uint8)
-    file = image.fp  # type: ignore[attr-defined]
-    file.seek(0)
+    image.fp.seek(0)
     try:
-        found = decoder(file.read(), COLOURS[image.mode], buffer=out)  # never a larger image
+        found = decoder(image.fp.read(), COLOURS[image.mode], buffer=out)  # never a larger image
     except ValueError:  # an error or a warning of libjpeg-turbo
         return None
     return out if found.shape == out.shape else None

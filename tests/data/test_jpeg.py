@@ -12,7 +12,7 @@ from PIL import Image
 from test_hostile_files import mutated
 
 from gan.data import jpeg
-from gan.data.images import decoded
+from gan.data.images import decoded, fitted
 
 KINDS = [("L", -1), ("RGB", 0), ("RGB", 1), ("RGB", 2)]  # mode, sampling of the chroma
 ORIENTATION = 0x0112
@@ -140,3 +140,11 @@ def test_a_decoder_that_gives_other_pixels_is_not_used(faster, monkeypatch):
 def test_without_simplejpeg_pillow_decodes(monkeypatch):
     monkeypatch.setitem(sys.modules, "simplejpeg", None)
     assert jpeg.agreeing.__wrapped__() is None
+
+
+def test_an_image_that_is_decoded_already_is_left_to_pillow(tmp_path):
+    Image.new("RGB", (16, 16), "red").save(tmp_path / "a.jpg")
+    with Image.open(tmp_path / "a.jpg") as image:
+        image.load()
+        assert jpeg.pixels(image, "RGB") is None
+        assert fitted(image, 16, 3).shape == (16, 16, 3)

@@ -1,5 +1,6 @@
 """The whole report on a W-Net: which rows it has, what each is shown, and what it says."""
 
+from operator import itemgetter
 from types import SimpleNamespace
 
 import numpy as np
@@ -171,10 +172,9 @@ def test_the_last_word_has_the_judges_shares_and_doubts(dataset, judge):
     recipe = SimpleNamespace(samples=lambda draw, batch: {"generated": draw(batch)})
     evaluation = GlyphEvaluation(recipe, dataset, CPU, lambda: judge)
     evaluation.baselines = baselines(evaluation.cells, ["UFUC"])
-    draw = lambda batch: batch["prototype"]  # noqa: E731
-    said = evaluation.report(draw)
+    said = evaluation.report(itemgetter("prototype"))
     assert "judges read rightly: content 100.0% (of held-out real glyphs: 97.0%), style 0" in said
     assert "The style judge is right about 90.0%" in said
     assert "The content judge" not in said
-    values = evaluation.by_font(draw)["UFUC"].values()
+    values = evaluation.by_font(itemgetter("prototype"))["UFUC"].values()
     assert {(font["content"], font["style"]) for font in values} == {(1, 0)}
