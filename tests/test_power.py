@@ -381,7 +381,7 @@ POWER = {
         "gan.checkpoint._explained",
         lambda error, *_: error,
         lambda s: test_checkpoint.test_trouble_with_the_disk_is_named(
-            s.folder, 5, s.patch, s.tried
+            s.folder, 5, "write", s.patch, s.tried
         ),
     ),
     "K4": Power(

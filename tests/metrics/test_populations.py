@@ -16,6 +16,7 @@ from gan.metrics.judges import Judge
 from gan.metrics.populations import (
     Sampler,
     Seen,
+    Translations,
     classes_hit,
     copies,
     distances,
@@ -299,3 +300,22 @@ def test_seen_of_a_reference_network_has_the_reserved_names():
     assert {"fid", "kid", "is", "density_inception"} <= found.keys()
     vgg = distances(*looks, Stand("vgg16"))
     assert vgg.keys() == {"precision", "recall", "density", "coverage"}
+
+
+@pytest.mark.row("L4")
+def test_evaluation_looks_at_each_image_once_and_at_the_last_few_too(monkeypatch):
+    monkeypatch.setattr(populations, "PORTION", 8)
+    held, looked = torch.arange(17.0).view(17, 1, 1, 1), []
+    source = Translations(lambda _, image: image, lambda rows: held[rows], np.arange(17))
+    for images in source.drawn(nn.Identity(), 17):
+        looked += images.flatten().tolist()
+    assert looked == held.flatten().tolist()
+    read = []
+    store = SimpleNamespace(content_hash="a", shape=(4, 4, 1))
+
+    def given(rows):
+        read.extend(rows.tolist())
+        return torch.zeros(len(rows), 1, 4, 4)
+
+    reference(store, np.arange(17), given, Means(), folder=None)
+    assert read == [*range(17)]
