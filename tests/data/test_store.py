@@ -431,8 +431,8 @@ def undetected(path: Path, count: int, seed: int = 0) -> int:
 
 @pytest.mark.row("S2", "mutated values: none undetected")
 def test_mutated_values_are_refused(copy: Path, tried: Callable[[int], None]) -> None:
-    assert undetected(copy, 300) == 0
-    tried(300)
+    assert undetected(copy, 1000) == 0
+    tried(1000)
 
 
 @pytest.mark.row("S2")
