@@ -93,8 +93,8 @@ def _meet() -> None:
 def meeting(host: str, port: int, hosts: bool) -> Any:
     """The store at an address, by which processes find each other; whoever `hosts` keeps it."""
     options: dict[str, Any] = {"timeout": timedelta(seconds=START), "wait_for_workers": False}
-    # mypy does not see it, since builds of torch without sockets lack it
-    return torch.distributed.TCPStore(host, port, is_master=hosts, **options)  # type: ignore[attr-defined]
+    there: Any = torch.distributed  # its types lack the store, as builds without sockets do
+    return there.TCPStore(host, port, is_master=hosts, **options)
 
 
 def _roll_call(met: Any, mine: int, count: int) -> str:

@@ -49,6 +49,9 @@ class Training(NamedTuple):
     against: Mapping[str, Any] = {}  # the name and settings of a registered perturbation, or none
 
 
+USUAL = Training()
+
+
 class Fitted(NamedTuple):
     """A frozen classifier, the share it names rightly by part and field, and where it is kept."""
 
@@ -84,7 +87,7 @@ def fitted(
     settings: Mapping[str, Any],
     lesson: Lesson,
     device: torch.device,
-    training: Training = Training(),  # noqa: B008 - immutable
+    training: Training = USUAL,
     folder: Path | None = None,
     say: Say = print,
 ) -> Fitted:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import yaml
@@ -103,7 +103,7 @@ class Run:
         2018, arXiv:1809.11096, section 3.1): the smaller, the more typical and the more alike.
         """
         self._require(Synthesis, "samples and truncation are")
-        latent: int = self.generator.latent  # type: ignore[assignment]  # a module's attribute
+        latent = cast(int, self.generator.latent)  # a module's attribute
         shape = coerce(Count, count, "count"), latent
         random = torch.Generator().manual_seed(coerce(Whole, seed, "seed"))
         if truncation is None:

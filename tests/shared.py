@@ -27,6 +27,18 @@ from gan.run.monitor import Monitor
 tqdm.set_lock(threading.RLock())  # its own is shared with forks, and one that is killed may hold it
 
 ALONE = ("run_dir", "seed", "resume", "init", "plugins", "freeze", "rates")  # values, not files
+SMALL = [  # of a run that is started as a process
+    "model=dcgan",
+    "data=fonts",
+    "image.size=16",
+    "generator.width=4",
+    "discriminator.width=4",
+    "generator.latent=8",
+    "generator.norm=group",
+    "discriminator.norm=layer",
+    "trainer.batch_size=8",
+    "trainer.log_every=1",
+]
 
 
 @pytest.fixture(scope="session")

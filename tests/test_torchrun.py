@@ -10,24 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from shared import SMALL
 
 from gan import checkpoint
 
 TRAIN = Path(__file__).parents[1] / "train.py"
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
-SMALL = [
-    "model=dcgan",
-    "data=fonts",
-    "image.size=16",
-    "generator.width=4",
-    "discriminator.width=4",
-    "generator.latent=8",
-    "generator.norm=group",
-    "discriminator.norm=layer",
-    "trainer.batch_size=8",
-    "trainer.log_every=1",
-    "run_dir=run",
-]
 FAULTY = """
 import os, signal
 from gan.recipes.synthesis import Synthesis
@@ -55,7 +43,7 @@ def launched(tmp_path, glyph_store):
         command = [sys.executable] if alone else [*TORCHRUN, *options]
         flags = [given for given in overrides if given == "-m"]  # before all overrides
         given = [given for given in overrides if given != "-m"]
-        command += [str(TRAIN), *flags, *SMALL, f"data.path={glyph_store}", *given]
+        command += [str(TRAIN), *flags, *SMALL, "run_dir=run", f"data.path={glyph_store}", *given]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         children.append(subprocess.Popen(command, cwd=tmp_path, env=environment, **pipes))
         return children[-1]

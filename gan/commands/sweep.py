@@ -29,6 +29,7 @@ from gan.commands.ranks import MISTAKE, RankError
 from gan.config.check import check
 from gan.distributed import FirstError, PeerError
 from gan.run import rundir
+from gan.run.peers import beside
 from gan.run.signals import Stop
 
 ID = "GAN_SWEEP"  # an environment variable that jobs inherit: which call of the command they are of
@@ -101,14 +102,10 @@ def _attended() -> Iterator[None]:
     if not multiprocessing.current_process().name.startswith(LOKY):
         yield
         return
-    closing = threading.Event()
-    thread = threading.Thread(target=_look_after, args=(closing,), daemon=True)
-    thread.start()
     try:
-        yield
+        with beside(_look_after):
+            yield
     finally:
-        closing.set()
-        thread.join()
         if os.getppid() != STARTER:
             os._exit(1)
 

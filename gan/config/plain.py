@@ -25,6 +25,6 @@ def parsed(text: str) -> Any:
     if len(text) > LARGEST:
         raise ValueError(f"it has {len(text)} characters, more than {LARGEST}")
     try:
-        return yaml.load(text, _Plain)  # noqa: S506 - a safe loader
+        return yaml.load(text, _Plain)  # a safe loader
     except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"it is no plain YAML: {error or 'it is nested too deeply'}") from error

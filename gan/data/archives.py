@@ -225,11 +225,10 @@ def _tar(path: Path) -> Generator[_Found, None, None]:
     suffix = next(suffix for suffix in _TARS if path.name.lower().endswith(suffix))
     with _TARS[suffix](path, "rb") as file:
         headers = _Headers(file)
-        archive = tarfile.TarFile(fileobj=cast(IO[bytes], headers))
+        archive: Any = tarfile.TarFile(fileobj=cast(IO[bytes], headers))  # typed without members
         while (info := archive.next()) is not None:
             yield info.name, info.size, _tar_problem(info), partial(_tar_bytes, file, info)
-            # or it would keep all headers
-            archive.members.clear()  # type: ignore[attr-defined]  # typeshed does not know it
+            archive.members.clear()  # or it would keep all headers
         if headers.last != bytes(tarfile.BLOCKSIZE):  # tarfile takes most damages for the end
             raise ArchiveError(f"it is cut or damaged at byte {archive.offset}")
 

@@ -12,7 +12,6 @@ from gan.losses.adversarial import Adversarial
 from gan.recipe import Batch, Judge, Penalty, Recipe, penalise
 from gan.recipes.modules import NoiseToImage
 from gan.registry import Count, Positive, register
-from gan.step.gradients import weighted
 
 
 @register(
@@ -62,9 +61,7 @@ class Synthesis(Recipe):
         with parametrize.cached():  # one spectral norm for both
             logits_real, logits_fake = judge(real), judge(fake)
         return {
-            "adversarial": weighted(
-                self.weight, self.adversarial.discriminator(logits_real, logits_fake)
-            ),
+            "adversarial": self.weight * self.adversarial.discriminator(logits_real, logits_fake),
             **penalise(self.penalties, judge, real, fake, update),
             "logits_real": logits_real.detach().mean(),
             "logits_fake": logits_fake.detach().mean(),
@@ -75,7 +72,7 @@ class Synthesis(Recipe):
         """The adversarial term."""
         judge = self.judge(batch)
         loss = self.adversarial.generator(judge(fakes["image"]), lambda: judge(batch["real"]))
-        return {"adversarial": weighted(self.weight, loss)}
+        return {"adversarial": self.weight * loss}
 
     def samples(self, generator: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Images of the same noise every time."""

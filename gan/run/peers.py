@@ -11,8 +11,9 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -46,9 +47,15 @@ def heard(run: Any) -> Iterator[None]:
     if distributed.size() == 1:
         yield
         return
+    with beside(partial(_beat, run, threading.get_ident())):
+        yield
+
+
+@contextmanager
+def beside(work: Callable[[threading.Event], None]) -> Iterator[None]:
+    """Work in a thread of its own until the block ends, which sets the event."""
     closing = threading.Event()
-    main = threading.get_ident()
-    thread = threading.Thread(target=_beat, args=(run, main, closing), daemon=True, name="peers")
+    thread = threading.Thread(target=work, args=(closing,), daemon=True, name="beside")
     thread.start()
     try:
         yield

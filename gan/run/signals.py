@@ -4,6 +4,7 @@ import signal
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
+from typing import Any
 
 from torch.nn.modules.module import register_module_forward_pre_hook
 
@@ -28,7 +29,7 @@ class Stop:
         """Not asked yet; `also` are more signals to listen to."""
         self.signals = (*self.signals, *also)
         self.name = ""
-        self._before: list[dict[signal.Signals, object]] = []
+        self._before: list[dict[signal.Signals, Any]] = []
 
     def __bool__(self) -> bool:
         """Whether the run was asked to stop."""
@@ -48,7 +49,7 @@ class Stop:
     ) -> None:
         """Put the earlier handlers back."""
         for number, handler in self._before.pop().items():
-            signal.signal(number, handler)  # type: ignore[arg-type]  # what `signal` returned
+            signal.signal(number, handler)
 
     @contextmanager
     def interrupting(self) -> Iterator[None]:

@@ -13,11 +13,6 @@ from torch.nn.utils import get_total_norm
 SMALL = 16_384  # elements up to which copying a gradient is cheaper than a call for it
 
 
-def weighted(weight: float, term: Tensor) -> Tensor:
-    """Their product; the term itself where that is the same."""
-    return term if weight == 1 else weight * term
-
-
 def trained(player: str, name: str, term: Tensor, module: nn.Module) -> bool:
     """Whether a term moves a player's module; Raises: ValueError for one that cannot."""
     if term.ndim:

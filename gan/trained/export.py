@@ -3,6 +3,7 @@
 import io
 import warnings
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import safetensors.torch
@@ -96,7 +97,8 @@ def onnx(run: Run, path: Path) -> float:
     """
     try:
         import onnxruntime
-        import onnxscript  # noqa: F401 - torch.onnx writes by it
+
+        import_module("onnxscript")  # torch.onnx writes by it
     except ImportError as error:
         raise ValueError(f"--onnx needs {error.name}: pip install 'gan[export]'") from error
     with warnings.catch_warnings():  # two inputs' numbers of images have one name

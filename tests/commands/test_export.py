@@ -54,7 +54,10 @@ def test_translators_are_exported_with_their_noise(trained, capsys, model):
 def test_a_program_that_draws_something_else_is_not_written(trained, monkeypatch, capsys):
     trained("dcgan")
     real = export.checked
-    off = lambda run, called: real(run, lambda given: called(given) + 2e-4)  # noqa: E731
+
+    def off(run, called):
+        return real(run, lambda given: called(given) + 2e-4)
+
     monkeypatch.setattr(export, "checked", off)
     assert main(["export", "run", "--out", "out"]) == 1
     assert "differs by 0.0002 from the original, more than 0.0001" in capsys.readouterr().err

@@ -23,7 +23,10 @@ def command(trained, monkeypatch, capsys):
     page = Image.new("L", (80, 80), 255)
     ImageDraw.Draw(page).rectangle((20, 30, 60, 40), fill=0)
     page.save("glyph.png")
-    black = lambda self, prototypes, style: torch.where(prototypes < 0.7, -1.0, 1.0)  # noqa: E731
+
+    def black(self, prototypes, style):
+        return torch.where(prototypes < 0.7, -1.0, 1.0)
+
     monkeypatch.setattr(runs.Run, "dressed", black)
 
     def call(*arguments):

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import pytest
 import slurm
 import torch
+from shared import SMALL
 from test_sweep import waited_for
 
 from gan import checkpoint, distributed
@@ -26,18 +27,6 @@ from gan.registry import ConfigError
 from gan.run.signals import Stop
 
 TRAIN = Path(__file__).parents[2] / "train.py"
-SMALL = [
-    "model=dcgan",
-    "data=fonts",
-    "image.size=16",
-    "generator.width=4",
-    "discriminator.width=4",
-    "generator.latent=8",
-    "generator.norm=group",
-    "discriminator.norm=layer",
-    "trainer.batch_size=8",
-    "trainer.log_every=1",
-]
 
 
 # -- processes that a run starts
