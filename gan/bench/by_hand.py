@@ -10,11 +10,20 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.nn.functional import cross_entropy, l1_loss, mse_loss, relu, softplus
+from torch import Tensor, nn
+from torch.nn.functional import (
+    avg_pool2d,
+    cross_entropy,
+    interpolate,
+    l1_loss,
+    mse_loss,
+    relu,
+    softplus,
+)
 from torch.nn.utils import parametrize
 
 from gan.losses.reconstruction import feature_distance
+from gan.networks.resample import DoubledConv2d, PooledConv2d
 from gan.trainer import Trainer
 
 Step = Callable[[], None]
@@ -153,7 +162,8 @@ def usual(game: Trainer) -> Step:
     """The loop of pytorch/examples:dcgan/main.py on a trainer's networks, batch and losses.
 
     Two backward passes for the discriminator, fakes made once, nothing frozen, Adam as torch has
-    it, float32 and maps as they come (NCHW), weights normalised at every forward pass; no average.
+    it, float32 and maps as they come (NCHW), weights normalised at every forward pass, pooling and
+    doubling as steps of their own; no average.
     """
     recipe: Any = game.recipe
     generator, judge = recipe.generator, recipe.discriminator
@@ -161,6 +171,7 @@ def usual(game: Trainer) -> Step:
     on_real, on_fake, fool = FORMULAS[type(recipe.adversarial).__name__]
     optimizers = []
     for network in (judge, generator):
+        in_two_steps(network)
         network.to(memory_format=torch.contiguous_format)
         optimizers.append(torch.optim.Adam(network.parameters(), lr=2e-4, betas=(0.5, 0.999)))
 
@@ -175,3 +186,20 @@ def usual(game: Trainer) -> Step:
         optimizers[1].step()
 
     return step
+
+
+def in_two_steps(network: nn.Module) -> None:
+    """Have joined convolutions do in two steps what they are short for."""
+    for module in network.modules():
+        if isinstance(module, PooledConv2d):
+            vars(module)["forward"] = partial(_then_pool, module)
+        elif isinstance(module, DoubledConv2d):
+            vars(module)["forward"] = partial(_after_doubling, module)
+
+
+def _then_pool(convolution: nn.Conv2d, x: Tensor) -> Tensor:
+    return avg_pool2d(nn.Conv2d.forward(convolution, x), 2)
+
+
+def _after_doubling(convolution: nn.Conv2d, x: Tensor) -> Tensor:
+    return nn.Conv2d.forward(convolution, interpolate(x, scale_factor=2))

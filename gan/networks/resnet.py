@@ -4,7 +4,6 @@ Gulrajani et al. 2017, arXiv:1704.00028; Miyato et al. 2018, arXiv:1802.05957, t
 """
 
 import math
-from functools import partial
 from itertools import pairwise
 from typing import Literal
 
@@ -26,6 +25,7 @@ from gan.networks.blocks import (
     reparametrise,
     widths,
 )
+from gan.networks.resample import DoubledConv2d, PooledConv2d
 from gan.registry import Count, NonNegative, register
 
 
@@ -78,7 +78,7 @@ class Generator(nn.Module):
         last: GeneratorNorm = "batch" if norm == "conditional" else norm
         self.last = generator_norm(last, width, classes, self.enter.width)
         image = _convolution(width, channels, padding)
-        self.image = nn.Sequential(nn.LeakyReLU(slope), image, nn.Tanh())
+        self.image = nn.Sequential(_activation(slope), image, nn.Tanh())
         self.apply(_start)
         nn.init.xavier_uniform_(image.weight)  # no ReLU follows: gain 1
         reparametrise(self, norm)
@@ -131,7 +131,7 @@ class Discriminator(nn.Module):
         self.refine = nn.Sequential(
             *(_refine(inner[-1], norm, slope, padding, dilation) for _ in range(2))
         )
-        self.activate = nn.LeakyReLU(slope)
+        self.activate = _activation(slope)
         self.critic = Critic(inner[-1], classes, condition)
         self.apply(_start)
         reparametrise(self, norm)
@@ -153,16 +153,16 @@ class Double(nn.Module):
         self, norms: nn.ModuleList, before: int, after: int, slope: float, padding: Padding
     ) -> None:
         super().__init__()
-        self.norms, self.activate = norms, nn.LeakyReLU(slope)
-        self.first = _convolution(before, after, padding)
+        self.norms, self.activate = norms, _activation(slope)
+        self.first = DoubledConv2d(before, after, padding)
         self.second = _convolution(after, after, padding)
         self.shortcut = nn.Conv2d(before, after, 1)
 
     def forward(self, x: Tensor, code: Tensor) -> Tensor:
         """Maps [B, before, H, W] to maps [B, after, 2*H, 2*W]."""
-        change = self.first(_doubled(self.activate(self.norms[0](x, code))))
+        change = self.first(self.activate(self.norms[0](x, code)))
         change = self.second(self.activate(self.norms[1](change, code)))
-        return _doubled(self.shortcut(x)) + change
+        return interpolate(self.shortcut(x), scale_factor=2) + change  # nearest neighbour
 
 
 class Residual(nn.Module):
@@ -181,9 +181,8 @@ def _first(channels: int, width: int, slope: float, padding: Padding) -> nn.Modu
     return Residual(
         nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(channels, width, 1)),
         _convolution(channels, width, padding),
-        nn.LeakyReLU(slope),
-        _convolution(width, width, padding),
-        nn.AvgPool2d(2),
+        _activation(slope),
+        PooledConv2d(width, width, padding),
     )
 
 
@@ -192,30 +191,28 @@ def _halve(before: int, after: int, norm: Norm, slope: float, padding: Padding) 
     shortcut = nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(before, after, 1))
     return Residual(
         shortcut,
-        *_activated(before, before, norm, slope, padding),
-        *_activated(before, after, norm, slope, padding),
-        nn.AvgPool2d(2),
+        *_activated(norm, slope, _convolution(before, before, padding)),
+        *_activated(norm, slope, PooledConv2d(before, after, padding)),
     )
 
 
 def _refine(width: int, norm: Norm, slope: float, padding: Padding, dilation: int) -> nn.Module:
-    once = partial(_activated, width, width, norm, slope, padding, dilation)
+    def once() -> list[nn.Module]:
+        return _activated(norm, slope, _convolution(width, width, padding, dilation))
+
     return Residual(nn.Identity(), *once(), *once())
 
 
-def _activated(
-    before: int, after: int, norm: Norm, slope: float, padding: Padding, dilation: int = 1
-) -> list[nn.Module]:
-    convolution = _convolution(before, after, padding, dilation)
-    return [normalisation(norm, before), nn.LeakyReLU(slope), convolution]
+def _activated(norm: Norm, slope: float, convolution: nn.Conv2d) -> list[nn.Module]:
+    return [normalisation(norm, convolution.in_channels), _activation(slope), convolution]
+
+
+def _activation(slope: float) -> nn.Module:
+    return nn.LeakyReLU(slope) if slope else nn.ReLU()
 
 
 def _convolution(before: int, after: int, padding: Padding, dilation: int = 1) -> nn.Conv2d:
     return nn.Conv2d(before, after, 3, padding=dilation, dilation=dilation, padding_mode=padding)
-
-
-def _doubled(x: Tensor) -> Tensor:
-    return interpolate(x, scale_factor=2)  # nearest neighbour
 
 
 def _start(module: nn.Module) -> None:

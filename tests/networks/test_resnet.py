@@ -87,8 +87,10 @@ def test_critic_is_the_formula_of_the_paper():
 def test_generator_block_is_the_formula_of_the_paper():
     generator = resnet.Generator(8, 1, latent=2, width=3, norm="none")
     block, x, code = generator.blocks[0], torch.randn(2, 3, 4, 4), torch.randn(2, 2)
-    change = block.second(relu(block.first(interpolate(relu(x), scale_factor=2))))
-    assert torch.allclose(block(x, code), block.shortcut(interpolate(x, scale_factor=2)) + change)
+    first, twice = block.first, interpolate(relu(x), scale_factor=2)
+    change = block.second(relu(conv2d(twice, first.weight, first.bias, padding=1)))
+    expected = block.shortcut(interpolate(x, scale_factor=2)) + change
+    assert torch.allclose(block(x, code), expected, atol=1e-6)
 
 
 def test_weights_start_xavier_uniform_with_zero_biases():

@@ -1,0 +1,52 @@
+"""Convolutions joined with the pooling after them or the doubling before them.
+
+A 3 x 3 convolution and the mean of 2 x 2 pixels are one 4 x 4 convolution of stride 2, and a 3 x 3
+convolution of maps doubled to their nearest neighbours is one transposed 4 x 4 convolution: both
+exactly, borders too, with 4/9 of the arithmetic and no map at the larger size between the two
+(Karras et al. 2018, arXiv:1710.10196, join them likewise). Weights stay 3 x 3.
+"""
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d, conv2d, conv_transpose2d, pad
+
+from gan.networks.blocks import Padding
+
+
+class _Joined(nn.Conv2d):
+    """A convolution of 3 x 3 that keeps sizes, `spread` over the two steps that it stands for."""
+
+    def __init__(self, before: int, after: int, padding: Padding = "zeros") -> None:
+        super().__init__(before, after, 3, padding=1, padding_mode=padding)
+
+    def spread(self) -> Tensor:
+        """Each weight over the 2 x 2 pixels that it meets, [after, before, 4, 4], as means."""
+        return avg_pool2d(pad(self.weight, (1, 1, 1, 1)), 2, 1)
+
+
+class PooledConv2d(_Joined):
+    """`nn.Conv2d(before, after, 3, padding=1)`, then `nn.AvgPool2d(2)`."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Maps [B, before, H, W] to maps [B, after, H // 2, W // 2]."""
+        if self.padding_mode == "zeros":
+            return conv2d(input, self.spread(), self.bias, stride=2, padding=1)
+        return conv2d(_padded(input, self.padding_mode), self.spread(), self.bias, stride=2)
+
+
+class DoubledConv2d(_Joined):
+    """Nearest neighbours at twice the size, then `nn.Conv2d(before, after, 3, padding=1)`."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Maps [B, before, H, W] to maps [B, after, 2 * H, 2 * W]."""
+        weight = 4 * self.spread().flip(2, 3).transpose(0, 1)  # sums, turned to where they go
+        if self.padding_mode == "zeros":
+            return conv_transpose2d(input, weight, self.bias, stride=2, padding=1)
+        # the pixel that doubled maps reflect at their border is its own neighbour
+        mode = "replicate" if self.padding_mode == "reflect" else self.padding_mode
+        return conv_transpose2d(_padded(input, mode), weight, self.bias, stride=2, padding=3)
+
+
+def _padded(x: Tensor, mode: Any) -> Tensor:
+    return pad(x, (1, 1, 1, 1), mode)
