@@ -11,6 +11,7 @@ from gan.config.check import Checked, check, readable
 from gan.config.rehearsal import SIDES, rehearse_classes
 from gan.data.stream import Stream
 from gan.metrics.evaluation import evaluation_for
+from gan.networks.reference import reference_networks
 from gan.recipe import Recipe
 from gan.run import finetune, rundir
 from gan.run.monitor import Monitor
@@ -28,37 +29,38 @@ def build(config: dict[str, Any], say: Say = distributed.say, stop: Stop | None 
         checked = check(config)
         for note in checked.notes:
             say(note)
+        settings, device = checked.settings, distributed.device(checked.settings.device)
         resumed = rundir.previous(checked.run_dir, checked.resume, checked.values, say)
+        known = reference_networks(settings.weights, device)
         dataset = checked.create("data")
     rundir.fix_lengths(checked)
     torch.set_float32_matmul_precision("high")  # TF32 where the device has it
-    device = distributed.device(checked.settings.device)
     reads = readable(checked, dataset.gives)
     ranks = {"rank": distributed.rank(), "size": distributed.size()}
-    batch_size, seed, asked = checked.settings.batch_size, checked.seed, stop.__bool__
+    batch_size, seed, asked = settings.batch_size, checked.seed, stop.__bool__
     stream = Stream(dataset, batch_size, seed, device, reads, asked=asked, **ranks)
     recipe = _recipe(checked, dataset, stream, device, say)
     if checked.init and resumed is None:
         say(finetune.adopt(recipe, checked.init))
     asleep = parts.freeze(recipe, checked.freeze)
-    if checked.settings.compile:
+    if settings.compile:
         compiling.compile_calls(recipe, say)
-    trainer = pieces.trainer_for(checked.settings, device, say)(
+    trainer = pieces.trainer_for(settings, device, say)(
         recipe,
         generator=parts.player(checked, recipe, "generator", asleep),
         discriminator=parts.player(checked, recipe, "discriminator", asleep),
         stream=stream,
         averages=checked.create("average", generator=recipe.generator),
-        settings=checked.settings,
+        settings=settings,
         monitor=Monitor(
             checked.run_dir,
-            checked.settings.steps,
+            settings.steps,
             {name: stream.read(plan) for name, plan in dataset.shown(reads).items()},
-            evaluation_for(recipe, dataset, stream, device, say, checked.settings.judges),
-            checked.settings.discriminator_warmup,
-            checked.settings.watch,
-            checked.settings.best,
-            checked.settings.profile,
+            evaluation_for(recipe, dataset, stream, device, say, settings, known),
+            settings.discriminator_warmup,
+            settings.watch,
+            settings.best,
+            settings.profile,
         ),
         seed=checked.seed,
         config=yaml.safe_dump(checked.values, sort_keys=False, allow_unicode=True),

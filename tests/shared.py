@@ -94,6 +94,7 @@ def tiny(composed, glyph_store):
             f"image.size={SIZE}",
             "trainer.batch_size=8",
             "trainer.steps=4",
+            "trainer.measured=32",
             "run_dir=run",
         ]
         return composed(*common, *sizes[model], *overrides)
@@ -129,7 +130,6 @@ def _short_lessons(monkeypatch):
     """Judges learn for one epoch, of a few images: what they measure is not tested in training."""
     monkeypatch.setattr(judges, "TRAINING", judges.TRAINING._replace(epochs=1))
     monkeypatch.setattr(evaluation, "LEAST", 10**9)  # images are measured in their own tests alone
-    monkeypatch.setattr(image_evaluation, "DRAWN", 32)
     monkeypatch.setattr(image_evaluation, "LESSON", 64)
 
 

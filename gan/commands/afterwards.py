@@ -12,7 +12,7 @@ import torch
 
 from gan import distributed
 from gan.commands import sweep
-from gan.commands.evaluate import facts, note
+from gan.commands.evaluate import WEIGHTS, facts, note
 from gan.run.rundir import FINISHED
 from gan.run.signals import Stop
 
@@ -33,7 +33,7 @@ def evaluate(values: Mapping[str, Any], stop: Stop) -> None:
         torch.cuda.set_device(devices[0])
     try:
         with stop.interrupting():  # every process takes its turn: only the first one looks
-            distributed.by_first(partial(_evaluate, run_dir, values["trainer"]["device"]))
+            distributed.by_first(partial(_evaluate, run_dir, values["trainer"]))
     except distributed.FirstError:  # the first one was asked to stop: all else it tells itself
         raise KeyboardInterrupt from None
     except KeyboardInterrupt:
@@ -56,21 +56,22 @@ def _reported(run_dir: Path) -> bool:
     return bool(finished == reported)
 
 
-def _evaluate(run_dir: Path, device: str) -> None:
+def _evaluate(run_dir: Path, trainer: Mapping[str, Any]) -> None:
     if _reported(run_dir):
         return
     from gan import runs
     from gan.metrics import report
     from gan.trained.reports import Options, report_of
 
+    weights = {name: Path(trainer[name]) for name in WEIGHTS if trainer.get(name)}
     print(f"evaluating {run_dir}, as `gan evaluate` does")
     torch.set_float32_matmul_precision("highest")  # as in a process that has not trained
     try:
-        loaded = runs.every(run_dir, distributed.device(device))
+        loaded = runs.every(run_dir, distributed.device(trainer["device"]))
         last = [*loaded.values()][-1]
         data = runs.dataset(last)
         with closing(data.store):
-            found = report_of(loaded, data, last.device, Options())
+            found = report_of(loaded, data, last.device, Options(weights=weights))
         note(last, found)  # before the files, by which a report counts as made
         _, page, *_ = report.write(found, facts(loaded), run_dir / "evaluation")
     except Exception as error:

@@ -257,12 +257,12 @@ def _better(name: str) -> str | None:
     from gan.metrics.evaluation import LabelEvaluation
     from gan.metrics.glyph_evaluation import GlyphEvaluation
     from gan.metrics.image_evaluation import better
-    from gan.metrics.pairs import PairEvaluation
+    from gan.metrics.pairs import BETTER
     from gan.metrics.translation import GlyphTranslation
 
-    parts = (PairEvaluation, LabelEvaluation, GlyphEvaluation, GlyphTranslation)
-    images = (better(labelled=True), better(labelled=False))
-    known = (*(part.better for part in parts), *images)
+    parts = (LabelEvaluation, GlyphEvaluation, GlyphTranslation)
+    images = map(better, ("classifier", "random", "inception", "vgg16"))
+    known = (BETTER, *(part.better for part in parts), *images)
     return next((which[name] for which in known if name in which), None)
 
 

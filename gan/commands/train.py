@@ -43,7 +43,11 @@ INVISIBLE = (
     "trainer.best",
     "trainer.device",
     "trainer.evaluate",
+    "trainer.inception",
     "trainer.judges",
+    "trainer.lpips",
+    "trainer.measured",
+    "trainer.vgg16",
 )  # no part of a job folder's name
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
@@ -75,10 +76,20 @@ class Settings:
     failed_saves: Count = 3
     rollbacks: Annotated[int, Bounds(0, 2)] = 0  # to the newest checkpoint, where numbers stay bad
     judges: bool = True  # measures look through classifiers of the real images, trained once
+    inception: str | None = None  # files of weights, for FID and KID; for precision and recall;
+    vgg16: str | None = None
+    lpips: str | None = None  # and for LPIPS of pairs
+    measured: Count = 1024  # images that a measure draws from noise
     best: str | None = None  # the measure whose best checkpoint is kept: metric/NAME
     evaluate: bool = False  # at the end, as `gan evaluate` does
     timeout: Positive = 100.0
     watch: tuple[Watched, ...] = ("data", "discriminator", "collapse", "disk")
+
+    @property
+    def weights(self) -> dict[str, Path]:
+        """The files of weights by the name of their network."""
+        named = {"inception": self.inception, "vgg16": self.vgg16, "lpips": self.lpips}
+        return {name: Path(file) for name, file in named.items() if file is not None}
 
     def rows(self, processes: int) -> int:
         """Images that a backward sees: a process's share of the batch, or a micro-batch of it."""

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gan.config.settings import Settings
 from gan.data.datasets import evenly
 from gan.data.stream import Stream
 from gan.data.translation import Unpaired
@@ -16,18 +17,21 @@ from gan.metrics.extractors import PORTION, OfNothing
 from gan.metrics.glyph_evaluation import GlyphEvaluation
 from gan.metrics.glyph_judges import glyph_judge
 from gan.metrics.image_evaluation import (
-    DRAWN,
     LEAST,
     ImageEvaluation,
+    Real,
+    ReferenceEvaluation,
     extractor_of,
     training_rows,
 )
 from gan.metrics.judges import Judge
-from gan.metrics.pairs import PairEvaluation, Translate
+from gan.metrics.pairs import MEASURES, PairEvaluation, Translate
 from gan.metrics.populations import Sampler, Translations
 from gan.metrics.translation import GlyphTranslation
 from gan.recipe import Recipe
 from gan.run.best import Better
+
+REFERENCES = ("inception", "vgg16")  # networks of images, one by one
 
 Say = Callable[[str], None]
 
@@ -38,25 +42,35 @@ def evaluation_for(
     stream: Stream,
     device: torch.device,
     say: Say,
-    judges: bool = True,
+    settings: Settings,
+    networks: Mapping[str, Any],
 ) -> Any:
     """What measures this recipe on this data; None where nothing does.
 
-    `judges` lets classifiers of the real images take part. The first measure trains them where
-    `data/classifiers/` has none of these images yet; those of `gan evaluate` are the same.
+    With `settings.judges` classifiers of the real images take part. The first measure trains them
+    where `data/classifiers/` has none of these images yet; those of `gan evaluate` are the same.
+    `networks` are those whose weights are given: `inception` and `vgg16`, which are extractors, and
+    `lpips`, a measure of pairs.
+
+    Raises: ValueError for a network through which this recipe is not measured.
     """
+    judges = settings.judges
     if "target" in recipe.reads:
         if "prototype" in recipe.reads and len(dataset.styles.test):
+            _require_use(networks)
             judge = partial(glyph_judge, dataset, stream.images, device, say) if judges else None
             return GlyphEvaluation(recipe, dataset, device, judge)
+        _require_use(networks, "lpips")
         parts = {part: stream.read(dataset.held_out(part)) for part in ("validation", "test")}
-        return PairEvaluation(_translate(recipe), parts)
+        return PairEvaluation(_translate(recipe), parts, {**MEASURES, **networks})
     if "real_a" in recipe.reads and isinstance(dataset, Glyphs):
+        _require_use(networks)
         return GlyphTranslation(_translate(recipe), dataset, stream, device, say, judges)
     if isinstance(dataset, Unpaired) and len(dataset.held[0]) >= LEAST:
-        return _of_unpaired(recipe, dataset, stream, device)
+        return _of_unpaired(recipe, dataset, stream, device, settings, networks)
     if "real" in recipe.reads and hasattr(recipe.generator, "latent"):
-        return _of_images(recipe, dataset, stream, device, say, judges)
+        return _of_images(recipe, dataset, stream, device, say, settings, networks)
+    _require_use(networks)
     return None
 
 
@@ -64,27 +78,43 @@ def _translate(recipe: Recipe) -> Translate:
     return lambda generator, batch: recipe.samples(generator, batch)["generated"]
 
 
-def _of_unpaired(recipe: Recipe, dataset: Unpaired, stream: Stream, device: torch.device) -> Any:
+def _of_unpaired(
+    recipe: Recipe,
+    dataset: Unpaired,
+    stream: Stream,
+    device: torch.device,
+    settings: Settings,
+    networks: Mapping[str, Any],
+) -> Any:
     """Distances of translated held-out images from those of the other kind."""
+    _require_use(networks, *REFERENCES)
 
     def translate(generator: nn.Module, image: Tensor) -> Tensor:
         return recipe.samples(generator, {"real_a": image})["generated"]
 
     (given, _), (_, wanted) = dataset.held, dataset.train
-    source = Translations(translate, stream.images, evenly(given, DRAWN))
+    source = Translations(translate, stream.images, evenly(given, settings.measured))
     extractor = partial(OfNothing, dataset.store.shape[2], device)
-    count = len(source.rows)
-    return ImageEvaluation(source, extractor, dataset.store, wanted, stream.images, count=count)
+    real, count = Real(dataset.store, wanted, stream.images), len(source.rows)
+    known = [ReferenceEvaluation(source, network, real, count) for network in networks.values()]
+    return Together([ImageEvaluation(source, extractor, real, count), *known])
 
 
 def _of_images(
-    recipe: Any, dataset: Any, stream: Stream, device: torch.device, say: Say, judges: bool
+    recipe: Any,
+    dataset: Any,
+    stream: Stream,
+    device: torch.device,
+    say: Say,
+    settings: Settings,
+    networks: Mapping[str, Any],
 ) -> Any:
     """Measures of what is drawn from noise: whether labels are obeyed, and all of it together."""
+    _require_use(networks, *REFERENCES)
     conditional = "label" in recipe.reads
     make, labels = extractor_of(dataset, stream.images, device, conditional, say)
     shown = labels if conditional else None
-    if not judges:
+    if not settings.judges:
         make, labels = partial(OfNothing, dataset.store.shape[2], device), None
     extractor = cache(make)  # one network for both
 
@@ -95,13 +125,26 @@ def _of_images(
     if conditional and labels is not None:
         classes = dataset.facts["classes"]
         network: Any = extractor  # a classifier, since there are labels
-        parts = [LabelEvaluation(recipe, lambda: network().judge, classes, device)]
-    if len(training_rows(dataset)) >= LEAST:
+        parts = [
+            LabelEvaluation(recipe, lambda: network().judge, classes, device, settings.measured)
+        ]
+    rows = training_rows(dataset)
+    if len(rows) >= LEAST:
         sampler = Sampler(paint, recipe.generator.latent, shown, device)
-        rows = training_rows(dataset)
-        whole = ImageEvaluation(sampler, extractor, dataset.store, rows, stream.images, labels)
-        parts.append(whole)
+        real, count = Real(dataset.store, rows, stream.images), settings.measured
+        parts.append(ImageEvaluation(sampler, extractor, real, count, labels))
+        known = networks.values()
+        parts += [ReferenceEvaluation(sampler, network, real, count) for network in known]
     return Together(parts) if parts else None
+
+
+def _require_use(networks: Mapping[str, Any], *known: str) -> None:
+    use = f"trainer.{' and trainer.'.join(known)} would be" if known else "none is"
+    for name in networks.keys() - known:
+        raise ValueError(
+            f"trainer.{name}: this recipe on this data is not measured through that network "
+            f"({use}): leave it out"
+        )
 
 
 class Together:
@@ -130,11 +173,19 @@ class LabelEvaluation:
     better: Mapping[str, Better] = {"label_accuracy": "more", "worst_class": "more"}
 
     def __init__(
-        self, recipe: Any, judge: Callable[[], Judge], classes: int, device: torch.device
+        self,
+        recipe: Any,
+        judge: Callable[[], Judge],
+        classes: int,
+        device: torch.device,
+        least: int,
     ) -> None:
-        """`judge` makes the classifier of the field `label`, when it is first needed."""
+        """`judge` makes the classifier of the field `label`, when it is first needed.
+
+        As many samples are drawn of each class, `least` or a few more.
+        """
         self.recipe, self._make = recipe, judge
-        count = classes * -(-1024 // classes)  # as many of each class, 1024 or a few more
+        count = classes * -(-least // classes)
         self.labels = torch.arange(count, device=device) % classes
         noise = torch.Generator().manual_seed(0)
         shape = (count, recipe.generator.latent)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,36 +12,42 @@ from torch import Tensor, nn
 from gan.data.datasets import evenly
 from gan.metrics.extractors import Extractor, OfClassifier, OfNothing
 from gan.metrics.judges import Judge, judge_of
-from gan.metrics.populations import Drawn, classes_hit, distances, reference, seen
+from gan.metrics.populations import FOLDER, Drawn, Seen, classes_hit, distances, reference, seen
 from gan.run.best import Better
 
-DRAWN = 1024  # images that are drawn for a measure, beside as many training images
 LESSON = 10_000  # images that the classifier of an unconditional game learns from
 LEAST = 16  # with fewer training images nothing is measured
 
 Say = Callable[[str], None]
 
 
+class Real(NamedTuple):
+    """Training images: a store, their rows in it, and what reads rows as images."""
+
+    store: Any
+    rows: np.ndarray
+    read: Callable[[np.ndarray], Tensor]
+
+
 class ImageEvaluation:
     """Distances on features of a classifier of the store's labels, or of an untrained network."""
+
+    more = "`gan evaluate` measures more of them, and FID where Inception's weights are given."
 
     def __init__(
         self,
         source: Drawn,
         extractor: Callable[[], Extractor],
-        store: Any,
-        rows: np.ndarray,
-        read: Callable[[np.ndarray], Tensor],
+        real: Real,
+        count: int,
         labels: np.ndarray | None = None,
-        count: int | None = None,
     ) -> None:
         """`extractor` is made when it is first needed; `labels` are the training images'.
 
-        `rows` are the training images, `count` the images to draw (`DRAWN`).
+        As many training images are looked at as are drawn: `count`.
         """
         self.source, self._make, self.labels = source, extractor, labels
-        self.store, self._read, self.count = store, read, count or DRAWN
-        self.rows = evenly(rows, DRAWN)
+        self.images, self.count = real._replace(rows=evenly(real.rows, count)), count
 
     @cached_property
     def extractor(self) -> Extractor:
@@ -49,14 +55,14 @@ class ImageEvaluation:
         return self._make()
 
     @cached_property
-    def real(self) -> Any:
+    def real(self) -> Seen:
         """What the extractor sees in training images, once."""
-        return reference(self.store, self.rows, self._read, self.extractor, folder=None)
+        return reference(*self.images, self.extractor, folder=None)
 
     @property
     def better(self) -> dict[str, Better]:
         """Of each measure, whether less or more is better."""
-        return better(labelled=self.labels is not None)
+        return better("random" if self.labels is None else "classifier")
 
     def measure(self, generator: nn.Module) -> dict[str, float]:
         """Distances by name, and the share of classes that are drawn where there are labels."""
@@ -72,24 +78,54 @@ class ImageEvaluation:
         """The same in words."""
         found = self.measure(generator)
         listed = "\n".join(f"  {name:<24}{value:9.3f}" for name, value in found.items())
+        return (
+            f"{self.count} drawn images beside {len(self.images.rows)} training images, on "
+            f"features of {self._features()}:\n{listed}\n{self.more}"
+        )
+
+    def _features(self) -> str:
         of = {
             "classifier": "a classifier of the training images",
             "random": "an untrained network, which tell better from worse and no more",
         }
-        return (
-            f"{self.count} drawn images beside {len(self.rows)} training images, on features of "
-            f"{of[self.extractor.name]}:\n{listed}\n"
-            "`gan evaluate` measures more of them, and FID where Inception's weights are given."
-        )
+        return of[self.extractor.name]
 
 
-def better(labelled: bool) -> dict[str, Better]:
-    """Of each measure, whether less or more is better: a classifier's where there are labels."""
-    network = "classifier" if labelled else "random"
-    more = ("precision", "recall", "density", "coverage", *(("is",) if labelled else ()))
-    found: dict[str, Better] = {f"fd_{network}": "less", f"kd_{network}": "less"}
-    found |= {f"{name}_{network}": "more" for name in more}
-    return found | ({"classes_hit": "more"} if labelled else {})
+class ReferenceEvaluation(ImageEvaluation):
+    """The same on a reference network: FID and its kin, beside all training images."""
+
+    more = "Numbers of so few images compare with numbers of as many; `gan evaluate` draws 50,000."
+
+    def __init__(self, source: Drawn, network: Extractor, real: Real, count: int) -> None:
+        super().__init__(source, lambda: network, real, count)
+        self.images, self._better = real, better(network.name)
+
+    @cached_property
+    def real(self) -> Seen:
+        """What the network sees in all training images: kept, and the same as in `gan evaluate`."""
+        return reference(*self.images, self.extractor, FOLDER)
+
+    @property
+    def better(self) -> dict[str, Better]:
+        """Of each measure, whether less or more is better."""
+        return self._better
+
+    def _features(self) -> str:
+        network = self.extractor
+        return f"{network.name} (weights {network.key[:16]}, resize {network.resize})"
+
+
+def better(network: str) -> dict[str, Better]:
+    """Of each measure on a network's features, whether less or more is better."""
+    among = ("precision", "recall", "density", "coverage")
+    if network == "vgg16":
+        return dict.fromkeys(among, "more")
+    more: dict[str, Better] = {f"{name}_{network}": "more" for name in among}
+    if network == "inception":
+        return {"fid": "less", "kid": "less", "is": "more", **more}
+    if network == "classifier":
+        more |= {"is_classifier": "more", "classes_hit": "more"}
+    return {f"fd_{network}": "less", f"kd_{network}": "less", **more}
 
 
 def extractor_of(

@@ -26,13 +26,11 @@ Translate = Callable[[nn.Module, Batch], Tensor]
 """A generator and a batch to images [N, C, H, W] in [-1, 1]."""
 
 MEASURES: dict[str, Measure] = {"l1": images.l1, "psnr": images.psnr, "ssim": images.ssim}
-MORE_IS_BETTER = ("psnr", "ssim")
+BETTER: dict[str, Better] = {"l1": "less", "psnr": "more", "ssim": "more", "lpips": "less"}
 
 
 class PairEvaluation:
     """Distances to the truth on held-out pairs, beside the input as it is."""
-
-    better: Mapping[str, Better] = {"l1": "less", "psnr": "more", "ssim": "more"}
 
     def __init__(
         self,
@@ -43,8 +41,13 @@ class PairEvaluation:
         """`parts` are a `validation` and a `test` batch, with a `target`."""
         self.translate, self.parts, self.measures = translate, parts, measures
 
+    @property
+    def better(self) -> dict[str, Better]:
+        """Of each measure, whether less or more is better."""
+        return {name: BETTER[name] for name in self.measures}
+
     def measure(self, generator: nn.Module) -> dict[str, float]:
-        """L1, PSNR and SSIM on the validation pairs, images taken as values in [0, 1]."""
+        """Means of the measures on the validation pairs, images taken as values in [0, 1]."""
         return self.distances("validation", lambda batch: self.translate(generator, batch))
 
     def report(self, generator: nn.Module) -> str:
@@ -105,7 +108,7 @@ def pair_report(
     for name in measures:
         gap = bootstrap(ours[name] - copy[name], np.arange(len(ours[name])))
         lines.append(f"  {name:<6}{signed(gap)}")
-        if (gap.low > 0) if name in MORE_IS_BETTER else (gap.high < 0):
+        if (gap.low > 0) if BETTER[name] == "more" else (gap.high < 0):
             ahead.append(name)
     count = len(test["target"])
     verdict = (

@@ -6,8 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gan.networks.pretrained import TorchvisionClassifier, read_weights
-from gan.networks.reference import require_digest
+from gan.networks.pretrained import TorchvisionClassifier, read_weights, require_digest
 
 NETWORKS = {  # how the hash of torchvision's weights begins: network, its layers, name of the heads
     "7be5be79": ("alexnet", (1, 4, 7, 9, 11), "alex"),
@@ -44,7 +43,7 @@ class Lpips:
             ValueError: images of less than 32 pixels, of which deep maps have none left.
         """
         if min(image.shape[-2:]) < 32:
-            raise ValueError(f"--lpips needs images of 32 pixels or more, not {image.shape[-1]}")
+            raise ValueError(f"lpips needs images of 32 pixels or more, not {image.shape[-1]}")
         total = torch.zeros(len(image), device=image.device)
         both = zip(self._maps(image), self._maps(truth), self.heads, strict=True)
         for one, other, head in both:
@@ -61,5 +60,5 @@ def _heads(name: str) -> Path:
     """The file of the heads inside torchmetrics, which is not imported for it."""
     found = importlib.util.find_spec("torchmetrics")
     if found is None or found.origin is None:
-        raise ValueError("--lpips needs torchmetrics: pip install 'gan[metrics]'")
+        raise ValueError("lpips needs torchmetrics: pip install 'gan[metrics]'")
     return Path(found.origin).parent / "functional" / "image" / "lpips_models" / f"{name}.pth"

@@ -3,8 +3,9 @@
 Each is an eval-mode module without trainable parameters whose `features` are maps of an image.
 """
 
+import hashlib
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,27 @@ def read_weights(weights: str) -> Any:
     except (OSError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(f"weights={weights} cannot be read: {reason}") from error
+
+
+def require_digest(name: str, weights: Path, known: Collection[str]) -> str:
+    """The SHA-256 of a file, which must begin as one of the known ones does.
+
+    Raises:
+        ValueError: no such file, or another.
+    """
+    wanted = " or ".join(known)
+    if not weights.is_file():
+        raise ValueError(
+            f"{name}={weights}: there is no such file; its SHA-256 should begin with {wanted}"
+        )
+    with weights.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if not digest.startswith(tuple(known)):
+        raise ValueError(
+            f"{name}={weights}: its SHA-256 begins with {digest[:8]}, not {wanted}: with other "
+            "weights the numbers would not be what their names say"
+        )
+    return digest
 
 
 def _require_fit(here: Mapping[str, Tensor], there: Any, what: str) -> None:

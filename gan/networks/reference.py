@@ -3,9 +3,8 @@
 Their weights come from a file, or are downloaded for those who ask for it.
 """
 
-import hashlib
 import tempfile
-from collections.abc import Collection
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +14,8 @@ from torch import Tensor, nn
 
 from gan.config.settings import exact
 from gan.images import to_bytes
-from gan.networks.pretrained import read_weights
+from gan.networks.lpips import Lpips
+from gan.networks.pretrained import read_weights, require_digest
 
 PORTION = 64  # images that a network sees at once
 
@@ -81,6 +81,17 @@ class OfReference:
         return found[0].cpu(), logits.cpu()
 
 
+def reference_networks(weights: Mapping[str, Path], device: torch.device) -> dict[str, Any]:
+    """`OfReference` by name, and `Lpips` under `lpips`, of the files of their weights.
+
+    Raises: ValueError as they do.
+    """
+    return {
+        name: Lpips(path, device) if name == "lpips" else OfReference(name, path, device)
+        for name, path in weights.items()
+    }
+
+
 def downloaded(name: str) -> Path:
     """The file of Inception's weights, or of a network of torchvision's, fetched once.
 
@@ -99,27 +110,6 @@ def downloaded(name: str) -> Path:
         digest = path.stem.rpartition("-")[2]  # the name ends in how the hash begins
         torch.hub.download_url_to_file(url, str(path), digest)
     return path
-
-
-def require_digest(option: str, weights: Path, known: Collection[str]) -> str:
-    """The SHA-256 of a file, which must begin as one of the known ones does.
-
-    Raises:
-        ValueError: no such file, or another.
-    """
-    wanted = " or ".join(known)
-    if not weights.is_file():
-        raise ValueError(
-            f"--{option} {weights}: there is no such file; its SHA-256 should begin with {wanted}"
-        )
-    with weights.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if not digest.startswith(tuple(known)):
-        raise ValueError(
-            f"--{option} {weights}: its SHA-256 begins with {digest[:8]}, not {wanted}: with other "
-            "weights the numbers would not be what their names say"
-        )
-    return digest
 
 
 def _library() -> Any:

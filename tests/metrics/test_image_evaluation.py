@@ -1,5 +1,6 @@
 """What training measures of images: by whose features, under which names, and at no cost to it."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from PIL import Image
 from gan.build import build
 from gan.commands import main
 from gan.metrics import evaluation, image_evaluation
+from gan.networks import reference
+from gan.networks.reference import REFERENCES
 
 NAMES = ("fd", "kd", "precision", "recall", "density", "coverage")
 
@@ -42,6 +45,7 @@ def unlabelled(composed, tmp_path):
             Image.fromarray(pixels).save(tmp_path / "photos" / f"{number}.png")
         sizes = ["generator.width=2", "discriminator.width=2", "image.size=16"]
         data = ["data=folder", "data.path=photos", "trainer.batch_size=4", "run_dir=run"]
+        data += ["trainer.measured=32"]
         return composed("model=dcgan", *data, *sizes, "trainer.steps=2", *overrides)
 
     return compose
@@ -130,3 +134,123 @@ def test_translations_without_pairs_are_reported(unpaired):
     found = json.loads(Path("run/evaluation/evaluation.json").read_text())
     assert found["measures"]["raw"]["fd_random"]["drawn"] == 17
     assert len(list(Path("run/evaluation").glob("*.png"))) == 2
+
+
+class Means:
+    """Stands for a reference network: means of rows and columns, and two logits."""
+
+    known, key, resize = True, "0123456789abcdef0123", "none"
+
+    def __init__(self, name, weights, device):
+        self.name, self.weights, self.seen = name, weights, 0
+
+    def __call__(self, images):
+        self.seen += len(images)
+        features = torch.cat([images.mean((1, 2)), images.mean((1, 3))], 1)
+        return features, features[:, :2]
+
+
+@pytest.fixture
+def stands(monkeypatch):
+    monkeypatch.setattr(reference, "OfReference", Means)
+    monkeypatch.setattr(reference, "Lpips", lambda weights, device: furthest)
+
+
+def furthest(image, truth):
+    return (image - truth).abs().flatten(1).max(1).values
+
+
+def test_weights_of_reference_networks_give_the_reserved_names_while_training(unlabelled, stands):
+    weights = ["trainer.inception=a.pth", "trainer.vgg16=b.pth", "trainer.best=metric/fid"]
+    trainer = build(unlabelled(20, "trainer.measured=16", *weights))
+    assert trainer.train()
+    among = ("precision", "recall", "density", "coverage")
+    inception = {"fid", "kid", "kid_deviation", "is", "is_deviation"}
+    named = {*inception, *among, *(f"{name}_inception" for name in among)}
+    assert {name.removeprefix("metric/") for name in tags() if "raw" not in name} == {
+        *(f"{name}_random" for name in NAMES),
+        *named,
+    }
+    whole, *others = trainer.monitor.evaluation.parts
+    assert [part.extractor.weights for part in others] == [Path("a.pth"), Path("b.pth")]
+    assert [len(part.images.rows) for part in (whole, *others)] == [16, 20, 20]
+    said = Path("run/report.txt").read_text()
+    assert "beside 20 training images, on features of inception (weights 0123456789abcdef," in said
+    assert len([*Path("data/statistics").iterdir()]) == 2
+    before = others[0].extractor.seen
+    del others[0].real  # as in a later run: read, not seen again
+    assert others[0].real.moments.images == 20
+    assert others[0].extractor.seen == before
+    assert "is the best by metric/fid" in said
+
+
+def test_a_diverged_generator_has_no_fid(unlabelled, stands):
+    trainer = build(unlabelled(20, "trainer.inception=a.pth"))
+    measure, generator = trainer.monitor.evaluation.measure, trainer.recipe.generator
+    with torch.no_grad():
+        next(generator.parameters()).fill_(torch.nan)
+    assert np.isnan(measure(generator.eval())["fid"])
+    trainer.stream.close()
+
+
+@pytest.mark.parametrize(
+    ("model", "weights", "words"),
+    [
+        ("wnet", "trainer.inception=a.pth", "not measured through that network .none is"),
+        ("pix2pix", "trainer.vgg16=a.pth", "trainer.lpips would be"),
+        ("dcgan", "trainer.lpips=a.pth", "trainer.inception and trainer.vgg16 would be"),
+    ],
+)
+def test_weights_that_serve_nothing_are_refused_at_the_start(tiny, stands, model, weights, words):
+    with pytest.raises(ValueError, match=words):
+        build(tiny(model, weights))
+    assert not Path("run").exists()
+
+
+def test_pairs_are_measured_by_lpips_where_its_weights_are_given(tiny, stands):
+    given = ["trainer.lpips=a.pth", "trainer.best=metric/lpips", "average=none"]
+    trainer = build(tiny("pix2pix", *given, "trainer.steps=1"))
+    evaluation, generator = trainer.monitor.evaluation, trainer.recipe.generator.eval()
+    assert evaluation.better["lpips"] == "less"
+    with torch.no_grad():
+        torch.manual_seed(0)
+        measured = evaluation.measure(generator)
+        torch.manual_seed(0)
+        found = evaluation.each("validation", lambda batch: evaluation.translate(generator, batch))[
+            "lpips"
+        ]
+        assert "LPIPS" in evaluation.report(generator)
+    assert measured["lpips"] == pytest.approx(found.mean())
+    assert measured["lpips"] > measured["l1"] > 0
+    trainer.stream.close()
+
+
+def test_weights_that_are_not_there_are_missed_before_a_store_is_built(unlabelled):
+    with pytest.raises(ValueError, match="inception=a.pth: there is no such file"):
+        build(unlabelled(16, "trainer.inception=a.pth"))
+    assert not Path("data").exists()
+    assert not Path("run").exists()
+
+
+@pytest.mark.slow
+def test_fid_while_training_is_that_of_gan_evaluate(unlabelled, monkeypatch):
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3 as Network
+
+    torch.manual_seed(0)
+    load = Network.load_state_dict
+    monkeypatch.setattr(Network, "load_state_dict", lambda self, state: None)
+    torch.save({}, "weights.pth")
+    network = Network("inception", ["2048"], feature_extractor_weights_path="weights.pth")
+    monkeypatch.setattr(Network, "load_state_dict", load)
+    torch.save(network.state_dict(), "weights.pth")
+    digest = hashlib.sha256(Path("weights.pth").read_bytes()).hexdigest()
+    known = REFERENCES["inception"]._replace(digest=digest[:8])
+    monkeypatch.setitem(REFERENCES, "inception", known)
+    given = ["trainer.measured=16", "trainer.inception=weights.pth", "average=none"]
+    assert build(unlabelled(16, *given)).train()
+    lines = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
+    *_, last = (line["metric/fid"] for line in lines if "metric/fid" in line)
+    assert main(["evaluate", "run", "--count", "16", "--inception", "weights.pth"]) == 0
+    found = json.loads(Path("run/evaluation/evaluation.json").read_text())
+    assert found["numbers"]["fid"] == pytest.approx(last, rel=1e-6)
+    assert last > 0

@@ -193,7 +193,7 @@ def test_a_classifier_gives_its_last_features_and_logits():
 
 
 def test_other_weights_have_no_right_to_the_name(tmp_path):
-    with pytest.raises(ValueError, match="--inception .*nothing: there is no such file"):
+    with pytest.raises(ValueError, match="inception=.*nothing: there is no such file"):
         OfReference("inception", tmp_path / "nothing", CPU)
     (tmp_path / "some.pth").write_bytes(b"some")
     with pytest.raises(ValueError, match="begins with a6b46dd0, not 6726825d"):

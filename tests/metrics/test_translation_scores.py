@@ -10,6 +10,7 @@ from PIL import Image
 from torch import nn
 
 from gan.build import build
+from gan.config.settings import Settings
 from gan.data.store import Store
 from gan.data.stream import Stream
 from gan.data.triples import Glyphs
@@ -60,7 +61,7 @@ class Draws:
 def evaluation(glyph_store, oracle):
     dataset = Glyphs(Store(glyph_store), style=STYLE)
     stream = Stream(dataset, 4, 0, CPU, Draws.reads)
-    return evaluation_for(Draws(), dataset, stream, CPU, print)
+    return evaluation_for(Draws(), dataset, stream, CPU, print, Settings(), {})
 
 
 def test_glyphs_without_pairs_are_judged(evaluation):
@@ -78,7 +79,8 @@ def test_the_input_is_the_right_character_in_the_wrong_style(evaluation):
 
 def test_without_judges_l1_is_all(evaluation):
     dataset, stream = evaluation.dataset, Stream(evaluation.dataset, 4, 0, CPU, Draws.reads)
-    unjudged = evaluation_for(Draws(), dataset, stream, CPU, pytest.fail, judges=False)
+    settings = Settings(judges=False)
+    unjudged = evaluation_for(Draws(), dataset, stream, CPU, pytest.fail, settings, {})
     found = evaluation.measure(nn.Identity())
     assert unjudged.measure(nn.Identity()) == {"l1": found["l1"]}
     assert [*unjudged.better] == ["l1"]

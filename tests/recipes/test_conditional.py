@@ -178,7 +178,7 @@ class Painted(nn.Module):
 
 def test_label_accuracy_counts_what_the_judge_sees():
     evaluation = LabelEvaluation(
-        Painted(wrong=512), lambda: Judge(Bright(), {"label": 0.98}), 2, torch.device("cpu")
+        Painted(wrong=512), lambda: Judge(Bright(), {"label": 0.98}), 2, torch.device("cpu"), 1024
     )
     found = evaluation.measure(nn.Module())
     assert found == {"label_accuracy": 0.75, "worst_class": 0.5}
