@@ -20,9 +20,9 @@ class _Joined(nn.Conv2d):
     def __init__(self, before: int, after: int, padding: Padding = "zeros") -> None:
         super().__init__(before, after, 3, padding=1, padding_mode=padding)
 
-    def spread(self) -> Tensor:
-        """Each weight over the 2 x 2 pixels that it meets, [after, before, 4, 4], as means."""
-        return avg_pool2d(pad(self.weight, (1, 1, 1, 1)), 2, 1)
+    def spread(self, divisor: int) -> Tensor:
+        """The weight over the 2 x 2 pixels that it meets, [after, before, 4, 4]; 4 makes means."""
+        return avg_pool2d(self.weight, 2, stride=1, padding=1, divisor_override=divisor)
 
 
 class PooledConv2d(_Joined):
@@ -30,9 +30,10 @@ class PooledConv2d(_Joined):
 
     def forward(self, input: Tensor) -> Tensor:
         """Maps [B, before, H, W] to maps [B, after, H // 2, W // 2]."""
+        weight = self.spread(4)
         if self.padding_mode == "zeros":
-            return conv2d(input, self.spread(), self.bias, stride=2, padding=1)
-        return conv2d(_padded(input, self.padding_mode), self.spread(), self.bias, stride=2)
+            return conv2d(input, weight, self.bias, stride=2, padding=1)
+        return conv2d(_padded(input, self.padding_mode), weight, self.bias, stride=2)
 
 
 class DoubledConv2d(_Joined):
@@ -40,7 +41,7 @@ class DoubledConv2d(_Joined):
 
     def forward(self, input: Tensor) -> Tensor:
         """Maps [B, before, H, W] to maps [B, after, 2 * H, 2 * W]."""
-        weight = 4 * self.spread().flip(2, 3).transpose(0, 1)  # sums, turned to where they go
+        weight = self.spread(1).flip(2, 3).transpose(0, 1)  # turned to where it goes
         if self.padding_mode == "zeros":
             return conv_transpose2d(input, weight, self.bias, stride=2, padding=1)
         # the pixel that doubled maps reflect at their border is its own neighbour

@@ -45,8 +45,8 @@ def test_is_its_two_steps(kind, padding):
 
 def test_known_wrong_ways_are_seen():
     x, layer = torch.randn(SHAPE), DoubledConv2d(2, 5)
-    unturned = 4 * layer.spread().transpose(0, 1)
-    means = layer.spread().flip(2, 3).transpose(0, 1)
+    unturned = layer.spread(1).transpose(0, 1)
+    means = layer.spread(4).flip(2, 3).transpose(0, 1)
     for weight in (unturned, means):
         wrong = conv_transpose2d(x, weight, layer.bias, stride=2, padding=1)
         assert (wrong - doubled(layer, x)).abs().max() > 0.1
