@@ -399,6 +399,45 @@ def test_a_slow_checkpoint_is_told_once(tmp_path, monkeypatch, tried):
     tried(1)
 
 
+@pytest.mark.slow
+@pytest.mark.row("P5", "killed in a save that outlives the grace: the one before is whole")
+def test_a_save_slower_than_the_grace_costs_itself_alone(tmp_path, tried):
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        torch.set_num_threads(1)
+        run = trainer(tmp_path, steps=10**6, save_every=4)
+
+        def slow(descriptor):
+            if run.stop:  # the disk crawls once the process is asked to end
+                os.write(writer, b"s")
+                time.sleep(60)
+
+        os.fsync = slow
+        run.train()
+    os.close(writer)
+    try:
+        while newest(tmp_path) is None:
+            time.sleep(0.01)
+        os.kill(child, signal.SIGTERM)
+        assert os.read(reader, 1) == b"s"
+        time.sleep(0.2)  # the grace
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(reader)
+    left = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert any(name.startswith(".tmp-") for name in left)
+    path = checkpoint.newest(tmp_path / "checkpoints", notice=pytest.fail)
+    step = int(path.name.removeprefix("step-"))
+    assert step % 4 == 0
+    again = resumed(tmp_path, steps=step + 3)
+    assert again.step == step
+    assert again.train()
+    assert not any(name.startswith(".tmp-") for name in os.listdir(tmp_path / "checkpoints"))
+    tried(1)
+
+
 # -- disks
 
 

@@ -5,8 +5,11 @@ import json
 import math
 import os
 import signal
+import statistics
 import sys
 import threading
+import time
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -73,6 +76,33 @@ def test_a_log_that_cannot_be_written_is_told_once_and_changes_nothing(
     answered(run.monitor.log)
     run.monitor.log.close()
     tried(1)
+
+
+@pytest.mark.slow
+@pytest.mark.row("T1", "a log that fails at every write costs at most 1 % of the time")
+def test_a_log_that_fails_costs_no_time(tmp_path, monkeypatch, tried):
+    """Processor time of whole runs, the three kinds in turn, beside that of logs which work."""
+    scalars, rounds = Log._scalars, 7
+    taken = {"works": [], "again": [], "fails": []}
+    for number in range(rounds + 1):
+        for kind, times in taken.items():
+            failing = (lambda *_: full()) if kind == "fails" else scalars
+            monkeypatch.setattr(Log, "_scalars", failing)
+            run = trainer(tmp_path / f"{kind}-{number}", steps=100, save_every=10**6, log_every=1)
+            fault = pytest.warns(UserWarning, match=FAULTS["full"])
+            expected = fault if kind == "fails" else nullcontext()
+            started = time.process_time()
+            with expected:
+                assert run.train()
+            if number:  # the first round warms up
+                times.append(time.process_time() - started)
+    ratios = {
+        kind: [mine / its for mine, its in zip(taken[kind], taken["works"], strict=True)]
+        for kind in ("again", "fails")
+    }
+    low, _, high = statistics.quantiles(ratios["again"])
+    assert statistics.median(ratios["fails"]) <= 1.01 + (high - low) / 2
+    tried(rounds)
 
 
 def answered(written):
