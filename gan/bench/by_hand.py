@@ -23,7 +23,12 @@ from torch.nn.functional import (
 from torch.nn.utils import parametrize
 
 from gan.losses.reconstruction import feature_distance
-from gan.networks.resample import DoubledConv2d, PooledConv2d
+from gan.networks.resample import (
+    PooledConv2d,
+    StridedConv2d,
+    StridedConvTranspose2d,
+    UpsampledConv2d,
+)
 from gan.trainer import Trainer
 
 Step = Callable[[], None]
@@ -171,7 +176,7 @@ def usual(game: Trainer) -> Step:
     on_real, on_fake, fool = FORMULAS[type(recipe.adversarial).__name__]
     optimizers = []
     for network in (judge, generator):
-        in_two_steps(network)
+        as_written(network)
         network.to(memory_format=torch.contiguous_format)
         optimizers.append(torch.optim.Adam(network.parameters(), lr=2e-4, betas=(0.5, 0.999)))
 
@@ -188,13 +193,12 @@ def usual(game: Trainer) -> Step:
     return step
 
 
-def in_two_steps(network: nn.Module) -> None:
-    """Have joined convolutions do in two steps what they are short for."""
+def as_written(network: nn.Module) -> None:
+    """Have convolutions do all the arithmetic that most code does: that of their plain forms."""
     for module in network.modules():
-        if isinstance(module, PooledConv2d):
-            vars(module)["forward"] = partial(_then_pool, module)
-        elif isinstance(module, DoubledConv2d):
-            vars(module)["forward"] = partial(_after_doubling, module)
+        for kind, forward in PLAIN.items():
+            if isinstance(module, kind):
+                vars(module)["forward"] = partial(forward, module)
 
 
 def _then_pool(convolution: nn.Conv2d, x: Tensor) -> Tensor:
@@ -203,3 +207,11 @@ def _then_pool(convolution: nn.Conv2d, x: Tensor) -> Tensor:
 
 def _after_doubling(convolution: nn.Conv2d, x: Tensor) -> Tensor:
     return nn.Conv2d.forward(convolution, interpolate(x, scale_factor=2))
+
+
+PLAIN: dict[type[nn.Module], Callable[..., Tensor]] = {
+    PooledConv2d: _then_pool,
+    UpsampledConv2d: _after_doubling,
+    StridedConv2d: nn.Conv2d.forward,
+    StridedConvTranspose2d: nn.ConvTranspose2d.forward,
+}

@@ -1,13 +1,16 @@
-"""Convolutions joined with the pooling after them or the doubling before them.
+"""Convolutions that halve and double maps, without the arithmetic that changes nothing.
 
 A 3 x 3 convolution and the mean of 2 x 2 pixels are one 4 x 4 convolution of stride 2, and a 3 x 3
 convolution of maps doubled to their nearest neighbours is one transposed 4 x 4 convolution: both
 exactly, borders too, with 4/9 of the arithmetic and no map at the larger size between the two
-(Karras et al. 2018, arXiv:1710.10196, join them likewise). Weights stay 3 x 3.
+(Karras et al. 2018, arXiv:1710.10196, join them likewise). And from 2 x 2 pixels to one, or back, a
+convolution of stride 2 meets the middle of its weights alone: all others would multiply zeros.
+Weights keep the shape that they have in the papers.
 """
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, conv2d, conv_transpose2d, pad
 
@@ -36,7 +39,7 @@ class PooledConv2d(_Joined):
         return conv2d(_padded(input, self.padding_mode), weight, self.bias, stride=2)
 
 
-class DoubledConv2d(_Joined):
+class UpsampledConv2d(_Joined):
     """Nearest neighbours at twice the size, then `nn.Conv2d(before, after, 3, padding=1)`."""
 
     def forward(self, input: Tensor) -> Tensor:
@@ -47,6 +50,40 @@ class DoubledConv2d(_Joined):
         # the pixel that doubled maps reflect at their border is its own neighbour
         mode = "replicate" if self.padding_mode == "reflect" else self.padding_mode
         return conv_transpose2d(_padded(input, mode), weight, self.bias, stride=2, padding=3)
+
+
+class StridedConv2d(nn.Conv2d):
+    """`nn.Conv2d(before, after, kernel, 2, (kernel - 1) // 2)`: maps of even sizes, halved."""
+
+    def __init__(self, before: int, after: int, kernel: int, bias: bool = True) -> None:
+        super().__init__(before, after, kernel, 2, (kernel - 1) // 2, bias=bias)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Maps [B, before, H, W] to maps [B, after, H // 2, W // 2]."""
+        if input.shape[2:] != (2, 2):
+            return super().forward(input)
+        out = torch.einsum("bihw,oihw->bo", input, _middle(self))
+        return (out if self.bias is None else out + self.bias)[:, :, None, None]
+
+
+class StridedConvTranspose2d(nn.ConvTranspose2d):
+    """The same the other way, with `output_padding` where an odd kernel needs it: maps, doubled."""
+
+    def __init__(self, before: int, after: int, kernel: int, bias: bool = True) -> None:
+        super().__init__(before, after, kernel, 2, (kernel - 1) // 2, kernel % 2, bias=bias)
+
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """Maps [B, before, H, W] to maps [B, after, 2 * H, 2 * W]."""
+        if input.shape[2:] != (1, 1) or output_size is not None:
+            return super().forward(input, output_size)
+        out = torch.einsum("bi,iohw->bohw", input[:, :, 0, 0], _middle(self))
+        return out if self.bias is None else out + self.bias[:, None, None]
+
+
+def _middle(layer: nn.Conv2d | nn.ConvTranspose2d) -> Tensor:
+    """The 2 x 2 weights between one pixel and 2 x 2."""
+    first = int(layer.padding[0])
+    return layer.weight[:, :, first : first + 2, first : first + 2]
 
 
 def _padded(x: Tensor, mode: Any) -> Tensor:

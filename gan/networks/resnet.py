@@ -25,7 +25,7 @@ from gan.networks.blocks import (
     reparametrise,
     widths,
 )
-from gan.networks.resample import DoubledConv2d, PooledConv2d
+from gan.networks.resample import PooledConv2d, UpsampledConv2d
 from gan.registry import Count, NonNegative, register
 
 
@@ -154,7 +154,7 @@ class Double(nn.Module):
     ) -> None:
         super().__init__()
         self.norms, self.activate = norms, _activation(slope)
-        self.first = DoubledConv2d(before, after, padding)
+        self.first = UpsampledConv2d(before, after, padding)
         self.second = _convolution(after, after, padding)
         self.shortcut = nn.Conv2d(before, after, 1)
 

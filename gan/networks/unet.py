@@ -19,6 +19,7 @@ from gan.networks.blocks import (
     reparametrise,
     widths,
 )
+from gan.networks.resample import StridedConv2d, StridedConvTranspose2d
 from gan.registry import Count, Fraction, register
 
 NOISY = 3  # innermost levels of the decoder that have dropout
@@ -85,11 +86,11 @@ class Dropout(nn.Module):
 
 
 def _shrink(before: int, after: int, norm: Norm) -> nn.Module:
-    convolution = nn.Conv2d(before, after, 4, 2, 1, bias=norm not in CENTRING)
+    convolution = StridedConv2d(before, after, 4, bias=norm not in CENTRING)
     return nn.Sequential(nn.LeakyReLU(0.2), convolution, normalisation(norm, after))
 
 
 def _grow(before: int, after: int, norm: Norm, share: float, noise: bool) -> nn.Module:
-    convolution = nn.ConvTranspose2d(before, after, 4, 2, 1, bias=norm not in CENTRING)
+    convolution = StridedConvTranspose2d(before, after, 4, bias=norm not in CENTRING)
     way = [nn.ReLU(), convolution, normalisation(norm, after)]
     return nn.Sequential(*way, Dropout(share, noise)) if share else nn.Sequential(*way)

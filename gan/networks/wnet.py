@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from gan.networks.blocks import in_full, levels, widths, xavier_start
+from gan.networks.resample import StridedConv2d, StridedConvTranspose2d
 from gan.registry import Count, Fraction, register
 
 STYLE_SIZE = 8  # pixels: style joins at this size and below, residual blocks at this size and above
@@ -222,11 +223,11 @@ def _depth(size: int, blocks: int) -> int:
 
 
 def _halve(before: int, after: int) -> nn.Module:
-    return nn.Conv2d(before, after, 5, 2, 2)
+    return StridedConv2d(before, after, 5)
 
 
 def _double(before: int, after: int) -> nn.Module:
-    return nn.ConvTranspose2d(before, after, 5, 2, 2, output_padding=1)
+    return StridedConvTranspose2d(before, after, 5)
 
 
 def _encoded(before: int, after: int) -> nn.Module:

@@ -8,9 +8,14 @@ import torch
 from torch import nn
 from torch.nn.functional import avg_pool2d, conv2d, conv_transpose2d, interpolate
 
-from gan.bench.by_hand import in_two_steps
+from gan.bench.by_hand import as_written
 from gan.networks.blocks import Padding, reparametrise
-from gan.networks.resample import DoubledConv2d, PooledConv2d
+from gan.networks.resample import (
+    PooledConv2d,
+    StridedConv2d,
+    StridedConvTranspose2d,
+    UpsampledConv2d,
+)
 
 SHAPE = (3, 2, 6, 10)  # B, C, H, W
 
@@ -23,7 +28,7 @@ def doubled(layer, x):
     return nn.Conv2d.forward(layer, interpolate(x, scale_factor=2))
 
 
-STEPS = {PooledConv2d: pooled, DoubledConv2d: doubled}
+STEPS = {PooledConv2d: pooled, UpsampledConv2d: doubled}
 
 
 def penalised(call, layer, x):
@@ -32,6 +37,42 @@ def penalised(call, layer, x):
     (slope,) = torch.autograd.grad(out.square().sum(), x, create_graph=True)
     weights = list(layer.parameters())
     return [out, slope, *torch.autograd.grad(slope.square().sum(), [x, *weights])]
+
+
+def strided(layer, x):
+    return nn.Conv2d.forward(layer, x)
+
+
+def transposed(layer, x):
+    return nn.ConvTranspose2d.forward(layer, x)
+
+
+SIZES = [(2, 2), (2, 4), (4, 2), (6, 10)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "plain", "size"),
+    [
+        *product([StridedConv2d], [strided], SIZES),
+        *product([StridedConvTranspose2d], [transposed], [(1, 1), *SIZES]),
+    ],
+)
+@pytest.mark.parametrize(("kernel", "bias"), [*product([4, 5], [True, False])])
+def test_a_small_map_meets_the_middle_of_the_weights(kind, plain, kernel, bias, size):
+    layer = kind(2, 5, kernel, bias).double()
+    x = torch.randn(3, 2, *size, dtype=torch.double, requires_grad=True)
+    ours, theirs = penalised(kind.__call__, layer, x), penalised(plain, layer, x)
+    factor = 2 if kind is StridedConvTranspose2d else 0.5
+    assert ours[0].shape == (3, 5, *(int(factor * side) for side in size))
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-11)
+
+
+@pytest.mark.parametrize("kernel", [4, 5])
+def test_other_weights_than_the_middle_are_seen(kernel):
+    layer, x = StridedConv2d(2, 5, kernel), torch.randn(3, 2, 2, 2)
+    corner = conv2d(x, layer.weight[:, :, :2, :2], layer.bias)
+    assert (corner - strided(layer, x)).abs().max() > 0.1
 
 
 @pytest.mark.parametrize(("kind", "padding"), [*product(STEPS, get_args(Padding))])
@@ -44,7 +85,7 @@ def test_is_its_two_steps(kind, padding):
 
 
 def test_known_wrong_ways_are_seen():
-    x, layer = torch.randn(SHAPE), DoubledConv2d(2, 5)
+    x, layer = torch.randn(SHAPE), UpsampledConv2d(2, 5)
     unturned = layer.spread(1).transpose(0, 1)
     means = layer.spread(4).flip(2, 3).transpose(0, 1)
     for weight in (unturned, means):
@@ -75,9 +116,9 @@ def test_a_normalised_weight_is_the_one_that_is_spread(kind):
 
 
 @pytest.mark.parametrize("kind", STEPS)
-def test_the_usual_loop_takes_two_steps(kind):
+def test_most_code_takes_two_steps(kind):
     layer, x = kind(2, 5), torch.randn(SHAPE)
     expected = layer(x)
-    in_two_steps(layer)
+    as_written(layer)
     layer.spread = None  # nothing asks for it any more
     torch.testing.assert_close(layer(x), expected, rtol=1e-4, atol=1e-5)

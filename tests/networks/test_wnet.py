@@ -9,6 +9,8 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
+from gan.bench.by_hand import as_written
+from gan.networks.resample import StridedConv2d
 from gan.networks.wnet import Code, Discriminator, Generator
 
 COUNTS = {  # width, size: generator's millions of parameters and 1e9 multiplications per image
@@ -60,6 +62,11 @@ def formula(width: int, size: int, blocks: int = 5) -> int:
 def multiplications(network: nn.Module, *inputs: torch.Tensor) -> float:
     with FlopCounterMode(display=False) as counter:
         network.eval()(*inputs)
+    ours = counter.get_total_flops()
+    as_written(network)
+    with FlopCounterMode(display=False) as counter:
+        network(*inputs)
+    assert counter.get_total_flops() > ours  # the paper's, of which some are with zeros
     return counter.get_total_flops() / 2e9
 
 
@@ -250,7 +257,8 @@ def test_discriminator_has_layer_norm_on_all_but_the_first_convolution():
     critic = Discriminator(64, 1, styles=3, width=2)
     walk = [m for m in critic.modules() if not list(m.children())]
     kinds = [type(m) for m in walk[:-2]]
-    assert kinds == [nn.Conv2d, nn.LeakyReLU] + 5 * [nn.Conv2d, nn.GroupNorm, nn.LeakyReLU]
+    rest = 5 * [StridedConv2d, nn.GroupNorm, nn.LeakyReLU]
+    assert kinds == [StridedConv2d, nn.LeakyReLU, *rest]
     assert all(m.num_groups == 1 for m in walk if isinstance(m, nn.GroupNorm))
     assert all(m.negative_slope == 0.2 for m in walk if isinstance(m, nn.LeakyReLU))
     assert [m.out_channels for m in walk if isinstance(m, nn.Conv2d)] == [2, 4, 8, 16, 32, 64]
