@@ -130,6 +130,15 @@ class Desk:
         ours = self.plays(self.maker(model, *overrides)())
         return self.compare(identity, case, model, goal, ours, plain, null)
 
+    def over_written(self, identity: str, case: str, model: str, goal: Goal) -> Row:
+        """A step beside the same with the arithmetic of convolutions as most code writes them."""
+        make = self.maker(model)
+        games = [make() for _ in range(2)]
+        for game in games:
+            by_hand.as_written(game.recipe)
+        plain, null = map(self.plays, games)
+        return self.compare(identity, case, model, goal, self.plays(make()), plain, null)
+
 
 @cache
 def _checked(compose: Compose, *words: str) -> Checked:

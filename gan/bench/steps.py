@@ -63,6 +63,13 @@ def penalties(options: Options, compose: Compose) -> Iterator[Row]:
             yield desk.over_plain("T6", f"penalties {name}", model, Goal(bound), on)
 
 
+def convolutions(options: Options, compose: Compose) -> Iterator[Row]:
+    """T8: convolutions that leave arithmetic out, against the same ones as most code has them."""
+    desk = _desk(options, compose)
+    for model in options.model or ("sngan", "wnet"):
+        yield desk.over_written("T8", "convolutions", model, Goal(1.05, "at least"))
+
+
 def peers(options: Options, compose: Compose) -> Iterator[Row]:
     """T7: a step against that of other frameworks, on their networks, where they are installed."""
     desk = replace(_desk(options, compose), device="cpu")
@@ -77,6 +84,7 @@ CASES: Mapping[str, Case] = {
     "compile": compiled,
     "lazy": lazy,
     "penalties": penalties,
+    "convolutions": convolutions,
     "peers": peers,
 }
 DEFAULT = ("overhead", "host")
