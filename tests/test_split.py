@@ -67,7 +67,7 @@ def test_a_split_batch_has_the_gradient_of_the_whole(cases, tried):
     tried(3 * len(worst))
 
 
-@pytest.mark.slow
+@pytest.mark.endurance
 @pytest.mark.row("D1")
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("kind", NETWORKS)
