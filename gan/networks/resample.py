@@ -10,9 +10,8 @@ Weights keep the shape that they have in the papers.
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d, conv2d, conv_transpose2d, pad
+from torch.nn.functional import avg_pool2d, conv2d, conv_transpose2d, linear, pad
 
 from gan.networks.blocks import Padding
 
@@ -23,9 +22,9 @@ class _Joined(nn.Conv2d):
     def __init__(self, before: int, after: int, padding: Padding = "zeros") -> None:
         super().__init__(before, after, 3, padding=1, padding_mode=padding)
 
-    def spread(self, divisor: int) -> Tensor:
-        """The weight over the 2 x 2 pixels that it meets, [after, before, 4, 4]; 4 makes means."""
-        return avg_pool2d(self.weight, 2, stride=1, padding=1, divisor_override=divisor)
+    def spread(self) -> Tensor:
+        """The weight over the 2 x 2 pixels that it meets, [after, before, 4, 4], as means."""
+        return avg_pool2d(self.weight, 2, stride=1, padding=1)
 
 
 class PooledConv2d(_Joined):
@@ -33,7 +32,7 @@ class PooledConv2d(_Joined):
 
     def forward(self, input: Tensor) -> Tensor:
         """Maps [B, before, H, W] to maps [B, after, H // 2, W // 2]."""
-        weight = self.spread(4)
+        weight = self.spread()
         if self.padding_mode == "zeros":
             return conv2d(input, weight, self.bias, stride=2, padding=1)
         return conv2d(_padded(input, self.padding_mode), weight, self.bias, stride=2)
@@ -44,7 +43,7 @@ class UpsampledConv2d(_Joined):
 
     def forward(self, input: Tensor) -> Tensor:
         """Maps [B, before, H, W] to maps [B, after, 2 * H, 2 * W]."""
-        weight = self.spread(1).flip(2, 3).transpose(0, 1)  # turned to where it goes
+        weight = 4 * self.spread().flip(2, 3).transpose(0, 1)  # sums, turned to where they go
         if self.padding_mode == "zeros":
             return conv_transpose2d(input, weight, self.bias, stride=2, padding=1)
         # the pixel that doubled maps reflect at their border is its own neighbour
@@ -62,8 +61,7 @@ class StridedConv2d(nn.Conv2d):
         """Maps [B, before, H, W] to maps [B, after, H // 2, W // 2]."""
         if input.shape[2:] != (2, 2):
             return super().forward(input)
-        out = torch.einsum("bihw,oihw->bo", input, _middle(self))
-        return (out if self.bias is None else out + self.bias)[:, :, None, None]
+        return linear(input.flatten(1), _middle(self), self.bias)[:, :, None, None]
 
 
 class StridedConvTranspose2d(nn.ConvTranspose2d):
@@ -76,14 +74,14 @@ class StridedConvTranspose2d(nn.ConvTranspose2d):
         """Maps [B, before, H, W] to maps [B, after, 2 * H, 2 * W]."""
         if input.shape[2:] != (1, 1) or output_size is not None:
             return super().forward(input, output_size)
-        out = torch.einsum("bi,iohw->bohw", input[:, :, 0, 0], _middle(self))
-        return out if self.bias is None else out + self.bias[:, None, None]
+        bias = None if self.bias is None else self.bias.repeat_interleave(4)
+        return linear(input.flatten(1), _middle(self).mT, bias).unflatten(1, (-1, 2, 2))
 
 
 def _middle(layer: nn.Conv2d | nn.ConvTranspose2d) -> Tensor:
-    """The 2 x 2 weights between one pixel and 2 x 2."""
+    """The weights between one pixel and 2 x 2, as a matrix: one row of 4 by the other channels."""
     first = int(layer.padding[0])
-    return layer.weight[:, :, first : first + 2, first : first + 2]
+    return layer.weight[:, :, first : first + 2, first : first + 2].flatten(1)
 
 
 def _padded(x: Tensor, mode: Any) -> Tensor:

@@ -72,11 +72,11 @@ def test_not_a_number_does_not_pass(trained):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["dcgan", "wnet"])
-def test_onnx_draws_any_number_of_images(trained, model, capsys):
+@pytest.mark.parametrize("given", [["dcgan"], ["dcgan", "generator=resnet"], ["wnet"]])
+def test_onnx_draws_any_number_of_images(trained, given, capsys):
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    trained(model)
+    trained(*given)
     assert main(["export", "run", "--out", "out", "--onnx"]) == 0
     assert "generator.onnx: differs by at most" in capsys.readouterr().out
     loaded = gan.load("run")
