@@ -414,7 +414,10 @@ def test_a_save_slower_than_the_grace_costs_itself_alone(tmp_path, tried):
                 time.sleep(60)
 
         os.fsync = slow
-        run.train()
+        try:
+            run.train()
+        finally:
+            os._exit(1)
     os.close(writer)
     try:
         while newest(tmp_path) is None:

@@ -46,7 +46,6 @@ INVISIBLE = (
     "trainer.inception",
     "trainer.judges",
     "trainer.lpips",
-    "trainer.measured",
     "trainer.vgg16",
 )  # no part of a job folder's name
 

@@ -79,7 +79,7 @@ class Settings:
     inception: str | None = None  # files of weights, for FID and KID; for precision and recall;
     vgg16: str | None = None
     lpips: str | None = None  # and for LPIPS of pairs
-    measured: Count = 1024  # images that a measure draws from noise
+    measured: Annotated[int, Bounds(16)] = 1024  # images that a measure draws from noise
     best: str | None = None  # the measure whose best checkpoint is kept: metric/NAME
     evaluate: bool = False  # at the end, as `gan evaluate` does
     timeout: Positive = 100.0

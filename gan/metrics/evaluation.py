@@ -62,6 +62,8 @@ def evaluation_for(
             return GlyphEvaluation(recipe, dataset, device, judge)
         _require_use(networks, "lpips")
         parts = {part: stream.read(dataset.held_out(part)) for part in ("validation", "test")}
+        if "lpips" in networks:
+            networks["lpips"].require_size(parts["test"]["target"])
         return PairEvaluation(_translate(recipe), parts, {**MEASURES, **networks})
     if "real_a" in recipe.reads and isinstance(dataset, Glyphs):
         _require_use(networks)
@@ -135,6 +137,8 @@ def _of_images(
         parts.append(ImageEvaluation(sampler, extractor, real, count, labels))
         known = networks.values()
         parts += [ReferenceEvaluation(sampler, network, real, count) for network in known]
+    else:
+        _require_use(networks)
     return Together(parts) if parts else None
 
 

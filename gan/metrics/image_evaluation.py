@@ -98,17 +98,22 @@ class ReferenceEvaluation(ImageEvaluation):
 
     def __init__(self, source: Drawn, network: Extractor, real: Real, count: int) -> None:
         super().__init__(source, lambda: network, real, count)
-        self.images, self._better = real, better(network.name)
+        self.images = real
 
     @cached_property
     def real(self) -> Seen:
-        """What the network sees in all training images: kept, and the same as in `gan evaluate`."""
-        return reference(*self.images, self.extractor, FOLDER)
+        """What the network sees in all training images: kept, and the same as in `gan evaluate`.
+
+        As many of them are compared one by one as are drawn.
+        """
+        found = reference(*self.images, self.extractor, FOLDER)
+        some = evenly(np.arange(len(found.features)), self.count)
+        return found._replace(features=found.features[torch.from_numpy(some)])
 
     @property
     def better(self) -> dict[str, Better]:
         """Of each measure, whether less or more is better."""
-        return self._better
+        return better(self.extractor.name)
 
     def _features(self) -> str:
         network = self.extractor

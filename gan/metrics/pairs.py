@@ -56,7 +56,11 @@ class PairEvaluation:
             "copy of the input": self.distances("test", given),
             "generator": self.distances("test", lambda batch: self.translate(generator, batch)),
         }
-        return _table(rows, len(self.parts["test"]["target"]))
+        lines = [_table(rows, len(self.parts["test"]["target"]))]
+        if "lpips" in self.measures:
+            network: Any = self.measures["lpips"]
+            lines.append(f"lpips: {network.name}, weights {network.key[:16]}")
+        return "\n".join(lines)
 
     def distances(self, part: str, draw: Callable[[Batch], Tensor]) -> dict[str, float]:
         """Mean distances of what is drawn to the truth."""

@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import math
 import os
 import tempfile
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -157,7 +159,7 @@ def reference(
     shown = np.isin(rows, evenly(rows, NEIGHBOURS))
 
     def looked() -> Iterator[Tensor]:
-        hidden = None if path else True  # in training; elsewhere where there is no terminal
+        hidden = None if path else True  # what is kept takes longer: seen where there is a terminal
         starts = range(0, len(rows), PORTION)
         for start in tqdm(starts, f"training images, {extractor.name}", disable=hidden):
             part = slice(start, start + PORTION)
@@ -167,7 +169,10 @@ def reference(
 
     result = Seen(moments(looked()), torch.cat(features), torch.empty(0, 0))
     if path:
-        _keep(path, result)
+        try:
+            _keep(path, result)
+        except OSError as error:
+            warnings.warn(f"{path} cannot be written, so nothing is kept: {error}", stacklevel=2)
     return result
 
 
@@ -181,9 +186,9 @@ def _keep(path: Path, result: Seen) -> None:
         "features": result.features.numpy(),
         "images": np.array(images),
     }
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
-        np.savez(file, allow_pickle=False, **arrays)
-    os.replace(file.name, path)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as folder:
+        np.savez(Path(folder, path.name), allow_pickle=False, **arrays)
+        os.replace(Path(folder, path.name), path)
 
 
 def distances(fake: Seen, real: Seen, extractor: Extractor) -> dict[str, float]:
@@ -192,8 +197,9 @@ def distances(fake: Seen, real: Seen, extractor: Extractor) -> dict[str, float]:
     Raises:
         ValueError: too few images.
     """
-    if not torch.isfinite(fake.features).all():
-        return {f"fd_{extractor.name}": float("nan")}  # a diverged generator is told by its guard
+    if not torch.isfinite(fake.features).all():  # a diverged generator is told by its guard
+        first = {"inception": "fid", "vgg16": "precision"}
+        return {first.get(extractor.name, f"fd_{extractor.name}"): math.nan}
     among = dict(zip(("precision", "recall"), precision_recall(*_both(fake, real)), strict=True))
     among |= zip(("density", "coverage"), density_coverage(*_both(fake, real)), strict=True)
     if extractor.known:

@@ -1,12 +1,17 @@
 """The learned perceptual distance: weighted differences of normalised maps of a known network."""
 
-import importlib.util
+from functools import cached_property
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from gan.networks.pretrained import TorchvisionClassifier, read_weights, require_digest
+from gan.networks.pretrained import (
+    TorchvisionClassifier,
+    installed,
+    read_weights,
+    require_digest,
+)
 
 NETWORKS = {  # how the hash of torchvision's weights begins: network, its layers, name of the heads
     "7be5be79": ("alexnet", (1, 4, 7, 9, 11), "alex"),
@@ -22,18 +27,28 @@ class Lpips:
     """
 
     def __init__(self, weights: Path, device: torch.device) -> None:
-        """`weights` are those of AlexNet, VGG-16 or SqueezeNet 1.1.
+        """`weights` are those of AlexNet, VGG-16 or SqueezeNet 1.1, read when first needed.
 
         Raises:
             ValueError: no such file, other weights, or torchmetrics is not installed.
         """
         self.key = require_digest("lpips", weights, NETWORKS)
-        name, places, heads = NETWORKS[self.key[:8]]
-        self.name = name
-        layers = [f"features.{place}" for place in places]
-        self.network = TorchvisionClassifier(name, layers, str(weights)).to(device)
-        stored = read_weights(str(_heads(heads)))
-        self.heads = [stored[f"lin{n}.model.1.weight"].to(device) for n in range(len(layers))]
+        folder = installed("torchmetrics", "lpips") / "functional" / "image" / "lpips_models"
+        self.name, self._places, heads = NETWORKS[self.key[:8]]
+        self._weights, self._heads, self._device = weights, folder / f"{heads}.pth", device
+
+    @cached_property
+    def network(self) -> TorchvisionClassifier:
+        """The network; Raises: ValueError for a file that cannot be read."""
+        layers = [f"features.{place}" for place in self._places]
+        return TorchvisionClassifier(self.name, layers, str(self._weights)).to(self._device)
+
+    @cached_property
+    def heads(self) -> list[Tensor]:
+        """The weights of each map's channels, [1, C, 1, 1]."""
+        stored = read_weights(str(self._heads))
+        count = len(self._places)
+        return [stored[f"lin{n}.model.1.weight"].to(self._device) for n in range(count)]
 
     @torch.no_grad()
     def __call__(self, image: Tensor, truth: Tensor) -> Tensor:
@@ -42,8 +57,7 @@ class Lpips:
         Raises:
             ValueError: images of less than 32 pixels, of which deep maps have none left.
         """
-        if min(image.shape[-2:]) < 32:
-            raise ValueError(f"lpips needs images of 32 pixels or more, not {image.shape[-1]}")
+        self.require_size(image)
         total = torch.zeros(len(image), device=image.device)
         both = zip(self._maps(image), self._maps(truth), self.heads, strict=True)
         for one, other, head in both:
@@ -51,14 +65,11 @@ class Lpips:
             total = total + apart.sum(1).mean((1, 2))
         return total
 
+    def require_size(self, image: Tensor) -> None:
+        """Raises: ValueError for images [..., H, W] that are too small."""
+        if min(image.shape[-2:]) < 32:
+            raise ValueError(f"lpips needs images of 32 pixels or more, not {image.shape[-1]}")
+
     def _maps(self, image: Tensor) -> list[Tensor]:
         maps = self.network.features((2 * image - 1).expand(-1, 3, -1, -1))
         return [x / (x.square().sum(1, keepdim=True).sqrt() + 1e-10) for x in maps]
-
-
-def _heads(name: str) -> Path:
-    """The file of the heads inside torchmetrics, which is not imported for it."""
-    found = importlib.util.find_spec("torchmetrics")
-    if found is None or found.origin is None:
-        raise ValueError("lpips needs torchmetrics: pip install 'gan[metrics]'")
-    return Path(found.origin).parent / "functional" / "image" / "lpips_models" / f"{name}.pth"

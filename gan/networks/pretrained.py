@@ -4,6 +4,7 @@ Each is an eval-mode module without trainable parameters whose `features` are ma
 """
 
 import hashlib
+import importlib.util
 import pickle
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -161,6 +162,17 @@ def require_digest(name: str, weights: Path, known: Collection[str]) -> str:
             "weights the numbers would not be what their names say"
         )
     return digest
+
+
+def installed(library: str, name: str) -> Path:
+    """The folder of a library that a reference network needs; it is not imported for it.
+
+    Raises: ValueError where it is missing.
+    """
+    found = importlib.util.find_spec(library)
+    if found is None or found.origin is None:
+        raise ValueError(f"{name} needs {library}: pip install 'gan[metrics]'")
+    return Path(found.origin).parent
 
 
 def _require_fit(here: Mapping[str, Tensor], there: Any, what: str) -> None:

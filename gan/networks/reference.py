@@ -3,8 +3,10 @@
 Their weights come from a file, or are downloaded for those who ask for it.
 """
 
+import math
 import tempfile
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +17,7 @@ from torch import Tensor, nn
 from gan.config.settings import exact
 from gan.images import to_bytes
 from gan.networks.lpips import Lpips
-from gan.networks.pretrained import read_weights, require_digest
+from gan.networks.pretrained import installed, read_weights, require_digest
 
 PORTION = 64  # images that a network sees at once
 
@@ -46,7 +48,10 @@ REFERENCES = {
 
 
 class OfReference:
-    """Inception or VGG-16 as torch-fidelity has them, of bytes and three channels."""
+    """Inception or VGG-16 as torch-fidelity has them, of bytes and three channels.
+
+    The weights are read when images are first looked at.
+    """
 
     def __init__(self, name: str, weights: Path, device: torch.device) -> None:
         """`weights` is the state dict that torch-fidelity or torchvision use, and no other.
@@ -57,14 +62,20 @@ class OfReference:
         known = REFERENCES[name]
         self.name, self.known, self.resize = name, True, known.resize
         self.key = require_digest(name, weights, [known.digest])
-        state = read_weights(str(weights))
+        installed("torch_fidelity", name)
+        self._weights, self._device = weights, device
+
+    @cached_property
+    def network(self) -> nn.Module:
+        """The network; Raises: ValueError for a file that cannot be read."""
+        known, state = REFERENCES[self.name], read_weights(str(self._weights))
         with tempfile.NamedTemporaryFile(suffix=".pth") as safe:
             torch.save(state, safe.name)  # the library unpickles its file without restriction
             with torch.random.fork_rng(devices=[]):
-                network = getattr(_library(), known.build)(
-                    name, [*known.layers], feature_extractor_weights_path=safe.name
+                network: nn.Module = getattr(_library(), known.build)(
+                    self.name, [*known.layers], feature_extractor_weights_path=safe.name
                 )
-        self.network: nn.Module = network.to(device)
+        return network.to(self._device)
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -78,7 +89,8 @@ class OfReference:
         pixels = torch.from_numpy(np.moveaxis(to_bytes(images), -1, 1).copy()).to(images.device)
         found = self.network(pixels.expand(-1, 3, -1, -1))
         logits = found[1] if len(found) > 1 else found[0][:, :0]
-        return found[0].cpu(), logits.cpu()
+        diverged = ~images.flatten(1).isfinite().all(1, keepdim=True)  # bytes do not show it
+        return found[0].masked_fill(diverged, math.nan).cpu(), logits.cpu()
 
 
 def reference_networks(weights: Mapping[str, Path], device: torch.device) -> dict[str, Any]:
@@ -113,9 +125,7 @@ def downloaded(name: str) -> Path:
 
 
 def _library() -> Any:
-    try:
-        import torch_fidelity
-    except ImportError as error:
-        needed = f"reference networks need {error.name}: pip install 'gan[metrics]'"
-        raise ValueError(needed) from error
+    installed("torch_fidelity", "inception")
+    import torch_fidelity
+
     return torch_fidelity

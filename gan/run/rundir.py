@@ -32,7 +32,6 @@ FREE = (
     "trainer.inception",
     "trainer.vgg16",
     "trainer.lpips",
-    "trainer.measured",
     "trainer.best",
     "trainer.evaluate",
     "trainer.watch",

@@ -20,7 +20,7 @@ from gan.metrics.populations import Sampler, Translations
 from gan.metrics.report import Report
 from gan.metrics.translation import translation_report
 from gan.networks.lpips import Lpips
-from gan.networks.reference import REFERENCES, OfReference, downloaded
+from gan.networks.reference import REFERENCES, downloaded, reference_networks
 from gan.recipe import Recipe
 from gan.recipes.cyclegan import CycleGAN
 from gan.recipes.pix2pix import Pix2Pix
@@ -145,11 +145,12 @@ def _of_unpaired(
 
 def _references(options: Options, device: torch.device) -> list[Extractor]:
     """The reference networks that were asked for."""
-    return [
-        OfReference(name, options.weights.get(name) or downloaded(name), device)
+    files = {
+        name: options.weights.get(name) or downloaded(name)
         for name in REFERENCES
         if name in options.weights or options.download
-    ]
+    }
+    return [*reference_networks(files, device).values()]
 
 
 def _paint(generator: nn.Module, noise: Tensor, label: Tensor | None) -> Tensor:

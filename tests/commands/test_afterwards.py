@@ -71,6 +71,14 @@ def test_a_finished_run_has_one_report_of_its_last_step(finished, written, capsy
     assert len(counted) == 3
 
 
+def test_the_report_has_the_weights_that_the_trainer_has(finished, written, capsys):
+    finished["trainer"] |= {"inception": "a.pth", "lpips": "b.pth"}
+    afterwards.evaluate(finished, Stop())
+    ((*_, options),) = written[0]
+    assert options.weights == {"inception": Path("a.pth"), "lpips": Path("b.pth")}
+    assert "lpips=b.pth: there is no such file" in capsys.readouterr().err
+
+
 def test_a_report_that_fails_is_told_and_is_written_by_the_next_start(finished, written, capsys):
     counted, script = written
     script.append(RuntimeError("no room"))

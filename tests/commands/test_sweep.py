@@ -119,6 +119,11 @@ def test_a_search_goes_by_a_measure_and_in_its_direction():
         sweep.require_search(of_sweeper(direction="minimize"), None)
     with pytest.raises(UsageError, match=r"use hydra\.sweeper\.direction=maximize"):
         sweep.require_search(of_sweeper(direction="minimize"), "metric/validation_ssim")
+    for measure in ("fid", "lpips"):
+        with pytest.raises(UsageError, match="less is better"):
+            sweep.require_search(of_sweeper(direction="maximize"), f"metric/{measure}")
+    with pytest.raises(UsageError, match="more is better"):
+        sweep.require_search(of_sweeper(direction="minimize"), "metric/recall")
     assert sweep.worst(of_sweeper(direction="minimize")) == float("inf")
     assert sweep.worst(of_sweeper(direction="maximize")) == -float("inf")
 

@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_glyphs import SIZE
 
 from gan.build import build
 from gan.commands import main
+from gan.commands.train import job_folder
 from gan.metrics import evaluation, image_evaluation
 from gan.networks import reference
-from gan.networks.reference import REFERENCES
+from gan.networks.reference import REFERENCES, OfReference
+from gan.run import rundir
 
 NAMES = ("fd", "kd", "precision", "recall", "density", "coverage")
 
@@ -136,28 +139,39 @@ def test_translations_without_pairs_are_reported(unpaired):
     assert len(list(Path("run/evaluation").glob("*.png"))) == 2
 
 
-class Means:
+class Means(OfReference):
     """Stands for a reference network: means of rows and columns, and two logits."""
 
-    known, key, resize = True, "0123456789abcdef0123", "none"
-
     def __init__(self, name, weights, device):
-        self.name, self.weights, self.seen = name, weights, 0
+        self.name, self.known, self.key, self.resize = name, True, "0123456789abcdef0123", "none"
+        self.weights, self.looked = weights, 0
 
-    def __call__(self, images):
-        self.seen += len(images)
+    def network(self, pixels):
+        self.looked += len(pixels)
+        images = pixels.float() / 255
         features = torch.cat([images.mean((1, 2)), images.mean((1, 3))], 1)
         return features, features[:, :2]
+
+
+class Furthest:
+    """Stands for LPIPS: the largest difference of a pixel."""
+
+    name, key = "furthest", "0123456789abcdef0123"
+
+    def __init__(self, weights, device):
+        self.sizes = []
+
+    def require_size(self, image):
+        self.sizes.append(image.shape[-1])
+
+    def __call__(self, image, truth):
+        return (image - truth).abs().flatten(1).max(1).values
 
 
 @pytest.fixture
 def stands(monkeypatch):
     monkeypatch.setattr(reference, "OfReference", Means)
-    monkeypatch.setattr(reference, "Lpips", lambda weights, device: furthest)
-
-
-def furthest(image, truth):
-    return (image - truth).abs().flatten(1).max(1).values
+    monkeypatch.setattr(reference, "Lpips", Furthest)
 
 
 def test_weights_of_reference_networks_give_the_reserved_names_while_training(unlabelled, stands):
@@ -177,20 +191,50 @@ def test_weights_of_reference_networks_give_the_reserved_names_while_training(un
     said = Path("run/report.txt").read_text()
     assert "beside 20 training images, on features of inception (weights 0123456789abcdef," in said
     assert len([*Path("data/statistics").iterdir()]) == 2
-    before = others[0].extractor.seen
+    before = others[0].extractor.looked
     del others[0].real  # as in a later run: read, not seen again
     assert others[0].real.moments.images == 20
-    assert others[0].extractor.seen == before
+    assert others[0].extractor.looked == before
     assert "is the best by metric/fid" in said
 
 
 def test_a_diverged_generator_has_no_fid(unlabelled, stands):
     trainer = build(unlabelled(20, "trainer.inception=a.pth"))
     measure, generator = trainer.monitor.evaluation.measure, trainer.recipe.generator
+    expected = {*measure(generator.eval())} - {"kid_deviation", "is_deviation"}
     with torch.no_grad():
         next(generator.parameters()).fill_(torch.nan)
-    assert np.isnan(measure(generator.eval())["fid"])
+    found = measure(generator)
+    assert found.keys() == expected
+    assert np.isnan([*found.values()]).all()
     trainer.stream.close()
+
+
+def test_statistics_that_cannot_be_kept_are_done_without(unlabelled, stands):
+    Path("data").mkdir()
+    Path("data/statistics").touch()
+    trainer = build(unlabelled(20, "trainer.inception=a.pth"))
+    with pytest.warns(UserWarning, match="data/statistics.* cannot be written"):
+        found = trainer.monitor.evaluation.measure(trainer.recipe.generator.eval())
+    assert found["fid"] > 0
+    trainer.stream.close()
+
+
+def test_as_many_images_are_compared_one_by_one_as_are_drawn(unlabelled, stands):
+    trainer = build(unlabelled(20, "trainer.inception=a.pth", "trainer.measured=16"))
+    whole = trainer.monitor.evaluation.parts[-1]
+    assert len(whole.real.features) == 16
+    assert whole.real.moments.images == 20
+    trainer.stream.close()
+
+
+def test_the_place_of_weights_may_change_and_the_number_of_images_not(composed):
+    here = composed("model=dcgan", "trainer.inception=a.pth", "trainer.measured=16")
+    there = composed("model=dcgan", "trainer.inception=b.pth", "trainer.measured=16")
+    more = composed("model=dcgan", "trainer.measured=32")
+    assert rundir.run_id(here) == rundir.run_id(there) != rundir.run_id(more)
+    jobs = [job_folder(f"seed=1,trainer.{name}=a.pth") for name in ("inception", "vgg16", "lpips")]
+    assert jobs == 3 * ["seed=1"]
 
 
 @pytest.mark.parametrize(
@@ -199,11 +243,17 @@ def test_a_diverged_generator_has_no_fid(unlabelled, stands):
         ("wnet", "trainer.inception=a.pth", "not measured through that network .none is"),
         ("pix2pix", "trainer.vgg16=a.pth", "trainer.lpips would be"),
         ("dcgan", "trainer.lpips=a.pth", "trainer.inception and trainer.vgg16 would be"),
+        ("few", "trainer.inception=a.pth", "not measured through that network"),
+        ("dcgan", "trainer.measured=15", "trainer.measured must be at least 16"),
     ],
 )
-def test_weights_that_serve_nothing_are_refused_at_the_start(tiny, stands, model, weights, words):
+def test_weights_that_serve_nothing_are_refused_at_the_start(
+    tiny, stands, model, weights, words, monkeypatch
+):
+    if model == "few":
+        monkeypatch.setattr(evaluation, "LEAST", 10**9)
     with pytest.raises(ValueError, match=words):
-        build(tiny(model, weights))
+        build(tiny("dcgan" if model == "few" else model, weights))
     assert not Path("run").exists()
 
 
@@ -212,6 +262,7 @@ def test_pairs_are_measured_by_lpips_where_its_weights_are_given(tiny, stands):
     trainer = build(tiny("pix2pix", *given, "trainer.steps=1"))
     evaluation, generator = trainer.monitor.evaluation, trainer.recipe.generator.eval()
     assert evaluation.better["lpips"] == "less"
+    assert evaluation.measures["lpips"].sizes == [SIZE]  # asked at the start
     with torch.no_grad():
         torch.manual_seed(0)
         measured = evaluation.measure(generator)
@@ -219,7 +270,9 @@ def test_pairs_are_measured_by_lpips_where_its_weights_are_given(tiny, stands):
         found = evaluation.each("validation", lambda batch: evaluation.translate(generator, batch))[
             "lpips"
         ]
-        assert "LPIPS" in evaluation.report(generator)
+        said = evaluation.report(generator)
+    assert "LPIPS" in said
+    assert "lpips: furthest, weights 0123456789abcdef" in said
     assert measured["lpips"] == pytest.approx(found.mean())
     assert measured["lpips"] > measured["l1"] > 0
     trainer.stream.close()

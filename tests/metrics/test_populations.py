@@ -212,7 +212,7 @@ def test_a_file_of_weights_runs_no_code(tmp_path, monkeypatch, capsys):
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     monkeypatch.setitem(REFERENCES, "inception", known._replace(digest=digest[:8]))
     with pytest.raises(ValueError, match="cannot be read"):
-        OfReference("inception", path, CPU)
+        OfReference("inception", path, CPU)(torch.zeros(2, 1, 4, 4))
     assert "unpickled" not in capsys.readouterr().out
 
 
@@ -236,7 +236,7 @@ def test_weights_are_fetched_by_their_hash_and_once(tmp_path, monkeypatch):
 
 def test_without_the_library_the_way_to_it_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch_fidelity", None)
-    with pytest.raises(ValueError, match=r"need torch_fidelity: pip install 'gan\[metrics\]'"):
+    with pytest.raises(ValueError, match=r"needs torch_fidelity: pip install 'gan\[metrics\]'"):
         downloaded("inception")
 
 
