@@ -12,6 +12,7 @@ from gan.data.pages import starts
 PAGE = 4096  # bytes of LMDB's pages
 HEAD = 16  # bytes of a page before a large value, which has pages of its own
 SHORTEST = 256  # bytes of a row below which views are copied as fast
+LARGEST = 1 << 16  # bytes of an image above which they are
 
 
 class Grains:
@@ -20,7 +21,7 @@ class Grains:
     One `take` of such rows copies a batch as fast as one out of an array of images. They are those
     bytes alone that checked views show: of each block it is the address of its view that says where
     it is. Blocks that do not begin a whole number of rows apart, such as a last one so small that
-    it lies within a page, are `odd`; so are all where rows would be short.
+    it lies within a page, are `odd`; so are all where rows would be short, or many to an image.
     """
 
     def __init__(self, descriptor: int, size: int, meta: Meta) -> None:
@@ -31,7 +32,8 @@ class Grains:
         self.first = (HEAD + value_bytes(0)) % self.length  # byte of the file
         self.begins = array("Q", starts(descriptor))[1:]  # the meta record is the first value
         self.places = np.zeros(meta.blocks, np.int64)  # row of each block that was touched
-        self.odd = set(range(meta.blocks)) if self.length < SHORTEST else set()
+        views = self.length < SHORTEST or image > LARGEST
+        self.odd = set(range(meta.blocks)) if views else set()
         self.inside = np.arange(self.many)
         self.base = 0  # address of the map
         self.rows: np.ndarray | None = None

@@ -116,11 +116,12 @@ class Stream:
     def plan(self, position: int) -> Plan:
         """What this process's share of the batch at a position is made of."""
         first = position * self.batch_size + self.rank * self.share
-        epoch, index = np.divmod(np.arange(first, first + self.share), len(self.dataset))
-        parts = [
-            self.dataset.plan(self.seed, int(e), self._order(int(e))[index[epoch == e]])
-            for e in np.unique(epoch)
-        ]
+        end, parts = first + self.share, []
+        while first < end:  # a part for each epoch that it reaches into
+            epoch, index = divmod(first, len(self.dataset))
+            part = self._order(epoch)[index : index + end - first]
+            parts.append(self.dataset.plan(self.seed, epoch, part))
+            first += len(part)
         return parts[0] if len(parts) == 1 else _join(parts)
 
     def read(self, plan: Plan) -> dict[str, Tensor]:
