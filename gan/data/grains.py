@@ -62,7 +62,7 @@ class Grains:
         if self.many > 1:
             at = (at[:, None] + self.inside).reshape(-1)
         # "raise" would copy twice; what the file holds was checked, and so were the rows
-        np.take(self.rows, at, axis=0, out=out.reshape(-1, self.length), mode="clip")
+        self.rows.take(at, axis=0, out=out.reshape(-1, self.length), mode="clip")
 
     def close(self) -> None:
         """Forgets the map, which goes with its file."""

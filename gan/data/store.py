@@ -149,8 +149,8 @@ class Store:
             raise ValueError("out must be contiguous")
         if not len(rows):
             return
-        low, high = rows.min(), rows.max()
-        if low < 0 or high >= self.count:
+        if rows.astype(np.uint64, copy=False).max() >= self.count:  # below 0 it is huge
+            low, high = rows.min(), rows.max()
             raise StoreError(f"{self.path}: rows {low} to {high} leave 0 to {self.count - 1}")
         file = self._open_file()
         with file.lock:
