@@ -21,7 +21,7 @@ class Grains:
     One `take` of such rows copies a batch as fast as one out of an array of images. They are those
     bytes alone that checked views show: of each block it is the address of its view that says where
     it is. Blocks that do not begin a whole number of rows apart, such as a last one so small that
-    it lies within a page, are `odd`; so are all where rows would be short, or many to an image.
+    it lies within a page, are `odd`. Where rows would be short, or images are large, none is taken.
     """
 
     def __init__(self, descriptor: int, size: int, meta: Meta) -> None:
@@ -32,8 +32,8 @@ class Grains:
         self.first = (HEAD + value_bytes(0)) % self.length  # byte of the file
         self.begins = array("Q", starts(descriptor))[1:]  # the meta record is the first value
         self.places = np.zeros(meta.blocks, np.int64)  # row of each block that was touched
-        views = self.length < SHORTEST or image > LARGEST
-        self.odd = set(range(meta.blocks)) if views else set()
+        self.taken = self.length >= SHORTEST and image <= LARGEST
+        self.odd: set[int] = set()
         self.inside = np.arange(self.many)
         self.base = 0  # address of the map
         self.rows: np.ndarray | None = None
@@ -53,7 +53,7 @@ class Grains:
 
     def whole(self, blocks: np.ndarray) -> bool:
         """Whether all these touched blocks begin with a row."""
-        return not self.odd or self.odd.isdisjoint(blocks.tolist())
+        return self.taken and (not self.odd or self.odd.isdisjoint(blocks.tolist()))
 
     def take(self, blocks: np.ndarray, slots: np.ndarray, out: np.ndarray) -> None:
         """Copies images that stand at these places of touched blocks to `out` [n, H * W * C]."""
