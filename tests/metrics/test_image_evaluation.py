@@ -1,11 +1,11 @@
 """What training measures of images: by whose features, under which names, and at no cost to it."""
 
-import hashlib
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import random_inception
 import torch
 from PIL import Image
 from tiny_glyphs import SIZE
@@ -15,7 +15,7 @@ from gan.commands import main
 from gan.commands.train import job_folder
 from gan.metrics import evaluation, image_evaluation
 from gan.networks import reference
-from gan.networks.reference import REFERENCES, OfReference
+from gan.networks.reference import OfReference
 from gan.run import rundir
 
 NAMES = ("fd", "kd", "precision", "recall", "density", "coverage")
@@ -287,18 +287,7 @@ def test_weights_that_are_not_there_are_missed_before_a_store_is_built(unlabelle
 
 @pytest.mark.slow
 def test_fid_while_training_is_that_of_gan_evaluate(unlabelled, monkeypatch):
-    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3 as Network
-
-    torch.manual_seed(0)
-    load = Network.load_state_dict
-    monkeypatch.setattr(Network, "load_state_dict", lambda self, state: None)
-    torch.save({}, "weights.pth")
-    network = Network("inception", ["2048"], feature_extractor_weights_path="weights.pth")
-    monkeypatch.setattr(Network, "load_state_dict", load)
-    torch.save(network.state_dict(), "weights.pth")
-    digest = hashlib.sha256(Path("weights.pth").read_bytes()).hexdigest()
-    known = REFERENCES["inception"]._replace(digest=digest[:8])
-    monkeypatch.setitem(REFERENCES, "inception", known)
+    random_inception.written(Path("weights.pth"), monkeypatch)
     given = ["trainer.measured=16", "trainer.inception=weights.pth", "average=none"]
     assert build(unlabelled(16, *given)).train()
     lines = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import random_inception
 import torch
 from torch import nn
 
@@ -245,19 +246,9 @@ def test_reference_numbers_are_those_of_the_library_on_the_reference_protocol(
     tmp_path, monkeypatch
 ):
     from torch_fidelity import calculate_metrics
-    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3 as Network
 
-    torch.manual_seed(0)
-    load = Network.load_state_dict
-    monkeypatch.setattr(Network, "load_state_dict", lambda self, state: None)
     path = tmp_path / "weights.pth"
-    torch.save({}, path)
-    network = Network("inception", ["2048"], feature_extractor_weights_path=str(path))
-    monkeypatch.setattr(Network, "load_state_dict", load)
-    torch.save(network.state_dict(), path)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    known = REFERENCES["inception"]
-    monkeypatch.setitem(REFERENCES, "inception", known._replace(digest=digest[:8]))
+    digest = random_inception.written(path, monkeypatch)
     extractor = OfReference("inception", path, CPU)
     assert extractor.key == digest
     images = pictures(22, seed=1)
