@@ -194,7 +194,7 @@ def leaves_archive(scene: Scene) -> None:
 
 
 def spelt(scene: Scene) -> None:
-    assert test_configuration.said_of_keys(20, seed=0) >= 0.95
+    assert test_configuration.said_of_keys(60, seed=0) >= 0.95
 
 
 def fault(name: str) -> Callable[[Scene], None]:

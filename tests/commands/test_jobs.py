@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from ast import literal_eval
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -275,6 +276,9 @@ def command(tmp_path, glyph_store):
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            preexec_fn=partial(
+                signal.signal, signal.SIGINT, signal.SIG_DFL
+            ),  # a shell's & ignores it
         )
         children.append(child)
         return child
@@ -427,7 +431,7 @@ def test_a_sweep_that_is_ended_leaves_no_process_and_goes_on_later(
     waited_for(lambda: all(log.read_text().count("\n") > 3 for log in logs))
     child.send_signal(number)
     status, said = ended(child)
-    assert status != 0
+    assert status != 0, said
     waited_for(lambda: not living(tmp_path), 60)
     done = [last(log.parent).step for log in logs]
     assert max(done) < 300
