@@ -262,7 +262,10 @@ def test_how_a_rank_has_failed_is_how_the_job_has(tmp_path):
 
 @pytest.fixture
 def command(tmp_path, glyph_store):
-    """Start `train.py` as a process of its own, in an empty directory."""
+    """Start `train.py` as a process of its own, in an empty directory.
+
+    It hears SIGINT, which a process that a shell has started by `&` would ignore, and its children.
+    """
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     environment["PYTHONPATH"] = os.pathsep.join([str(TRAIN.parent), str(tmp_path), *sys.path])
     children = []
@@ -276,9 +279,7 @@ def command(tmp_path, glyph_store):
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            preexec_fn=partial(
-                signal.signal, signal.SIGINT, signal.SIG_DFL
-            ),  # a shell's & ignores it
+            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
         )
         children.append(child)
         return child
