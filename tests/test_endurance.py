@@ -58,7 +58,8 @@ def test_fifty_thousand_steps_leave_everything_as_it_was(composed, glyph_store, 
     assert len(seen) == STEPS // EVERY
     memory, descriptors, readers = (np.array(column) for column in zip(*seen, strict=True))
     assert memory[-1] < 1.02 * memory[1]  # the first steps fill caches
-    assert descriptors[-1] <= descriptors[0]
+    early, late = np.split(descriptors, 2)  # TensorBoard opens its file for each of its writes
+    assert late.min() <= early.min()
     assert readers[-1] <= readers[0]
     assert len(list(Path("run/tensorboard").glob("events.*"))) <= 2  # scalars, and the HParams row
     assert len(list(Path("run/checkpoints").glob("step-*"))) == 2
