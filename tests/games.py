@@ -1,10 +1,10 @@
 """Every game at its smallest, in float64 and without batch statistics, to be split and compared."""
 
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 
 import torch
-import torch._dynamo  # noqa: F401 - optimizers do; slow, and once for all that fork from here
 from torch import nn
 
 from gan import distributed
@@ -14,6 +14,8 @@ from gan.player import Player
 from gan.registry import create, entry, names
 from gan.run.monitor import Monitor
 from gan.step import pieces
+
+import_module("torch._dynamo")  # optimizers do; slow, and once for all that fork from here
 
 SIZE, CLASSES, TOTAL = 16, 3, 8
 BOTH = {"size": SIZE, "channels": 1, "width": 2}

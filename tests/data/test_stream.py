@@ -94,14 +94,18 @@ def test_shares_of_triples_are_the_batch_of_one_process(glyphs, size, tried):
     tried(position + 1)
 
 
+def numpys():
+    return np.random.get_state()[1].copy()  # noqa: NPY002 - the generator that users draw from
+
+
 @pytest.mark.row("L8", "the random state: untouched by data")
 def test_global_random_state_is_untouched(images):
-    before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002 - what users draw from
+    before = torch.get_rng_state(), numpys()
     stream = Stream(images, 8, seed=0, device=CPU, keys=["real"])
     next(stream)
     stream.close()
     assert torch.equal(before[0], torch.get_rng_state())
-    assert np.array_equal(before[1], np.random.get_state()[1])  # noqa: NPY002
+    assert np.array_equal(before[1], numpys())
 
 
 @pytest.mark.row("L3", "too few samples: refused with the numbers")

@@ -122,7 +122,7 @@ def test_terms_train_their_own_player_and_no_other(batch, condition, loss):
             assert all(p.grad is None for p in game.generator.parameters()), name
             game.discriminator.zero_grad()
     for name, term in game.generator_losses(batch, fakes, 0).items():
-        term.backward(retain_graph=True)  # likewise
+        term.backward(retain_graph=True)  # each alone: all share the fakes' graph
         assert any(p.grad.abs().sum() > 0 for p in game.generator.parameters()), name
         game.generator.zero_grad()
 

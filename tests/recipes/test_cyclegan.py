@@ -109,9 +109,9 @@ def test_inverse_translators_have_no_cycle_loss_but_an_identity_loss(batch):
 
 
 def reached(term, module):
-    gradients = torch.autograd.grad(
-        term, list(module.parameters()), retain_graph=True, allow_unused=True
-    )
+    weights = list(module.parameters())
+    # the graph is kept: each term is asked for several networks, and all share one forward
+    gradients = torch.autograd.grad(term, weights, retain_graph=True, allow_unused=True)
     return any(g is not None and g.abs().sum() > 0 for g in gradients)
 
 
