@@ -32,6 +32,7 @@ FREE = (
     "trainer.inception",
     "trainer.vgg16",
     "trainer.lpips",
+    "trainer.measured",
     "trainer.best",
     "trainer.evaluate",
     "trainer.watch",

@@ -228,11 +228,13 @@ def test_as_many_images_are_compared_one_by_one_as_are_drawn(unlabelled, stands)
     trainer.stream.close()
 
 
-def test_the_place_of_weights_may_change_and_the_number_of_images_not(composed):
-    here = composed("model=dcgan", "trainer.inception=a.pth", "trainer.measured=16")
-    there = composed("model=dcgan", "trainer.inception=b.pth", "trainer.measured=16")
-    more = composed("model=dcgan", "trainer.measured=32")
-    assert rundir.run_id(here) == rundir.run_id(there) != rundir.run_id(more)
+def test_a_run_that_began_without_these_settings_goes_on_with_them(composed):
+    now = composed("model=dcgan", "trainer.inception=a.pth", "trainer.measured=16")
+    before = composed("model=dcgan")
+    for name in ("inception", "vgg16", "lpips", "measured"):
+        del before["trainer"][name]
+    assert rundir.run_id(before) == rundir.run_id(now)
+    assert rundir.differences(before, now) == []
     jobs = [job_folder(f"seed=1,trainer.{name}=a.pth") for name in ("inception", "vgg16", "lpips")]
     assert jobs == 3 * ["seed=1"]
 
