@@ -78,10 +78,16 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
 
-def fitted(image: Image.Image, size: int, channels: int) -> np.ndarray:
-    """An opened image as uint8 [size, size, channels]; nothing is decoded before its checks."""
+def fitted(
+    image: Image.Image, size: int, channels: int, out: np.ndarray | None = None
+) -> np.ndarray:
+    """An opened image as uint8 [size, size, channels]; nothing is decoded before its checks.
+
+    What is returned may be `out`, of that shape, where an image can be decoded right into it;
+    elsewhere `out` holds nothing that counts.
+    """
     _require_readable(image)
-    pixels = jpeg.pixels(image, MODES[channels]) if min(image.size) == size else None
+    pixels = jpeg.pixels(image, MODES[channels], out) if min(image.size) == size else None
     return _square(_upright(image, channels), size) if pixels is None else _middle(pixels, size)
 
 

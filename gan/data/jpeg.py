@@ -19,12 +19,15 @@ COLOURS = {"L": "GRAY", "RGB": "RGB"}  # simplejpeg's names by Pillow's
 SAMPLINGS = {"L": (-1,), "RGB": (0, 1, 2)}  # of the chroma: none, 4:4:4, 4:2:2, 4:2:0
 
 
-def pixels(image: Image.Image, mode: str) -> np.ndarray | None:
-    """The pixels uint8 [H, W, C] of an opened image, or None where Pillow has to decode it."""
+def pixels(image: Image.Image, mode: str, out: np.ndarray | None = None) -> np.ndarray | None:
+    """The pixels uint8 [H, W, C] of an opened image, or None where Pillow has to decode it.
+
+    They are in `out` where that has their shape and holds them in one piece.
+    """
     if not isinstance(image, JpegImageFile) or not _is_plain(image, mode):
         return None
     decoder = agreeing()
-    return None if decoder is None else _decoded(image, decoder)
+    return None if decoder is None else _decoded(image, decoder, out)
 
 
 @cache
@@ -58,11 +61,15 @@ def _is_plain(image: JpegImageFile, mode: str) -> bool:
     )
 
 
-def _decoded(image: JpegImageFile, decoder: Decoder) -> np.ndarray | None:
+def _decoded(
+    image: JpegImageFile, decoder: Decoder, out: np.ndarray | None = None
+) -> np.ndarray | None:
     """The pixels of an opened JPEG of the size that its header gave, or None."""
     if image.fp is None:  # Pillow has decoded it already
         return None
-    out = np.empty((image.height, image.width, len(image.getbands())), np.uint8)
+    shape = (image.height, image.width, len(image.getbands()))
+    if out is None or out.shape != shape or not out.flags.c_contiguous:
+        out = np.empty(shape, np.uint8)
     image.fp.seek(0)
     try:
         found = decoder(image.fp.read(), COLOURS[image.mode], buffer=out)  # never a larger image

@@ -95,6 +95,22 @@ def test_lsun_is_read_as_it_is(lsun: Path, tmp_path: Path) -> None:
     assert sorted(os.listdir(lsun)) == ["data.mdb"]
 
 
+def test_images_of_the_right_size_are_decoded_in_place(tmp_path: Path) -> None:
+    """Seed 4 is of 16 x 16 pixels, the others lose their edge; PNG is Pillow's."""
+    values = {
+        f"{number}".encode(): encoded(seed, format)
+        for number, (seed, format) in enumerate([(4, "JPEG"), (7, "JPEG"), (4, "PNG"), (4, "JPEG")])
+    }
+    store = ForeignStore(make(tmp_path / "photos_lmdb", values), 16, 3)
+    order = np.array([3, 1, 2, 0, 1])
+    images = np.empty((5, 16, 16, 3), np.uint8)
+    store.read(order, images)
+    for place, row in enumerate(order):
+        file = tmp_path / f"{row}.png"
+        file.write_bytes(values[b"%d" % row])
+        assert np.array_equal(images[place], read_image(file, 16, 3))
+
+
 def test_basicsr_is_read_in_the_order_of_its_list(basicsr: Path, tmp_path: Path) -> None:
     store = ForeignStore(basicsr, 8, 3)
     assert store.source == "BasicSR's LMDB photos.lmdb"

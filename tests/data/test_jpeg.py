@@ -57,6 +57,28 @@ def test_pixels_are_those_of_pillow(mode, sampling, size):
             assert np.array_equal(found, np.asarray(image).reshape(found.shape))
 
 
+@pytest.mark.parametrize(("mode", "sampling"), KINDS)
+def test_pixels_are_decoded_where_they_are_wanted(mode, sampling):
+    data = written(mode, (16, 16), subsampling=sampling)
+    many = np.full((3, 16, 16, len(mode)), 7, np.uint8)  # L: one channel, RGB: three
+    with opened(data) as image:
+        truth = jpeg.pixels(image, mode)
+        found = fitted(image, 16, len(mode), many[1])
+    assert np.shares_memory(found, many[1])
+    assert np.array_equal(many[1], truth)
+    assert (many[[0, 2]] == 7).all()
+
+
+@pytest.mark.parametrize("size", [(16, 16), (21, 16)])
+def test_a_place_of_another_form_is_left_alone(size):
+    place = np.zeros((16, 16, 6), np.uint8)[:, :, ::2]
+    data = written(size=size)
+    with opened(data) as image:
+        found = fitted(image, 16, 3, place)
+    assert found.tobytes() == outcome(data)
+    assert not place.any()
+
+
 def test_the_middle_is_cut_out(monkeypatch):
     for size in ((16, 21), (21, 16)):
         data = written(size=size)
