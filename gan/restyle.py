@@ -3,7 +3,8 @@
 A one-shot font needs many styles to learn from, and a store has few. `restyled` changes the glyphs
 of a sample together, references and target alike, so that they still share a style, though one that
 no font has; `mixed` finds a style between two fonts. `spliced` cuts two characters of a style and
-puts the halves together, in the standard font as well: characters that no font has. Each sample
+puts the halves together, in the standard font as well: characters that no font has. `bent` bends a
+character in both fonts alike, and `turned` shows all of a sample turned or mirrored. Each sample
 draws its own changes; what comes last, [B], says which were changed. Nothing needs a gradient.
 """
 
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import affine_grid, conv2d, grid_sample, interpolate, max_pool2d
 
 from gan import draws
+from gan.orientations import CHANGES, ORIENTATIONS
 
 OFTEN = 0.5  # how probable each of the following changes is in a changed sample
 SLANT = 0.25  # of a glyph's height that its top moves at most
@@ -22,6 +24,9 @@ WEIGHT = (-0.4, 0.8)  # pixels that all edges move, inwards and outwards
 CONTRAST = 0.4  # pixels that edges of upright strokes move, and those of level ones the other way
 BEND = 0.05  # of the side that a place moves at most, together with a fourth of the glyph
 ROUGH = 0.012  # of the side that a place moves at most, together with its close surroundings
+
+SWAY = ((0.06, 2), (0.06, 4))  # of the side that a place of a bent character moves at most, with
+# all within a half and within a fourth of the glyph
 
 SOFT = 1 / 32  # of the side: the blur under which strokes of two fonts meet
 EDGE = 4.0  # how much steeper than the blur the edges of a mixture are
@@ -34,15 +39,14 @@ def restyled(glyphs: Tensor, share: float) -> tuple[Tensor, Tensor]:
     batch, many, _, *size = glyphs.shape
     made = draws.uniform(batch, device=glyphs.device) < share
     flat = glyphs.flatten(0, 1)
-    warp = _warps(batch, size, glyphs.device).repeat_interleave(many, 0)
-    moved = grid_sample(1 - flat, warp.to(flat.dtype), mode="bicubic", align_corners=False)
+    moved = 1 - _sampled(flat, _warps(batch, size, glyphs.device).repeat_interleave(many, 0))
     weight = _sometimes(*WEIGHT, batch, glyphs.device)
     contrast = _sometimes(-CONTRAST, CONTRAST, batch, glyphs.device)
     edges = [
         edge.to(flat.dtype).repeat_interleave(many)[:, None, None, None]
         for edge in (weight + contrast, weight - contrast)
     ]
-    ink = _thickened((moved / 2).clamp(0, 1), *edges)
+    ink = _thickened(moved / 2, *edges)
     return torch.where(_broad(made), (1 - 2 * ink).view_as(glyphs), glyphs), made
 
 
@@ -85,6 +89,38 @@ def spliced(
     return prototype, torch.where(taken, mate[:, 1], target), made.flatten()
 
 
+@torch.no_grad()
+def bent(prototype: Tensor, target: Tensor, share: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Prototypes and targets [B, C, H, W], a `share` of them bent, both of a sample alike.
+
+    It is the same character, of the same style, in another shape.
+    """
+    batch, channels, *size = target.shape
+    made = draws.uniform(batch, 1, 1, 1, device=target.device) < share
+    grid = _still(batch, size, target.device)
+    for most, places in SWAY:
+        grid = grid + _moved(_between(0, most, batch, target.device), places, size)
+    both = torch.cat([prototype, target], 1)
+    moved = _sampled(both, grid)
+    return *torch.where(made, moved, both).split(channels, 1), made.flatten()
+
+
+@torch.no_grad()
+def turned(glyphs: Tensor, share: float) -> tuple[Tensor, Tensor]:
+    """Square glyphs [B, N, C, S, S], a `share` of the samples in one of seven other orientations.
+
+    All glyphs of a sample are turned alike. That makes styles and characters at once, the way
+    turned characters serve as new classes in few-shot learning (Santoro et al. 2016,
+    arXiv:1605.06065).
+    """
+    batch = len(glyphs)
+    made = draws.uniform(batch, device=glyphs.device) < share
+    chosen = draws.integers(1, ORIENTATIONS, batch, device=glyphs.device)
+    for bit, change in enumerate(CHANGES):
+        glyphs = torch.where(_broad(made & (chosen >> bit & 1).bool()), change(glyphs), glyphs)
+    return glyphs, made
+
+
 def _between(low: float, high: float, count: int, device: torch.device) -> Tensor:
     return low + (high - low) * draws.uniform(count, device=device)
 
@@ -108,12 +144,28 @@ def _warps(count: int, size: list[int], device: torch.device) -> Tensor:
     )
     grid = affine_grid(matrix, [count, 1, *size], align_corners=False)
     for most, places in ((BEND, 4), (ROUGH, 16)):
-        field = 2 * draws.uniform(count, 2, places, places, device=device) - 1
-        extent = 2 * _sometimes(0, most, count, device)  # the side is 2 long
-        moved = extent[:, None, None, None] * field
-        smooth = interpolate(moved, size=size, mode="bicubic", align_corners=True)
-        grid = grid + smooth.permute(0, 2, 3, 1)
+        grid = grid + _moved(_sometimes(0, most, count, device), places, size)
     return grid
+
+
+def _still(count: int, size: list[int], device: torch.device) -> Tensor:
+    """The place of each pixel, [B, H, W, 2]; the side is from -1 to 1."""
+    matrix = torch.eye(2, 3, device=device).expand(count, 2, 3)
+    return affine_grid(matrix, [count, 1, *size], align_corners=False)
+
+
+def _moved(most: Tensor, places: int, size: list[int]) -> Tensor:
+    """How far each pixel moves, [B, H, W, 2]; so many places a side by `most` [B] of it at most."""
+    count, device = len(most), most.device
+    field = 2 * draws.uniform(count, 2, places, places, device=device) - 1
+    field = 2 * most[:, None, None, None] * field  # the side is 2 long
+    return interpolate(field, size=size, mode="bicubic", align_corners=True).permute(0, 2, 3, 1)
+
+
+def _sampled(glyphs: Tensor, grid: Tensor) -> Tensor:
+    """Glyphs [N, C, H, W] in [-1, 1] at the places of the grid [N, H, W, 2]; paper around them."""
+    ink = grid_sample(1 - glyphs, grid.to(glyphs.dtype), mode="bicubic", align_corners=False)
+    return 1 - ink.clamp(0, 2)
 
 
 def _thickened(ink: Tensor, across: Tensor, down: Tensor) -> Tensor:

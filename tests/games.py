@@ -43,7 +43,10 @@ NETWORKS = {
     ),
 }
 SETTINGS = {
-    "wnet": {"feature_source": "discriminator", "restyle": 0.5, "mix": 0.5, "splice": 0.5},
+    "wnet": {
+        "feature_source": "discriminator",
+        **dict.fromkeys(("restyle", "mix", "splice", "bend", "turn"), 0.5),
+    },
     "cyclegan": {"pool": 0, "size": SIZE, "channels": 1},
     "pix2pix": {"size": SIZE, "channels": 1},
 }

@@ -17,7 +17,7 @@ MODULES = {
 }
 ABOVE = {"build", "trainer", "commands", "trained", "config.check", "config.rehearsal"}
 ABOVE |= {f"run.{room}" for room in ("rundir", "state", "saves", "ending", "finetune", "rollback")}
-PARTS = {"recipes", "losses", "networks", "augment", "restyle", "pool", "recipe"}
+PARTS = {"recipes", "losses", "networks", "augment", "restyle", "orientations", "pool", "recipe"}
 NEVER = {  # room -> rooms that it does not know
     "recipe": ABOVE | {"data", "metrics", "run", "networks", "losses", "recipes"},
     "losses": ABOVE | {"data", "metrics", "run", "recipes"},

@@ -106,8 +106,9 @@ def test_a_label_without_classes_is_refused(trained):
         gan.load("run").sample(2, label=0)
 
 
-def test_written_characters_are_the_generators(trained, monkeypatch):
-    trainer = trained("wnet")
+@pytest.mark.parametrize("ensemble", [False, True])
+def test_written_characters_are_the_generators(trained, monkeypatch, ensemble):
+    trainer = trained("wnet", f"generator.self_ensemble={ensemble}")
     loaded = gan.load("run")
     torch.manual_seed(0)
     prototypes, references = torch.rand(5, 1, 16, 16) * 2 - 1, torch.rand(3, 1, 16, 16) * 2 - 1
@@ -122,13 +123,16 @@ def test_written_characters_are_the_generators(trained, monkeypatch):
         loaded.sample(2)
 
 
-def test_a_style_half_way_is_between_both(trained):
-    trained("wnet")
+@pytest.mark.parametrize("ensemble", [False, True])
+def test_a_style_half_way_is_between_both(trained, ensemble):
+    trained("wnet", f"generator.self_ensemble={ensemble}")
     loaded = gan.load("run")
     styles = [loaded.style(torch.full((1, 1, 16, 16), ink)) for ink in (-1.0, 1.0)]
-    middle = runs.mixed(*styles, 0.25)
-    assert torch.allclose(middle.code, 0.75 * styles[0].code + 0.25 * styles[1].code)
-    assert torch.allclose(middle.shortcuts[0], torch.lerp(*(s.shortcuts[0] for s in styles), 0.25))
+    ways = zip(runs.mixed(*styles, 0.25), *styles, strict=True) if ensemble else []
+    for middle, *ends in ways or [(runs.mixed(*styles, 0.25), *styles)]:
+        assert torch.allclose(middle.code, 0.75 * ends[0].code + 0.25 * ends[1].code)
+        between = torch.lerp(*(end.shortcuts[0] for end in ends), 0.25)
+        assert torch.allclose(middle.shortcuts[0], between)
 
 
 SHAPES = {"size": 16, "channels": 1}

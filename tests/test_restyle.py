@@ -6,7 +6,8 @@ from torch.nn.functional import cross_entropy
 
 from gan import restyle
 from gan.build import build
-from gan.restyle import mixed, restyled, spliced
+from gan.orientations import ORIENTATIONS, oriented, upright
+from gan.restyle import bent, mixed, restyled, spliced, turned
 
 KINDS = {
     "SLANT": 0.0,
@@ -16,6 +17,8 @@ KINDS = {
     "WEIGHT": (0.0, 0.0),
     "CONTRAST": 0.0,
 }
+
+OVERSHOOT = 1.375**2  # the sum of a bicubic's weights without their signs is no larger
 
 
 @pytest.fixture
@@ -142,12 +145,12 @@ def test_slant_and_scale_keep_to_their_bounds(cross, only, name, amount):
 
 @pytest.mark.parametrize(("name", "most"), [("BEND", 0.05), ("ROUGH", 0.02)])
 def test_places_move_no_farther_than_their_bounds(only, name, most):
-    """The place that a pixel comes from; the side is 2 long, and a cubic overshoots a little."""
+    """The place that a pixel comes from; the side is 2 long, and a bicubic surface overshoots."""
     only(**{name: most})
     torch.manual_seed(0)
     still = torch.nn.functional.affine_grid(torch.eye(2, 3)[None], [1, 1, 32, 32], False)
     moved = restyle._warps(200, [32, 32], torch.device("cpu")) - still
-    assert 0.7 * 2 * most < moved.abs().max() < 1.3 * 2 * most
+    assert 0.7 * 2 * most < moved.abs().max() < OVERSHOOT * 2 * most
     near = (moved[:, 1:] - moved[:, :-1]).abs().max() / moved.abs().max()
     assert near < 0.3 if name == "BEND" else near > 0.5  # with a fourth of the glyph, or alone
 
@@ -229,6 +232,98 @@ def test_one_cut_divides_prototype_and_target_at_the_same_place():
         assert 0.3 < whole[:, 0].float().mean() < 0.7  # either half
 
 
+def test_eight_orientations_are_those_of_a_square():
+    """Each has its own picture of an odd image, and one after another is again one of them."""
+    image = torch.arange(9.0).reshape(1, 1, 3, 3)
+    all_of_it = [oriented(image, way) for way in range(ORIENTATIONS)]
+    pictures = {tuple(one.flatten().tolist()) for one in all_of_it}
+    assert torch.equal(all_of_it[0], image)
+    assert len(pictures) == ORIENTATIONS == 8
+    for way, one in enumerate(all_of_it):
+        assert torch.equal(upright(one, way), image)
+        for other in range(ORIENTATIONS):
+            assert tuple(oriented(one, other).flatten().tolist()) in pictures
+    quarter = torch.rot90(image, 1, (2, 3))
+    assert tuple(quarter.flatten().tolist()) in pictures
+
+
+def test_a_sample_is_turned_as_one_and_in_every_way():
+    torch.manual_seed(0)
+    glyphs = torch.arange(800 * 2 * 9.0).reshape(800, 2, 1, 3, 3)
+    found, made = turned(glyphs, 0.75)
+    assert torch.equal(found[~made], glyphs[~made])
+    assert 0.7 < made.float().mean() < 0.8
+    counts = dict.fromkeys(range(1, ORIENTATIONS), 0)
+    for before, after in zip(glyphs[made], found[made], strict=True):
+        (way,) = (w for w in range(ORIENTATIONS) if torch.equal(oriented(before, w), after))
+        counts[way] += 1  # fails for 0, its own orientation
+    assert min(counts.values()) > 0.7 * made.sum() / 7
+
+
+def test_a_character_is_bent_alike_in_both_fonts(cross):
+    torch.manual_seed(0)
+    glyphs = cross[:1, 0].expand(200, 1, 32, 32)
+    prototype, target, made = bent(glyphs, glyphs, 0.5)
+    assert 0.4 < made.float().mean() < 0.6
+    assert torch.equal(prototype[~made], glyphs[~made])
+    assert torch.allclose(prototype, target, atol=1e-5)
+    away = (prototype - glyphs).abs().flatten(1).amax(1)
+    assert (away[made] > 0.1).float().mean() > 0.95
+    assert -1 <= prototype.min() < prototype.max() <= 1
+    assert (prototype[made][:, 0, :2] > 0.99).all()  # the paper around the cross stays
+
+
+def test_a_bent_place_moves_no_farther_than_its_bounds(monkeypatch):
+    moved = []
+    sampled = restyle._sampled
+    monkeypatch.setattr(
+        restyle, "_sampled", lambda glyphs, grid: moved.append(grid) or sampled(glyphs, grid)
+    )
+    torch.manual_seed(0)
+    image = torch.ones(300, 1, 32, 32)
+    bent(image, image, 1.0)
+    still = torch.nn.functional.affine_grid(torch.eye(2, 3)[None], [1, 1, 32, 32], False)
+    far = (moved[0] - still).abs().flatten(1).amax(1) / 2  # in sides
+    assert 0.06 < far.max() < OVERSHOOT * 0.12
+    assert far.min() < 0.03
+    assert all((far < edge).any() for edge in (0.05, 0.1))
+
+
+def test_what_is_turned_or_bent_keeps_references_and_classes_right(tiny):
+    """Bent: the same character, its style's references as they are. Turned: all, without classes."""
+    trainer = build(tiny("wnet", "data.references=2"))
+    batch, recipe = next(trainer.stream), trainer.recipe
+    trainer.stream.close()
+    recipe.bend = 1.0
+    torch.manual_seed(0)
+    made = recipe.prepare(batch)
+    torch.manual_seed(0)
+    assert torch.equal(made["target"], bent(batch["prototype"], batch["target"], 1.0)[1])
+    assert made["reference"] is batch["reference"]
+    assert not {"made_style", "made_character"} & set(made)
+    recipe.bend, recipe.turn = 0.0, 1.0
+    made = recipe.prepare(batch)
+    for place in range(len(batch["style"])):
+        images = [
+            torch.stack([b["prototype"][place], b["target"][place], *b["reference"][place]])
+            for b in (batch, made)
+        ]
+        ways = [w for w in range(1, ORIENTATIONS) if torch.equal(oriented(images[0], w), images[1])]
+        assert len(ways) == 1
+    assert made["made_style"].all()
+    assert made["made_character"].all()
+
+
+def test_what_was_made_before_stays_without_a_class_when_it_is_not_turned(tiny, monkeypatch):
+    trainer = build(tiny("wnet", "recipe.mix=1.0"))
+    batch, recipe = next(trainer.stream), trainer.recipe
+    trainer.stream.close()
+    recipe.turn = 1e-9
+    made = recipe.prepare(batch)
+    assert made["made_style"].all()
+    assert not made["made_character"].any()
+
+
 def test_both_players_play_on_the_changed_batch(tiny, monkeypatch):
     """References and target alike; the prototype and the labels stay as they are."""
     monkeypatch.setattr(restyle, "OFTEN", 1.0)
@@ -302,12 +397,15 @@ def test_it_is_off_by_default(tiny):
 
 @pytest.mark.parametrize(
     "share",
-    [None, "mix", *(pytest.param(s, marks=pytest.mark.slow) for s in ("restyle", "splice"))],
+    [
+        *(None, "mix", "turn"),
+        *(pytest.param(s, marks=pytest.mark.slow) for s in ("restyle", "splice", "bend")),
+    ],
 )
 def test_what_styles_are_made_of_is_read_only_where_some_are(tiny, share):
     overrides = [] if share is None else [f"recipe.{share}=0.5"]
     run = build(tiny("wnet", *overrides))
-    more = {"mate", "other"} if share else set()
+    more = {"mate", "other"} if share in ("mix", "restyle", "splice") else set()
     read = next(run.stream)
     assert set(read) == {"prototype", "reference", "target", "style", "character"} | more
     run.stream.close()

@@ -5,6 +5,7 @@ on. Content enters the decoder at every level, style only at 8 x 8 pixels and be
 """
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from gan.networks.blocks import in_full, levels, widths, xavier_start
 from gan.networks.resample import StridedConv2d, StridedConvTranspose2d
+from gan.orientations import ORIENTATIONS, oriented, upright
 from gan.registry import Count, Fraction, register
 
 STYLE_SIZE = 8  # pixels: style joins at this size and below, residual blocks at this size and above
@@ -24,6 +26,9 @@ class Code(NamedTuple):
     code: Tensor  # [B, D]
     logits: Tensor  # [B, characters] for content, [B, styles] for style
     shortcuts: tuple[Tensor, ...]  # maps for the decoder, coarsest first
+
+
+Codes = tuple[Code, ...]  # of an image in every orientation
 
 
 class Critique(NamedTuple):
@@ -47,6 +52,10 @@ class Generator(nn.Module):
     8 * `width`. `blocks` residual blocks refine the shortcuts at 8 x 8 pixels, two fewer at each
     finer level, none below. `styles` and `characters` are the numbers of training classes. Every
     pass in training mode moves the encoders' running statistics, also those of encoded fakes.
+
+    With `self_ensemble` it draws in all eight orientations once it is trained and takes the median
+    of each pixel (Lim et al. 2017, arXiv:1707.02921, section 3.4, who take the mean). That takes a
+    training in which samples were turned.
     """
 
     def __init__(
@@ -58,8 +67,10 @@ class Generator(nn.Module):
         width: Count = 16,
         blocks: Count = 5,
         dropout: Fraction = 0.5,
+        self_ensemble: bool = False,
     ) -> None:
         super().__init__()
+        self.self_ensemble = self_ensemble
         inner = widths(width, levels(size))
         self.content_encoder = Encoder(channels, inner, characters)
         self.style_encoder = Encoder(channels, inner, styles)
@@ -70,22 +81,35 @@ class Generator(nn.Module):
         """Prototypes [B, C, H, W] and references [B, K, C, H, W] to images in [-1, 1]."""
         return self.decode(self.encode_content(prototype), self.encode_style(references))
 
-    def encode_content(self, image: Tensor) -> Code:
+    def encode_content(self, image: Tensor) -> Code | Codes:
         """The character of images [B, C, H, W]."""
-        return self.content_encoder(image)
+        return self._seen(self.content_encoder, image)
 
-    def encode_style(self, references: Tensor) -> Code:
+    def encode_style(self, references: Tensor) -> Code | Codes:
         """The style of references [B, K, C, H, W], averaged over K; without K, of one each."""
+        return self._seen(self._style_of, references)
+
+    def decode(self, content: Code | Codes, style: Code | Codes) -> Tensor:
+        """Images in [-1, 1] with the character of one code and the style of the other."""
+        if isinstance(content, Code):
+            return self.decoder(content, style)
+        pairs = zip(content, style, strict=True)
+        drawn = [upright(self.decoder(*pair), way) for way, pair in enumerate(pairs)]
+        return _median(torch.stack(drawn))
+
+    def _seen(self, encoder: Callable[[Tensor], Code], images: Tensor) -> Code | Codes:
+        """The code of the images, or one for each of their orientations."""
+        if self.training or not self.self_ensemble:
+            return encoder(images)
+        return tuple(encoder(oriented(images, way)) for way in range(ORIENTATIONS))
+
+    def _style_of(self, references: Tensor) -> Code:
         if references.ndim == 4:
             return self.style_encoder(references)
         count = references.shape[1]
         code, logits, shortcuts = self.style_encoder(references.flatten(0, 1))  # [B*K, ...]
         averaged = tuple(_mean(shortcut, count) for shortcut in shortcuts)
         return Code(_mean(code, count), _mean(logits, count), averaged)
-
-    def decode(self, content: Code, style: Code) -> Tensor:
-        """Images in [-1, 1] with the character of one code and the style of the other."""
-        return self.decoder(content, style)
 
 
 @register(
@@ -240,3 +264,9 @@ def _judged(before: int, after: int) -> nn.Module:
 
 def _mean(x: Tensor, count: int) -> Tensor:
     return x.reshape(-1, count, *x.shape[1:]).mean(1)  # [B, ...]
+
+
+def _median(drawings: Tensor) -> Tensor:
+    """The median over the first dimension, of an even number the mean of the middle two."""
+    middle = len(drawings) // 2
+    return drawings.sort(0).values[middle - 1 : middle + 1].mean(0)

@@ -20,7 +20,7 @@ from gan.losses.reconstruction import Reconstruction, feature_distance
 from gan.recipe import Batch, Penalty, Recipe, penalise
 from gan.recipes.modules import GlyphCritic, GlyphWriter, Observer
 from gan.registry import Fraction, NonNegative, register
-from gan.restyle import mixed, restyled, spliced
+from gan.restyle import bent, mixed, restyled, spliced, turned
 
 SURE = 30.0  # the logit of a class beyond doubt: its cross entropy is below 1e-9
 
@@ -70,6 +70,8 @@ class WNet(Recipe):
         restyle: Fraction = 0.0,
         mix: Fraction = 0.0,
         splice: Fraction = 0.0,
+        bend: Fraction = 0.0,
+        turn: Fraction = 0.0,
     ) -> None:
         """`weight` scales the adversarial term; `reconstruction` losses come on top of the eight.
 
@@ -78,7 +80,8 @@ class WNet(Recipe):
         folder that `gan classifier` wrote. `restyle` and `mix` are shares of samples whose
         references and target are changed together into a style that no font has, made of one font
         or between two; `splice` is the share whose target and prototype are of two characters, cut
-        and joined. What is made has no class.
+        and joined, `bend` the share whose two are bent alike, and `turn` that in which all is
+        turned or mirrored. What is made has no class; bent characters keep theirs.
         """
         super().__init__()
         self.generator, self.discriminator = generator, discriminator
@@ -90,6 +93,7 @@ class WNet(Recipe):
         self.feature_source, self.reconstruction = feature_source, reconstruction
         self.classification = classification
         self.restyle, self.mix, self.splice = restyle, mix, splice
+        self.bend, self.turn = bend, turn
 
     @staticmethod
     def needs_classifier(settings: Mapping[str, Any]) -> bool:
@@ -103,9 +107,15 @@ class WNet(Recipe):
         return ("mate", "other") if made else ()
 
     def prepare(self, batch: Batch) -> Batch:
-        """Some samples in styles made from real ones, and of characters made of two."""
-        if not (self.restyle or self.mix or self.splice):
-            return batch
+        """Some samples in styles made from real ones, and of characters that no font has."""
+        if self.restyle or self.mix or self.splice:
+            batch = self._made(batch)
+        if self.bend:
+            prototype, target, _ = bent(batch["prototype"], batch["target"], self.bend)
+            batch = {**batch, "prototype": prototype, "target": target}
+        return self._turned(batch) if self.turn else batch
+
+    def _made(self, batch: Batch) -> Batch:
         target, mate = batch["target"], batch["mate"]
         glyphs = torch.cat([target[:, None], mate[:, 1:], batch["reference"]], 1)
         glyphs, between = mixed(glyphs, batch["other"], self.mix)
@@ -115,6 +125,17 @@ class WNet(Recipe):
         prototype, target, joined = spliced(batch["prototype"], target, mate, self.splice)
         made = {"made_style": between | changed, "made_character": joined}
         return {**batch, **made, "prototype": prototype, "target": target, "reference": reference}
+
+    def _turned(self, batch: Batch) -> Batch:
+        pair = torch.stack([batch["prototype"], batch["target"]], 1)
+        glyphs, made = turned(torch.cat([pair, batch["reference"]], 1), self.turn)
+        changed = {
+            field: made | batch[field] if field in batch else made
+            for field in ("made_style", "made_character")
+        }
+        prototype, target, reference = glyphs[:, 0], glyphs[:, 1], glyphs[:, 2:]
+        changed |= {"prototype": prototype, "target": target, "reference": reference}
+        return {**batch, **changed}
 
     def generate(self, batch: Batch) -> dict[str, Tensor]:
         """The image, and what the encoders made of prototype and references."""

@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from gan.bench.by_hand import as_written
 from gan.networks.resample import StridedConv2d
 from gan.networks.wnet import Code, Discriminator, Generator
+from gan.orientations import ORIENTATIONS, oriented, upright
 
 COUNTS = {  # width, size: generator's millions of parameters and 1e9 multiplications per image
     (64, 32): ("50.9", "0.470"),
@@ -185,6 +186,53 @@ def test_decoder_drops_out_while_training_only():
     assert not torch.equal(network.decode(content, style), network.decode(content, style))
     network.decoder.eval()
     assert torch.equal(network.decode(content, style), network.decode(content, style))
+
+
+@pytest.fixture
+def ensemble(generator) -> Generator:
+    """A generator that draws in all orientations."""
+    generator.self_ensemble = True
+    return generator
+
+
+def test_the_self_ensemble_is_the_median_of_what_eight_orientations_give(ensemble):
+    prototype, references = torch.randn(3, 1, 32, 32), torch.randn(3, 2, 1, 32, 32)
+    found = ensemble(prototype, references)
+    ensemble.self_ensemble = False
+    drawn = [
+        upright(ensemble(oriented(prototype, way), oriented(references, way)), way)
+        for way in range(ORIENTATIONS)
+    ]
+    single = drawn[0]
+    expected = torch.stack(drawn).quantile(0.5, dim=0)
+    assert torch.allclose(found, expected, atol=1e-6)
+    assert (single - expected).abs().max() > 100 * (found - expected).abs().max()
+    assert torch.equal(ensemble(prototype, references), single)
+
+
+@pytest.mark.parametrize("way", range(1, ORIENTATIONS))
+def test_the_self_ensemble_draws_alike_in_every_orientation(ensemble, way):
+    """A closed form of the whole: turning what it is shown turns what it draws."""
+    prototype, reference = torch.randn(2, 2, 1, 32, 32)
+    plain = ensemble(prototype, reference)
+    shown = ensemble(oriented(prototype, way), oriented(reference, way))
+    assert torch.allclose(upright(shown, way), plain, atol=1e-6)
+    assert not torch.allclose(shown, plain, atol=1e-3)  # as it would be if nothing were turned back
+    ensemble.self_ensemble = False
+    one = upright(ensemble(oriented(prototype, way), oriented(reference, way)), way)
+    assert not torch.allclose(one, ensemble(prototype, reference), atol=1e-3)
+
+
+def test_the_self_ensemble_leaves_training_and_weights_alone(ensemble):
+    plain = Generator(32, 1, styles=3, characters=4, width=2, blocks=3)
+    plain.load_state_dict(ensemble.state_dict())
+    image = torch.randn(4, 1, 32, 32)
+    ensemble.train()
+    assert torch.equal(ensemble.encode_style(image).code, plain.encode_style(image).code)
+    torch.manual_seed(1)
+    drawn = ensemble(image, image)
+    torch.manual_seed(1)
+    assert torch.equal(drawn, plain(image, image))
 
 
 @pytest.mark.parametrize("references", [(1, 1, 8, 8), (1, 4, 1, 8, 8)])
