@@ -25,8 +25,8 @@ CONTRAST = 0.4  # pixels that edges of upright strokes move, and those of level 
 BEND = 0.05  # of the side that a place moves at most, together with a fourth of the glyph
 ROUGH = 0.012  # of the side that a place moves at most, together with its close surroundings
 
-SWAY = ((0.06, 2), (0.06, 4))  # of the side that a place of a bent character moves at most, with
-# all within a half and within a fourth of the glyph
+SWAY = ((0.06, 2), (0.06, 4))  # of the side that places of a bent character move at most, and how
+# many places there are on a side; between them a bicubic surface overshoots
 
 SOFT = 1 / 32  # of the side: the blur under which strokes of two fonts meet
 EDGE = 4.0  # how much steeper than the blur the edges of a mixture are
@@ -39,7 +39,7 @@ def restyled(glyphs: Tensor, share: float) -> tuple[Tensor, Tensor]:
     batch, many, _, *size = glyphs.shape
     made = draws.uniform(batch, device=glyphs.device) < share
     flat = glyphs.flatten(0, 1)
-    moved = 1 - _sampled(flat, _warps(batch, size, glyphs.device).repeat_interleave(many, 0))
+    moved = _sampled(1 - flat, _warps(batch, size, glyphs.device).repeat_interleave(many, 0))
     weight = _sometimes(*WEIGHT, batch, glyphs.device)
     contrast = _sometimes(-CONTRAST, CONTRAST, batch, glyphs.device)
     edges = [
@@ -90,7 +90,7 @@ def spliced(
 
 
 @torch.no_grad()
-def bent(prototype: Tensor, target: Tensor, share: float) -> tuple[Tensor, Tensor, Tensor]:
+def bent(prototype: Tensor, target: Tensor, share: float) -> tuple[Tensor, Tensor]:
     """Prototypes and targets [B, C, H, W], a `share` of them bent, both of a sample alike.
 
     It is the same character, of the same style, in another shape.
@@ -99,10 +99,11 @@ def bent(prototype: Tensor, target: Tensor, share: float) -> tuple[Tensor, Tenso
     made = draws.uniform(batch, 1, 1, 1, device=target.device) < share
     grid = _still(batch, size, target.device)
     for most, places in SWAY:
-        grid = grid + _moved(_between(0, most, batch, target.device), places, size)
+        field = _field(batch, places, target.device)
+        grid = grid + _moved(field, _between(0, most, batch, target.device), size)
     both = torch.cat([prototype, target], 1)
-    moved = _sampled(both, grid)
-    return *torch.where(made, moved, both).split(channels, 1), made.flatten()
+    prototype, target = torch.where(made, 1 - _sampled(1 - both, grid), both).split(channels, 1)
+    return prototype, target
 
 
 @torch.no_grad()
@@ -117,7 +118,8 @@ def turned(glyphs: Tensor, share: float) -> tuple[Tensor, Tensor]:
     made = draws.uniform(batch, device=glyphs.device) < share
     chosen = draws.integers(1, ORIENTATIONS, batch, device=glyphs.device)
     for bit, change in enumerate(CHANGES):
-        glyphs = torch.where(_broad(made & (chosen >> bit & 1).bool()), change(glyphs), glyphs)
+        stays = _broad(~(made & (chosen >> bit & 1).bool()))
+        glyphs = torch.where(stays, glyphs, change(glyphs))  # the layout is the first's
     return glyphs, made
 
 
@@ -144,7 +146,8 @@ def _warps(count: int, size: list[int], device: torch.device) -> Tensor:
     )
     grid = affine_grid(matrix, [count, 1, *size], align_corners=False)
     for most, places in ((BEND, 4), (ROUGH, 16)):
-        grid = grid + _moved(_sometimes(0, most, count, device), places, size)
+        field = _field(count, places, device)
+        grid = grid + _moved(field, _sometimes(0, most, count, device), size)
     return grid
 
 
@@ -154,18 +157,21 @@ def _still(count: int, size: list[int], device: torch.device) -> Tensor:
     return affine_grid(matrix, [count, 1, *size], align_corners=False)
 
 
-def _moved(most: Tensor, places: int, size: list[int]) -> Tensor:
-    """How far each pixel moves, [B, H, W, 2]; so many places a side by `most` [B] of it at most."""
-    count, device = len(most), most.device
-    field = 2 * draws.uniform(count, 2, places, places, device=device) - 1
+def _field(count: int, places: int, device: torch.device) -> Tensor:
+    """Which way so many places a side move, [B, 2, places, places] in [-1, 1]."""
+    return 2 * draws.uniform(count, 2, places, places, device=device) - 1
+
+
+def _moved(field: Tensor, most: Tensor, size: list[int]) -> Tensor:
+    """How far each pixel moves, [B, H, W, 2]; the places of a field by `most` [B] of the side."""
     field = 2 * most[:, None, None, None] * field  # the side is 2 long
     return interpolate(field, size=size, mode="bicubic", align_corners=True).permute(0, 2, 3, 1)
 
 
-def _sampled(glyphs: Tensor, grid: Tensor) -> Tensor:
-    """Glyphs [N, C, H, W] in [-1, 1] at the places of the grid [N, H, W, 2]; paper around them."""
-    ink = grid_sample(1 - glyphs, grid.to(glyphs.dtype), mode="bicubic", align_corners=False)
-    return 1 - ink.clamp(0, 2)
+def _sampled(ink: Tensor, grid: Tensor) -> Tensor:
+    """Ink [N, C, H, W] in [0, 2] at the places of the grid [N, H, W, 2], none around it."""
+    moved = grid_sample(ink, grid.to(ink.dtype), mode="bicubic", align_corners=False)
+    return moved.clamp(0, 2)
 
 
 def _thickened(ink: Tensor, across: Tensor, down: Tensor) -> Tensor:

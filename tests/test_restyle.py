@@ -18,8 +18,6 @@ KINDS = {
     "CONTRAST": 0.0,
 }
 
-OVERSHOOT = 1.375**2  # the sum of a bicubic's weights without their signs is no larger
-
 
 @pytest.fixture
 def cross():
@@ -150,7 +148,7 @@ def test_places_move_no_farther_than_their_bounds(only, name, most):
     torch.manual_seed(0)
     still = torch.nn.functional.affine_grid(torch.eye(2, 3)[None], [1, 1, 32, 32], False)
     moved = restyle._warps(200, [32, 32], torch.device("cpu")) - still
-    assert 0.7 * 2 * most < moved.abs().max() < OVERSHOOT * 2 * most
+    assert 0.7 * 2 * most < moved.abs().max() < 1.3 * 2 * most
     near = (moved[:, 1:] - moved[:, :-1]).abs().max() / moved.abs().max()
     assert near < 0.3 if name == "BEND" else near > 0.5  # with a fourth of the glyph, or alone
 
@@ -260,17 +258,22 @@ def test_a_sample_is_turned_as_one_and_in_every_way():
     assert min(counts.values()) > 0.7 * made.sum() / 7
 
 
+def test_what_is_turned_lies_in_memory_as_before():
+    glyphs = torch.rand(20, 3, 1, 4, 4)
+    found, _ = turned(glyphs, 0.5)
+    assert found.is_contiguous()
+
+
 def test_a_character_is_bent_alike_in_both_fonts(cross):
     torch.manual_seed(0)
     glyphs = cross[:1, 0].expand(200, 1, 32, 32)
-    prototype, target, made = bent(glyphs, glyphs, 0.5)
-    assert 0.4 < made.float().mean() < 0.6
-    assert torch.equal(prototype[~made], glyphs[~made])
+    prototype, target = bent(glyphs, glyphs, 0.5)
     assert torch.allclose(prototype, target, atol=1e-5)
     away = (prototype - glyphs).abs().flatten(1).amax(1)
-    assert (away[made] > 0.1).float().mean() > 0.95
+    assert 0.4 < (away == 0).float().mean() < 0.6
+    assert (away[away > 0] > 0.1).float().mean() > 0.95
     assert -1 <= prototype.min() < prototype.max() <= 1
-    assert (prototype[made][:, 0, :2] > 0.99).all()  # the paper around the cross stays
+    assert (prototype[away > 0][:, 0, :2] > 0.99).all()  # the paper around the cross stays
 
 
 def test_a_bent_place_moves_no_farther_than_its_bounds(monkeypatch):
@@ -284,13 +287,13 @@ def test_a_bent_place_moves_no_farther_than_its_bounds(monkeypatch):
     bent(image, image, 1.0)
     still = torch.nn.functional.affine_grid(torch.eye(2, 3)[None], [1, 1, 32, 32], False)
     far = (moved[0] - still).abs().flatten(1).amax(1) / 2  # in sides
-    assert 0.06 < far.max() < OVERSHOOT * 0.12
+    assert 0.06 < far.max() < 1.3 * 0.12
     assert far.min() < 0.03
     assert all((far < edge).any() for edge in (0.05, 0.1))
 
 
 def test_what_is_turned_or_bent_keeps_references_and_classes_right(tiny):
-    """Bent: the same character, its style's references as they are. Turned: all, without classes."""
+    """Bent: the same character, its references as they are. Turned: all, without classes."""
     trainer = build(tiny("wnet", "data.references=2"))
     batch, recipe = next(trainer.stream), trainer.recipe
     trainer.stream.close()

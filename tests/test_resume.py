@@ -386,6 +386,21 @@ def test_a_run_from_before_a_free_setting_existed_goes_on(tiny):
         build(tiny("dcgan"))
 
 
+@pytest.mark.parametrize("key", rundir.LATER)
+def test_a_run_from_before_a_setting_existed_goes_on_with_what_was_so_then(tiny, key):
+    section, name = key.split(".")
+    run = build(tiny("wnet"))
+    older = yaml.safe_load(run.config)
+    assert older[section].pop(name) == rundir.LATER[key]
+    run.stream.close()
+    assert rundir.run_id(older) == run.run_id
+    assert not rundir.differences(older, yaml.safe_load(run.config))
+    other = yaml.safe_load(run.config)
+    other[section][name] = 0.5
+    assert rundir.differences(older, other) == [(key, None, 0.5)]
+    assert rundir.run_id(other) != run.run_id
+
+
 def test_an_older_checkpoint_puts_the_newer_ones_aside(tmp_path):
     play(trainer(tmp_path), 2)
     first = newest(tmp_path)

@@ -268,5 +268,5 @@ def _mean(x: Tensor, count: int) -> Tensor:
 
 def _median(drawings: Tensor) -> Tensor:
     """The median over the first dimension, of an even number the mean of the middle two."""
-    middle = len(drawings) // 2
-    return drawings.sort(0).values[middle - 1 : middle + 1].mean(0)
+    ordered, middle = drawings.sort(0).values, len(drawings) // 2
+    return ordered[middle - 1 : middle + 1].mean(0) + 0 * ordered[-1]  # NaN is last, and stays

@@ -43,7 +43,10 @@ class Code(Protocol):
 
 
 class GlyphWriter(nn.Module):
-    """A generator that takes characters and styles apart, and puts them together."""
+    """A generator that takes characters and styles apart, and puts them together.
+
+    What it makes of images is a `Code` in training; in evaluation it is for `decode` alone.
+    """
 
     encode_content: Callable[[Tensor], Code]  # of images [B, C, H, W]
     encode_style: Callable[[Tensor], Code]  # of references [B, (K,) C, H, W]

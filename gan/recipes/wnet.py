@@ -111,7 +111,7 @@ class WNet(Recipe):
         if self.restyle or self.mix or self.splice:
             batch = self._made(batch)
         if self.bend:
-            prototype, target, _ = bent(batch["prototype"], batch["target"], self.bend)
+            prototype, target = bent(batch["prototype"], batch["target"], self.bend)
             batch = {**batch, "prototype": prototype, "target": target}
         return self._turned(batch) if self.turn else batch
 

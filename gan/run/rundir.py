@@ -46,6 +46,8 @@ FREE = (
     "resume",
     "run_dir",
 )
+# settings that came later, with what was so in runs that began without them
+LATER = {"generator.self_ensemble": False, "recipe.bend": 0.0, "recipe.turn": 0.0}
 
 
 def previous(
@@ -184,15 +186,20 @@ def fix_lengths(checked: Checked) -> None:
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
     """Dotted keys whose values differ, with both, apart from those that are free to change."""
-    old, new = flat(before), flat(now)
-    keys = sorted({*old, *new} - set(FREE))
+    old, new = _fixed(before), _fixed(now)
+    keys = sorted({*old, *new})
     return [(key, old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)]
 
 
 def run_id(values: Mapping[str, Any]) -> str:
     """The same for every start of one run, another for every other configuration."""
-    fixed = sorted((key, value) for key, value in flat(values).items() if key not in FREE)
-    return hashlib.sha256(repr(fixed).encode()).hexdigest()[:12]
+    return hashlib.sha256(repr(sorted(_fixed(values).items())).encode()).hexdigest()[:12]
+
+
+def _fixed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted keys that a run is known by, with their values."""
+    every = flat(values).items()
+    return {k: v for k, v in every if k not in FREE and (k, v) not in LATER.items()}
 
 
 def _require_same(run_dir: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -72,7 +72,10 @@ def test_not_a_number_does_not_pass(trained):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("given", [["dcgan"], ["dcgan", "generator=resnet"], ["wnet"]])
+@pytest.mark.parametrize(
+    "given",
+    [["dcgan"], ["dcgan", "generator=resnet"], ["wnet"], ["wnet", "generator.self_ensemble=true"]],
+)
 def test_onnx_draws_any_number_of_images(trained, given, capsys):
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")

@@ -223,6 +223,22 @@ def test_the_self_ensemble_draws_alike_in_every_orientation(ensemble, way):
     assert not torch.allclose(one, ensemble(prototype, reference), atol=1e-3)
 
 
+def test_the_self_ensemble_hides_nothing_that_is_no_number(ensemble):
+    """NaN of one orientation shows, where a median of the rest would not."""
+    plain = ensemble.decoder
+    drawn = []
+
+    class Once(torch.nn.Module):
+        def forward(self, *codes):
+            drawn.append(plain(*codes))
+            return drawn[-1] if len(drawn) > 1 else drawn[-1] * float("nan")
+
+    ensemble.decoder = Once()
+    image = torch.randn(2, 1, 32, 32)
+    assert ensemble(image, image).isnan().all()
+    assert len(drawn) == ORIENTATIONS
+
+
 def test_the_self_ensemble_leaves_training_and_weights_alone(ensemble):
     plain = Generator(32, 1, styles=3, characters=4, width=2, blocks=3)
     plain.load_state_dict(ensemble.state_dict())
