@@ -87,6 +87,7 @@ def jpeg(options: Options) -> Iterator[Row]:
         ours = _stream(store, size)
         loader = _loader(stores.JpegImages(pictures, folder), size)
         yield _beside_loader(options, "D6", "jpeg", ours, loader, pictures, 1.5)
+        store.threads = 1  # as FFCV's loader has: two on one core take more of its time
         yield _beside_ffcv(options, "D6", "jpeg ffcv", ours, pictures, folder, 0.7, "jpg")
 
 

@@ -153,6 +153,9 @@ class ForeignStore(Store):
 
     There are no fields. Decoding a JPEG of 256 x 256 pixels takes about 0.6 ms of a thread, with
     simplejpeg about half of that: many times what a store needs.
+
+    Attributes:
+        threads: how many decode at once.
     """
 
     def __init__(self, path: str | os.PathLike[str], size: int, channels: int) -> None:
@@ -164,7 +167,7 @@ class ForeignStore(Store):
         require_channels(channels)
         self.path = Path(path)
         self._encoded = Encoded(self.path)
-        self.count = len(self._encoded.keys)
+        self.count, self.threads = len(self._encoded.keys), len(os.sched_getaffinity(0))
         self.shape = (size, size, channels)
         self.source = _title(self._encoded)
         self.fingerprint = self.content_hash = digest([RULES, self.shape, self._encoded.listing])
@@ -192,7 +195,7 @@ class ForeignStore(Store):
             )
         if len(rows) and (rows.min() < 0 or rows.max() >= self.count):
             raise StoreError(f"{self.path}: a row of {rows} leaves 0 to {self.count - 1}")
-        numbers, threads = rows.tolist(), len(os.sched_getaffinity(0))
+        numbers, threads = rows.tolist(), self.threads
         values = self._encoded.read(numbers)
 
         def share(first: int) -> None:
