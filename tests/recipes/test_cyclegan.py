@@ -110,8 +110,12 @@ def test_inverse_translators_have_no_cycle_loss_but_an_identity_loss(batch):
 
 def reached(term, module):
     weights = list(module.parameters())
-    # the graph is kept: each term is asked for several networks, and all share one forward
-    gradients = torch.autograd.grad(term, weights, retain_graph=True, allow_unused=True)
+    gradients = torch.autograd.grad(
+        term,
+        weights,
+        retain_graph=True,  # each term is asked for several networks, and all share one forward
+        allow_unused=True,  # a network that the term does not reach is an answer
+    )
     return any(g is not None and g.abs().sum() > 0 for g in gradients)
 
 

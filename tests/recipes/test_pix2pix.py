@@ -97,13 +97,13 @@ def test_no_term_of_the_discriminator_reaches_the_generator_and_each_reaches_its
     terms = recipe.discriminator_losses(batch, detached(fakes), 0)
     for name in ("adversarial", "r1", "r2", "wgan_gp"):
         recipe.zero_grad()
-        terms[name].backward(retain_graph=True)
+        terms[name].backward(retain_graph=True)  # each alone: they share D's forward
         assert all(p.grad is None for p in recipe.generator.parameters()), name
         assert recipe.discriminator[0].weight.grad.abs().sum() > 0, name
     terms = recipe.generator_losses(batch, fakes, 0)
     for name in ("adversarial", "l1"):
         recipe.generator.zero_grad()
-        terms[name].backward(retain_graph=True)
+        terms[name].backward(retain_graph=True)  # each alone: both share the fakes' graph
         assert recipe.generator.weight.grad.abs().sum() > 0, name
 
 

@@ -100,7 +100,10 @@ def test_the_gradient_is_that_of_the_loss_at_the_moved_images(which, loss):
     gradients = [p.grad.clone() for p in network.parameters()]
     network.zero_grad()
     torch.manual_seed(4)
-    loss_of = lambda pair: penalty.adversarial.discriminator(*map(network, pair.chunk(2)))  # noqa: E731
+
+    def loss_of(pair):
+        return penalty.adversarial.discriminator(*map(network, pair.chunk(2)))
+
     moved = penalty.perturbation(loss_of, torch.cat([real, fake]))
     assert all(p.grad is None for p in network.parameters())
     loss_of(moved).backward()
