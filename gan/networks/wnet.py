@@ -54,8 +54,8 @@ class Generator(nn.Module):
     pass in training mode moves the encoders' running statistics, also those of encoded fakes.
 
     With `self_ensemble` it draws in all eight orientations once it is trained and takes the median
-    of each pixel (Lim et al. 2017, arXiv:1707.02921, section 3.4, who take the mean). That takes a
-    training in which samples were turned.
+    of each pixel (Lim et al. 2017, arXiv:1707.02921, who take the mean). That takes a training in
+    which samples were turned.
     """
 
     def __init__(
