@@ -2,10 +2,11 @@
 
 A one-shot font needs many styles to learn from, and a store has few. `restyled` changes the glyphs
 of a sample together, references and target alike, so that they still share a style, though one that
-no font has; `mixed` finds a style between two fonts. `spliced` cuts two characters of a style and
-puts the halves together, in the standard font as well: characters that no font has. `bent` bends a
-character in both fonts alike, and `turned` shows all of a sample turned or mirrored. Each sample
-draws its own changes; what comes last, [B], says which were changed. Nothing needs a gradient.
+no font has, and `hollowed` leaves their outlines; `mixed` finds a style between two fonts.
+`spliced` cuts two characters of a style and puts the halves together, in the standard font as well:
+characters that no font has. `bent` bends a character in both fonts alike, and `turned` shows all of
+a sample turned or mirrored. Each sample draws its own changes; what comes last, [B], says which
+were changed. Nothing needs a gradient.
 """
 
 import math
@@ -25,6 +26,8 @@ CONTRAST = 0.4  # pixels that edges of upright strokes move, and those of level 
 BEND = 0.05  # of the side that a place moves at most, together with a fourth of the glyph
 ROUGH = 0.012  # of the side that a place moves at most, together with its close surroundings
 
+OUTSIDE = (0.2, 1.0)  # pixels that the outer edges of a hollow glyph move
+LINE = (0.9, 1.2)  # pixels between its outer and inner edges
 SWAY = ((0.06, 2), (0.06, 4))  # of the side that places of a bent character move at most, and how
 # many places there are on a side; between them a bicubic surface overshoots
 
@@ -42,10 +45,7 @@ def restyled(glyphs: Tensor, share: float) -> tuple[Tensor, Tensor]:
     moved = _sampled(1 - flat, _warps(batch, size, glyphs.device).repeat_interleave(many, 0))
     weight = _sometimes(*WEIGHT, batch, glyphs.device)
     contrast = _sometimes(-CONTRAST, CONTRAST, batch, glyphs.device)
-    edges = [
-        edge.to(flat.dtype).repeat_interleave(many)[:, None, None, None]
-        for edge in (weight + contrast, weight - contrast)
-    ]
+    edges = (_of_each(edge, glyphs) for edge in (weight + contrast, weight - contrast))
     ink = _thickened(moved / 2, *edges)
     return torch.where(_broad(made), (1 - 2 * ink).view_as(glyphs), glyphs), made
 
@@ -64,6 +64,22 @@ def mixed(glyphs: Tensor, others: Tensor, share: float) -> tuple[Tensor, Tensor]
     soft = _blurred(mean.flatten(0, 2)[:, None], SOFT * height)
     ink = _cut(soft, mean.mean((3, 4)).view(-1, 1, 1, 1), EDGE * SOFT * height)
     return torch.where(_broad(made), (1 - 2 * ink).view_as(glyphs), glyphs), made
+
+
+@torch.no_grad()
+def hollowed(glyphs: Tensor, share: float) -> tuple[Tensor, Tensor]:
+    """Glyphs [B, N, C, H, W], a `share` of the samples drawn in outline.
+
+    Paper is in the place of the ink, and a line around it; thin strokes become double lines.
+    """
+    batch = len(glyphs)
+    made = draws.uniform(batch, device=glyphs.device) < share
+    outer = _between(*OUTSIDE, batch, glyphs.device)
+    inner = outer - _between(*LINE, batch, glyphs.device)
+    ink = (1 - glyphs.flatten(0, 1)) / 2
+    around, inside = (_thickened(ink, *2 * [_of_each(edge, glyphs)]) for edge in (outer, inner))
+    hollow = (1 - 2 * (around - inside)).view_as(glyphs)
+    return torch.where(_broad(made), hollow, glyphs), made
 
 
 @torch.no_grad()
@@ -130,6 +146,11 @@ def _between(low: float, high: float, count: int, device: torch.device) -> Tenso
 def _sometimes(low: float, high: float, count: int, device: torch.device) -> Tensor:
     """A change of each sample, none in some."""
     return _between(low, high, count, device) * (draws.uniform(count, device=device) < OFTEN)
+
+
+def _of_each(change: Tensor, glyphs: Tensor) -> Tensor:
+    """A change of each sample [B] for all of its glyphs [B, N, C, H, W], [B * N, 1, 1, 1]."""
+    return change.to(glyphs.dtype).repeat_interleave(glyphs.shape[1])[:, None, None, None]
 
 
 def _broad(x: Tensor) -> Tensor:

@@ -9,9 +9,8 @@ as plugins are imported where the caller allows it.
 """
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,6 +28,7 @@ from gan.recipes.wnet import WNet
 from gan.registry import ConfigError, Entry
 from gan.run.best import path_of, weights_of
 from gan.step.buffers import settled
+from gan.styles import STEPS, adapted, repeated
 
 CHUNK = 64  # images drawn at once
 CLOCKS = ("step", "images", "discriminator_updates")
@@ -160,9 +160,25 @@ class Run:
         made = []
         for part in torch.split(prototypes.to(self.device), CHUNK):
             content = writer.encode_content(part)
-            each = mapped(partial(_repeated, count=len(part)), style)
-            made.append(writer.decode(content, each).float().cpu())
+            made.append(writer.decode(content, repeated(style, len(part))).float().cpu())
         return torch.cat(made)
+
+    def adapted(
+        self, shown: Tensor, references: Tensor, steps: int = STEPS, enough: float = 0.0
+    ) -> "Run":
+        """This run with a generator that has learnt references of one style, see `gan.styles`.
+
+        Args:
+            shown: the references' characters in the standard font, [K, C, H, W] in [-1, 1].
+            references: the same characters in the style, [K, C, H, W].
+            steps: at most.
+            enough: the mean difference of ink at which it stops earlier.
+        """
+        self._require(WNet, "styles are learnt")
+        writer: Any = self.generator
+        pair = shown.to(self.device), references.to(self.device)
+        learnt = adapted(writer, *pair, coerce(Whole, steps, "steps"), enough)
+        return replace(self, generator=learnt)
 
     def _require(self, recipe: type, what: str) -> None:
         if not issubclass(self.recipe, recipe):
@@ -170,24 +186,6 @@ class Run:
                 f"{what} for recipe={_named(recipe)} and its like; {self.path} was trained with "
                 f"recipe={self.config['recipe']['name']}"
             )
-
-
-def mapped(change: Callable[..., Tensor], *codes: Any) -> Any:
-    """Codes of one kind, tuples of tensors and of tuples of them, changed tensor by tensor."""
-    first = codes[0]
-    if isinstance(first, Tensor):
-        return change(*codes)
-    parts = [mapped(change, *same) for same in zip(*codes, strict=True)]
-    return type(first)(*parts) if hasattr(first, "_fields") else tuple(parts)
-
-
-def _repeated(tensor: Tensor, count: int) -> Tensor:
-    return tensor.expand(count, *tensor.shape[1:])
-
-
-def mixed(one: Any, other: Any, share: float) -> Any:
-    """The style at this share of the straight way between two."""
-    return mapped(lambda a, b: torch.lerp(a, b, share), one, other)
 
 
 def load(

@@ -45,7 +45,7 @@ NETWORKS = {
 SETTINGS = {
     "wnet": {
         "feature_source": "discriminator",
-        **dict.fromkeys(("restyle", "mix", "splice", "bend", "turn"), 0.5),
+        **dict.fromkeys(("restyle", "mix", "hollow", "splice", "bend", "turn"), 0.5),
     },
     "cyclegan": {"pool": 0, "size": SIZE, "channels": 1},
     "pix2pix": {"size": SIZE, "channels": 1},

@@ -13,6 +13,7 @@ from gan import checkpoint, registry, runs
 from gan.data.store import Store
 from gan.registry import create
 from gan.step.buffers import settled
+from gan.styles import mixed
 
 CONDITIONAL = ["recipe=conditional", "data.label=style", "discriminator.norm=none"]
 
@@ -127,9 +128,9 @@ def test_written_characters_are_the_generators(trained, monkeypatch, ensemble):
 def test_a_style_half_way_is_between_both(trained, ensemble):
     trained("wnet", f"generator.self_ensemble={ensemble}")
     loaded = gan.load("run")
-    styles = [loaded.style(torch.full((1, 1, 16, 16), ink)) for ink in (-1.0, 1.0)]
-    ways = zip(runs.mixed(*styles, 0.25), *styles, strict=True) if ensemble else []
-    for middle, *ends in ways or [(runs.mixed(*styles, 0.25), *styles)]:
+    both = [loaded.style(torch.full((1, 1, 16, 16), ink)) for ink in (-1.0, 1.0)]
+    ways = zip(mixed(*both, 0.25), *both, strict=True) if ensemble else []
+    for middle, *ends in ways or [(mixed(*both, 0.25), *both)]:
         assert torch.allclose(middle.code, 0.75 * ends[0].code + 0.25 * ends[1].code)
         between = torch.lerp(*(end.shortcuts[0] for end in ends), 0.25)
         assert torch.allclose(middle.shortcuts[0], between)

@@ -7,7 +7,7 @@ from torch.nn.functional import cross_entropy
 from gan import restyle
 from gan.build import build
 from gan.orientations import ORIENTATIONS, oriented, upright
-from gan.restyle import bent, mixed, restyled, spliced, turned
+from gan.restyle import bent, hollowed, mixed, restyled, spliced, turned
 
 KINDS = {
     "SLANT": 0.0,
@@ -62,7 +62,7 @@ def test_a_sample_shares_its_change_and_samples_do_not(cross):
     assert torch.equal(restyled(cross, 1.0)[0], glyphs)
 
 
-@pytest.mark.parametrize("change", ["restyled", "mixed", "spliced"])
+@pytest.mark.parametrize("change", ["restyled", "hollowed", "mixed", "spliced"])
 def test_a_share_of_the_samples_is_changed_and_said_to_be(change):
     torch.manual_seed(0)
     glyphs, others = torch.rand(2, 600, 3, 1, 8, 8) * 2 - 1
@@ -71,9 +71,9 @@ def test_a_share_of_the_samples_is_changed_and_said_to_be(change):
         if change == "spliced":
             *images, made = spliced(glyphs[:, 0], glyphs[:, 1], others[:, :2], share)
             return torch.stack(images, 1), glyphs[:, :2], made
-        images, made = (
-            restyled(glyphs, share) if change == "restyled" else mixed(glyphs, others, share)
-        )
+        alone = {"restyled": restyled, "hollowed": hollowed}
+        given = (glyphs,) if change in alone else (glyphs, others)
+        images, made = alone.get(change, mixed)(*given, share)
         return images, glyphs, made
 
     images, before, made = changed(0.25)
@@ -264,6 +264,52 @@ def test_what_is_turned_lies_in_memory_as_before():
     assert found.is_contiguous()
 
 
+@pytest.mark.parametrize("outside", [0.0, 0.5, 1.0])
+def test_a_hollow_glyph_is_the_line_along_its_edges(monkeypatch, outside):
+    monkeypatch.setattr(restyle, "OUTSIDE", (outside, outside))
+    monkeypatch.setattr(restyle, "LINE", (1.0, 1.0))
+    torch.manual_seed(0)
+    glyphs = torch.ones(4, 2, 1, 32, 32)
+    glyphs[..., 8:24, 10:20] = -1  # a block of ink, 10 pixels wide
+    found, made = hollowed(glyphs, 1.0)
+    assert made.all()
+    ink = (1 - found[:, :, 0, 16]) / 2  # a row across it
+    expected = torch.zeros(32)
+    expected[[9, 20]], expected[[10, 19]] = outside, 1 - outside
+    torch.testing.assert_close(ink, expected.expand(4, 2, 32), rtol=0, atol=1e-6)
+    across = (1 - found[..., 14]) / 2
+    torch.testing.assert_close(across.sum(-1), torch.full((4, 2, 1), 2.0), rtol=0, atol=1e-5)
+
+
+def test_outlines_differ_between_samples_and_not_within_one(cross):
+    torch.manual_seed(0)
+    found, _ = hollowed(cross, 1.0)
+    for sample in found:
+        assert torch.equal(sample, sample[:1].expand_as(sample))
+    assert all((found[0] - found[n]).abs().max() > 0.02 for n in range(1, 4))
+    assert -1 <= found.min() < 0
+    assert found.max() <= 1
+
+
+def test_a_hollow_sample_has_no_style_and_keeps_prototype_and_character(tiny):
+    trainer = build(tiny("wnet", "data.references=2"))
+    batch, recipe = next(trainer.stream), trainer.recipe
+    trainer.stream.close()
+    recipe.hollow = 1.0
+    torch.manual_seed(0)
+    made = recipe.prepare(batch)
+    torch.manual_seed(0)
+    glyphs, _ = hollowed(torch.cat([batch["target"][:, None], batch["reference"]], 1), 1.0)
+    assert torch.equal(made["target"], glyphs[:, 0])
+    assert torch.equal(made["reference"], glyphs[:, 1:])
+    assert made["made_style"].all()
+    assert made["prototype"] is batch["prototype"]
+    assert "made_character" not in made
+    recipe.hollow = 1e-9
+    before = torch.arange(len(batch["style"])) % 2 == 0
+    assert torch.equal(recipe.prepare({**batch, "made_style": before})["made_style"], before)
+
+
 def test_a_character_is_bent_alike_in_both_fonts(cross):
     torch.manual_seed(0)
     glyphs = cross[:1, 0].expand(200, 1, 32, 32)
@@ -402,7 +448,7 @@ def test_it_is_off_by_default(tiny):
     "share",
     [
         *(None, "mix", "turn"),
-        *(pytest.param(s, marks=pytest.mark.slow) for s in ("restyle", "splice", "bend")),
+        *(pytest.param(s, marks=pytest.mark.slow) for s in ("restyle", "splice", "bend", "hollow")),
     ],
 )
 def test_what_styles_are_made_of_is_read_only_where_some_are(tiny, share):

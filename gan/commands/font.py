@@ -4,7 +4,7 @@ import argparse
 import importlib.util
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,18 @@ def add_parser(commands: Any) -> None:
         metavar="PICTURE",
         help="a scan or photograph of one character (JPEG, PNG, WebP); give it several times for "
         "several characters of the same style",
+    )
+    parser.add_argument(
+        "--shows",
+        metavar="TEXT",
+        help="the characters that the references show, one each in their order: the generator "
+        "learns them by heart before it draws, which brings it closer to the style",
+    )
+    parser.add_argument(
+        "--adapt",
+        type=int,
+        metavar="STEPS",
+        help="how many steps it learns them for at most (40)",
     )
     parser.add_argument(
         "--characters", help="a UTF-8 file of those to draw, or a text (all that the data hold)"
@@ -71,9 +83,11 @@ def run(args: argparse.Namespace) -> int:
     from gan.font.specimen import specimen
     from gan.font.truetype import Names
     from gan.recipes.wnet import WNet
+    from gan.styles import STEPS, accuracy
 
     if args.out.suffix.lower() != ".ttf":
         raise ValueError(f"--out must end in .ttf, unlike {args.out}")
+    shows = _shows(args)
     device = distributed.device(args.device)
     loaded = runs.load(args.run, args.weights, device, args.plugins, args.checkpoint)
     if not issubclass(loaded.recipe, WNet):
@@ -85,14 +99,21 @@ def run(args: argparse.Namespace) -> int:
     rows = data.rows[data.prototype, data.split.train]
     fill = references.fill_of(prototypes.read(data, rows)[..., 0])
     seen = [references.reference(path, loaded.size, fill) for path in args.reference]
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    picture = args.out.with_name(f"{args.out.stem}-references.png")
-    references.picture(seen).save(picture)
-    print(f"{picture}: the references as they came, levelled, and as the model sees them")
     found, source = _prototypes(args, loaded, data)
     wanted = prototypes.wanted(
         args.characters or "".join(found), found, source, skip=args.skip_missing
     )
+    standard = prototypes.wanted(shows, found, source, skip=False) if shows else {}
+    shown = [standard[character] for character in shows]
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    picture = args.out.with_name(f"{args.out.stem}-references.png")
+    references.picture(seen, shown).save(picture)
+    print(f"{picture}: the references as they came, levelled, and as the model sees them")
+    given = _floats(loaded, [one.seen for one in seen])
+    if shown:
+        steps = STEPS if args.adapt is None else args.adapt
+        enough = accuracy(loaded.generator, data)
+        loaded = loaded.adapted(_floats(loaded, shown), given, steps, enough)
     names = Names(
         args.name or args.out.stem,
         args.style,
@@ -101,7 +122,7 @@ def run(args: argparse.Namespace) -> int:
         args.licence_url,
         f"Drawn by W-Net from {len(seen)} reference{'s' * (len(seen) > 1)}.",
     )
-    scores = make(loaded, wanted, np.stack([one.seen for one in seen]), args.out, names)
+    scores = make(loaded, wanted, given, args.out, names)
     if scores is None:
         return 1
     page = specimen(args.out, names.family, [*wanted])
@@ -121,14 +142,36 @@ def _prototypes(
     if args.prototype_font is None:
         return prototypes.from_store(data), f"the prototype in {data.store.path}"
     names = listed_characters(args.characters) if args.characters else data.characters
+    names = [*dict.fromkeys([*names, *_shows(args)])]
     drawn = prototypes.from_font(args.prototype_font, args.prototype_face, loaded.size, names)
     return {c: drawn[c] for c in names if c in drawn}, str(args.prototype_font)
+
+
+def _shows(args: argparse.Namespace) -> str:
+    """The character that each reference shows, or nothing."""
+    shows = "".join((args.shows or "").split())
+    if len(shows) not in (0, len(args.reference)):
+        raise ValueError(
+            f"--shows must name one character for each --reference, {len(args.reference)} in "
+            f"their order, not {shows!r}"
+        )
+    if not shows and args.adapt is not None:
+        raise ValueError("--adapt needs --shows: which characters the references show")
+    return shows
+
+
+def _floats(loaded: "Run", glyphs: Sequence[np.ndarray]) -> Tensor:
+    """Glyphs [H, W] as the generator reads them, [N, C, H, W]."""
+    from gan.images import to_floats
+
+    channels = loaded.config["image"]["channels"]
+    return to_floats(np.stack(glyphs)[..., None]).repeat(1, channels, 1, 1)
 
 
 def make(
     loaded: "Run",
     wanted: Mapping[str, np.ndarray],
-    references: np.ndarray,
+    references: Tensor,
     out: Path,
     names: "Names",
 ) -> str | None:
@@ -168,19 +211,16 @@ def make(
 
 
 def drawings(
-    loaded: "Run", wanted: Mapping[str, np.ndarray], references: np.ndarray
+    loaded: "Run", wanted: Mapping[str, np.ndarray], references: Tensor
 ) -> Iterator[tuple[str, Tensor, Any]]:
-    """Every character with its ink [1, size, size] in [0, 1] and its TrueType glyph."""
-    from gan.font import outlines
-    from gan.images import to_floats
+    """Every character with its ink [1, size, size] in [0, 1] and its TrueType glyph.
 
-    channels = loaded.config["image"]["channels"]
-    seen, prototypes = (
-        to_floats(pixels[..., None]).repeat(1, channels, 1, 1)
-        for pixels in (references, np.stack([*wanted.values()]))
-    )
-    names, style = iter(wanted), loaded.style(seen)
-    for batch in torch.split(prototypes, BATCH):
+    `references` are [K, C, size, size] in [-1, 1].
+    """
+    from gan.font import outlines
+
+    names, style = iter(wanted), loaded.style(references)
+    for batch in torch.split(_floats(loaded, [*wanted.values()]), BATCH):
         made = loaded.dressed(batch, style)
         ink = (0.5 - 0.5 * made.mean(1, keepdim=True)).clamp(0, 1)  # [B, 1, H, W]
         for one, field in zip(ink, outlines.shapes(ink)[:, 0].numpy(), strict=True):

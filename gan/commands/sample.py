@@ -213,7 +213,7 @@ def _between(
     loaded: "Run", content: Tensor, codes: Sequence[Any], steps: int, legs: int
 ) -> Iterator[Tensor]:
     """The characters [N, C, H, W] on the straight ways from each style to the next."""
-    from gan.runs import mixed
+    from gan.styles import mixed
 
     ways = zip(codes, [*codes[1:], codes[0]], strict=True)
     for one, other in islice(ways, legs):

@@ -230,26 +230,30 @@ def fill_of(glyphs: Pixels) -> float:
     return float(np.median(sides))
 
 
-def picture(references: Sequence[Reference]) -> Image.Image:
-    """A row for each reference: as it came, levelled with the ink's box, and what the model saw."""
+def picture(references: Sequence[Reference], standard: Sequence[Pixels] = ()) -> Image.Image:
+    """A row for each reference: as it came, levelled with the ink's box, and what the model saw.
+
+    Then the same character in the `standard` font, where it is known.
+    """
     step = _SHOWN + 2 * GAP
-    sheet = Image.new("L", (3 * step, len(references) * step), PAPER)
-    for row, one in enumerate(references):
-        boxed = np.where(_frame(one), 128, one.levelled).astype(np.uint8)
-        for column, pixels in enumerate((one.original, boxed, one.seen)):
+    rows = [[one.original, _boxed(one), one.seen] for one in references]
+    for row, glyph in zip(rows, standard, strict=False):
+        row.append(glyph)
+    sheet = Image.new("L", (len(rows[0]) * step, len(rows) * step), PAPER)
+    for place, row in enumerate(rows):
+        for column, pixels in enumerate(row):
             shown = Image.fromarray(pixels)
             smooth = Image.Resampling.LANCZOS if column < 2 else Image.Resampling.NEAREST
             scale = _SHOWN / max(shown.size)
             shown = shown.resize([max(1, round(scale * side)) for side in shown.size], smooth)
-            place = (column * step + GAP, row * step + GAP)
-            sheet.paste(shown, place)
+            sheet.paste(shown, (column * step + GAP, place * step + GAP))
     return sheet
 
 
-def _frame(one: Reference) -> NDArray[np.bool_]:
+def _boxed(one: Reference) -> Pixels:
     left, top, right, bottom = one.box
     wide = max(1, max(one.original.shape) // 120)
     frame = np.zeros(one.original.shape, bool)
     frame[max(0, top - wide) : bottom + wide, max(0, left - wide) : right + wide] = True
     frame[top:bottom, left:right] = False
-    return frame
+    return np.where(frame, 128, one.levelled).astype(np.uint8)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from gan import images
 from gan.data.triples import Glyphs
@@ -20,15 +21,19 @@ from gan.metrics.glyphs import (
     Cells,
     Draw,
     Pairs,
+    shuffled_reference,
     wrong_prototype,
 )
 from gan.metrics.judges import TRAINING, Judge
 from gan.metrics.report import Report
 from gan.metrics.scores import METRICS, Scores, bootstrap, compare, score
 from gan.metrics.tables import LONG, SHORT, body, signed, table
+from gan.recipes.modules import GlyphWriter
+from gan.styles import BENT, RATE, ROWS, accuracy, adapted
 
 NAME = "W-Net"
 WRONG = f"{NAME}, wrong prototype"
+ADAPTED = f"{NAME}, adapted"
 SEVERAL = 4  # references in the rows beside those of one
 AMONG = tuple(cell for cell in CELLS if cell != "validation")
 SECTIONS = {
@@ -42,17 +47,46 @@ def writing(generator: nn.Module, device: torch.device) -> Draw:
     """A W-Net's generator as a function of ink."""
 
     @torch.no_grad()
-    def drawn(prototype: Tensor, references: Tensor) -> Tensor:
+    def drawn(prototype: Tensor, references: Tensor, shown: Tensor) -> Tensor:
         made = generator((1 - 2 * prototype).to(device), (1 - 2 * references).to(device))
         return (1 - made.float().cpu()) / 2
 
     return drawn
 
 
+def adapting(generator: GlyphWriter, device: torch.device, steps: int, enough: float) -> Draw:
+    """The same, of one that first learns the references by heart, anew for each choice of them."""
+
+    def drawn(prototype: Tensor, references: Tensor, shown: Tensor) -> Tensor:
+        image = torch.empty_like(prototype)
+        for rows in tqdm(_alike(references), desc="adapting", unit="style", disable=None):
+            known, learnt = ((1 - 2 * ink[rows[0]]).to(device) for ink in (shown, references))
+            draw = writing(adapted(generator, known, learnt, steps, enough), device)
+            image[rows] = draw(prototype[rows], references[rows], shown[rows])
+        return image
+
+    return drawn
+
+
+def _alike(references: Tensor) -> list[list[int]]:
+    """The rows of references [B, ...] that are the same."""
+    rows: dict[bytes, list[int]] = {}
+    for row, one in enumerate(references):
+        rows.setdefault(one.numpy().tobytes(), []).append(row)
+    return [*rows.values()]
+
+
 def glyph_report(
-    draws: Mapping[str, Draw], dataset: Glyphs, judge: Judge, device: torch.device
+    draws: Mapping[str, Draw],
+    dataset: Glyphs,
+    judge: Judge,
+    device: torch.device,
+    adaptation: tuple[GlyphWriter, int] | None = None,
 ) -> Report:
-    """All that is known of generators of one run, by the name of their weights; the last counts."""
+    """All that is known of generators of one run, by the name of their weights; the last counts.
+
+    With an `adaptation`, a generator and a number of steps, the one that has learnt its references.
+    """
     cells, characters = cells_of(dataset)
     measure = Judged(judge, characters, device)
     rows = baselines(cells, AMONG, measure)
@@ -65,10 +99,19 @@ def glyph_report(
         **{f"{NAME}, {name}": (chosen, {"control": control}) for name, control in CONTROLS.items()},
     }
     ways[WRONG][1]["measure"] = Judged(judge, characters, device, wrong_prototype)
+    if adaptation:
+        enough = accuracy(adaptation[0], dataset)
+        chosen = ADAPTED
+        draws = {**draws, chosen: adapting(adaptation[0], device, adaptation[1], enough)}
+        at_once = {"batch": cells.limit}  # or one choice of references would be learnt twice
+        ways[ADAPTED] = (chosen, at_once)
+        ways[f"{ADAPTED}, {several} references"] = (chosen, {"references": several, **at_once})
+        control = {"control": shuffled_reference, **at_once}
+        ways[f"{ADAPTED}, shuffled reference"] = (chosen, control)
     for row, (weights, way) in ways.items():
         rows[row] = score(cells, draws[weights], among=AMONG, **{"measure": measure, **way})
-    shuffled = f"{NAME}, shuffled reference"
-    found = verdict(rows, NAME, shuffled, judge.ceiling)
+    name = ADAPTED if adaptation else NAME
+    found = verdict(rows, name, f"{name}, shuffled reference", judge.ceiling)
     sections = [
         table(rows, SHORT, AMONG),
         *(f"{what}\n{body(rows, LONG, [cell])}" for cell, what in SECTIONS.items()),
@@ -76,8 +119,8 @@ def glyph_report(
         f"Of held-out real glyphs the judges read rightly: {_ceilings(judge)}.\n"
         "Shown another character's prototype, it is that one which is read, as it should be, in "
         f"{rows[WRONG].cells['UFUC'].mean('followed'):.1%} of UFUC.",
-        _differences(rows),
-        "\n".join(cautions(rows[NAME], judge.ceiling)),
+        _differences(rows, name),
+        "\n".join(cautions(rows[name], judge.ceiling)),
     ]
     return Report(
         f"How good the {NAME} is",
@@ -86,29 +129,30 @@ def glyph_report(
         _numbers(rows, ways),
         {
             "protocol": _protocol(dataset, cells, characters, judge, several),
+            "adaptation": _adaptation(adaptation[1], enough) if adaptation else None,
             "split": _split(dataset),
             "claim": found.claim,
             "tests": {claim: [t._asdict() for t in ts] for claim, ts in found.tests.items()},
             "rows": {row: _facts(scores, dataset) for row, scores in rows.items()},
         },
         {
-            f"{cell}. {what} * sees more than a {NAME}.": _sheet(cells, draws[chosen], cell)
+            f"{cell}. {what} * sees more than a {NAME}.": _sheet(cells, draws[chosen], name, cell)
             for cell, what in SECTIONS.items()
         },
     )
 
 
-def _differences(rows: Mapping[str, Scores]) -> str:
+def _differences(rows: Mapping[str, Scores], name: str) -> str:
     """The generator less every baseline and control, on UFUC."""
-    others = [row for row in rows if row != NAME]
+    others = [row for row in rows if row != name]
     wide = max(map(len, others))
     lines = [
-        f"{NAME} minus the row on UFUC, paired by font, 95 % intervals over families",
+        f"{name} minus the row on UFUC, paired by font, 95 % intervals over families",
         f"{'':{wide}}  {'L1 (less is better)':<28}  style (more is better)",
     ]
     for row in others:
         try:
-            shown = [signed(compare(rows[NAME], rows[row], m)) for m in ("l1", "style")]
+            shown = [signed(compare(rows[name], rows[row], m)) for m in ("l1", "style")]
         except ValueError as error:  # one family
             return f"No intervals: {error}"
         lines.append(f"{row:{wide}}  {shown[0]:<28}  {shown[1]:<28}".rstrip())
@@ -171,6 +215,11 @@ def _protocol(
     }
 
 
+def _adaptation(steps: int, enough: float) -> dict[str, Any]:
+    how = {"optimizer": "Adam", "lr": RATE, "batch": ROWS, "bent": BENT}
+    return {"steps": steps, "enough": enough, **how}
+
+
 def _split(dataset: Glyphs) -> dict[str, Any]:
     return {
         "styles": {
@@ -185,7 +234,7 @@ def _split(dataset: Glyphs) -> dict[str, Any]:
     }
 
 
-def _sheet(cells: Cells, draw: Draw, cell: str) -> np.ndarray:
+def _sheet(cells: Cells, draw: Draw, name: str, cell: str) -> np.ndarray:
     """Prototype, reference, what was drawn, the truth, the nearest font's copy; evenly chosen."""
     every = cells.pairs(cell)
     chosen = np.linspace(0, len(every) - 1, min(SHOWN, len(every))).astype(np.int64)
@@ -195,7 +244,7 @@ def _sheet(cells: Cells, draw: Draw, cell: str) -> np.ndarray:
     columns = {
         "prototype": prototype,
         "reference": references[:, 0],
-        NAME: draw(prototype, references),
+        name: draw(prototype, references, cells.prototypes(pairs.references)),
         "truth": cells.ink(pairs.styles, pairs.characters),
         "nearest font *": Fonts(cells).nearest(pairs),
     }

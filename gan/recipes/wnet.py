@@ -20,7 +20,7 @@ from gan.losses.reconstruction import Reconstruction, feature_distance
 from gan.recipe import Batch, Penalty, Recipe, penalise
 from gan.recipes.modules import GlyphCritic, GlyphWriter, Observer
 from gan.registry import Fraction, NonNegative, register
-from gan.restyle import bent, mixed, restyled, spliced, turned
+from gan.restyle import bent, hollowed, mixed, restyled, spliced, turned
 
 SURE = 30.0  # the logit of a class beyond doubt: its cross entropy is below 1e-9
 
@@ -72,6 +72,7 @@ class WNet(Recipe):
         splice: Fraction = 0.0,
         bend: Fraction = 0.0,
         turn: Fraction = 0.0,
+        hollow: Fraction = 0.0,
     ) -> None:
         """`weight` scales the adversarial term; `reconstruction` losses come on top of the eight.
 
@@ -79,9 +80,10 @@ class WNet(Recipe):
         `feature_source` is `classifier` for one of the training glyphs, `discriminator`, or a
         folder that `gan classifier` wrote. `restyle` and `mix` are shares of samples whose
         references and target are changed together into a style that no font has, made of one font
-        or between two; `splice` is the share whose target and prototype are of two characters, cut
-        and joined, `bend` the share whose two are bent alike, and `turn` that in which all is
-        turned or mirrored. What is made has no class; bent characters keep theirs.
+        or between two, and `hollow` the share that is drawn in outline; `splice` is the share whose
+        target and prototype are of two characters, cut and joined, `bend` the share whose two are
+        bent alike, and `turn` that in which all is turned or mirrored. What is made has no class;
+        bent characters keep theirs.
         """
         super().__init__()
         self.generator, self.discriminator = generator, discriminator
@@ -93,7 +95,7 @@ class WNet(Recipe):
         self.feature_source, self.reconstruction = feature_source, reconstruction
         self.classification = classification
         self.restyle, self.mix, self.splice = restyle, mix, splice
-        self.bend, self.turn = bend, turn
+        self.bend, self.turn, self.hollow = bend, turn, hollow
 
     @staticmethod
     def needs_classifier(settings: Mapping[str, Any]) -> bool:
@@ -113,6 +115,8 @@ class WNet(Recipe):
         if self.bend:
             prototype, target = bent(batch["prototype"], batch["target"], self.bend)
             batch = {**batch, "prototype": prototype, "target": target}
+        if self.hollow:
+            batch = self._hollowed(batch)
         return self._turned(batch) if self.turn else batch
 
     def _made(self, batch: Batch) -> Batch:
@@ -125,6 +129,12 @@ class WNet(Recipe):
         prototype, target, joined = spliced(batch["prototype"], target, mate, self.splice)
         made = {"made_style": between | changed, "made_character": joined}
         return {**batch, **made, "prototype": prototype, "target": target, "reference": reference}
+
+    def _hollowed(self, batch: Batch) -> Batch:
+        glyphs = torch.cat([batch["target"][:, None], batch["reference"]], 1)
+        glyphs, made = hollowed(glyphs, self.hollow)
+        made = made | batch["made_style"] if "made_style" in batch else made
+        return {**batch, "target": glyphs[:, 0], "reference": glyphs[:, 1:], "made_style": made}
 
     def _turned(self, batch: Batch) -> Batch:
         pair = torch.stack([batch["prototype"], batch["target"]], 1)

@@ -47,7 +47,12 @@ FREE = (
     "run_dir",
 )
 # settings that came later, with what was so in runs that began without them
-LATER = {"generator.self_ensemble": False, "recipe.bend": 0.0, "recipe.turn": 0.0}
+LATER = {
+    "generator.self_ensemble": False,
+    "recipe.bend": 0.0,
+    "recipe.turn": 0.0,
+    "recipe.hollow": 0.0,
+}
 
 
 def previous(

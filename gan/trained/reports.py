@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from gan.networks.lpips import Lpips
 from gan.networks.reference import REFERENCES, downloaded, reference_networks
 from gan.recipe import Recipe
 from gan.recipes.cyclegan import CycleGAN
+from gan.recipes.modules import GlyphWriter
 from gan.recipes.pix2pix import Pix2Pix
 from gan.recipes.synthesis import Synthesis
 from gan.recipes.wnet import WNet
@@ -45,11 +46,13 @@ class Options(NamedTuple):
         drawn: images to draw, or None for as many as are usual.
         weights: files of reference networks by name, see `REFERENCES`.
         download: fetch the weights of those that are not named.
+        adapt: steps on the references of a style before a W-Net draws in it.
     """
 
     drawn: int | None = None
     weights: Mapping[str, Path] = {}
     download: bool = False
+    adapt: int = 0
 
 
 def report_of(
@@ -66,7 +69,13 @@ def report_of(
     if issubclass(last.recipe, WNet) and isinstance(dataset, Glyphs) and len(dataset.styles.test):
         draws = {name: writing(run.generator, device) for name, run in loaded.items()}
         judge = glyph_judge(dataset, stream.images, device, print)
-        return glyph_report(draws, dataset, judge, device)
+        adaptation = (cast(GlyphWriter, last.generator), options.adapt) if options.adapt else None
+        return glyph_report(draws, dataset, judge, device, adaptation)
+    if options.adapt:
+        raise ValueError(
+            "--adapt is for a W-Net on glyphs with held-out styles, not for recipe="
+            f"{last.config['recipe']['name']} on data={last.config['data']['name']}"
+        )
     if issubclass(last.recipe, Synthesis) and hasattr(dataset, "labelled"):
         return _of_images(loaded, dataset, stream, device, options)
     if kind and isinstance(dataset, Unpaired):

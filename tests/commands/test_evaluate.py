@@ -33,7 +33,7 @@ def lines(run="run"):
 @pytest.mark.slow
 def test_a_wnet_is_measured_with_every_weight_and_its_numbers_join_the_log(trained, capsys):
     trained("wnet")
-    assert main(["evaluate", "run"]) == 0
+    assert main(["evaluate", "run", "--adapt", "2"]) == 0
     out = Path("run/evaluation")
     found = json.loads((out / "evaluation.json").read_text())
     assert (found["step"], found["recipe"]) == (2, "wnet")
@@ -41,6 +41,8 @@ def test_a_wnet_is_measured_with_every_weight_and_its_numbers_join_the_log(train
     assert found["versions"]["torch"]
     assert {"W-Net", "W-Net, 4 references", "W-Net, raw weights"} <= found["rows"].keys()
     assert found["rows"]["W-Net"] != found["rows"]["W-Net, raw weights"]
+    assert found["rows"]["W-Net"] != found["rows"]["W-Net, adapted"]
+    assert found["adaptation"]["steps"] == 2
     page = (out / "evaluation.md").read_text()
     assert found["verdict"] in page
     assert found["verdict"] in capsys.readouterr().out
@@ -57,6 +59,8 @@ def test_a_wnet_is_measured_with_every_weight_and_its_numbers_join_the_log(train
 def test_what_is_not_there_is_named(trained, capsys):
     trained("dcgan")
     for arguments, words in (
+        (["run", "--adapt", "2"], "--adapt is for a W-Net on glyphs"),
+        (["run", "--adapt", "-1"], "--adapt must be at least 0"),
         (["nowhere"], "nowhere holds no checkpoint"),
         (["run", "--checkpoint", "7"], "checkpoint=7 is none of run"),
         (["run", "--checkpoint", "elsewhere"], "checkpoint=elsewhere is none of run"),

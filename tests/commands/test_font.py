@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from fontTools.ttLib import TTFont
@@ -10,8 +11,10 @@ from PIL import Image, ImageDraw, ImageFont
 
 from gan import runs
 from gan.commands import main
-from gan.font import outlines, truetype
+from gan.font import outlines, prototypes, truetype
 from gan.font.truetype import LICENCES, Names
+from gan.images import to_floats
+from gan.styles import accuracy
 
 CHARACTERS = [chr(0x4E00 + number) for number in range(20)]
 
@@ -113,9 +116,55 @@ def test_a_prototype_font_draws_what_the_store_lacks(command, tmp_path):
     assert "2 characters" in out
 
 
+def test_what_the_references_show_is_learnt_before_anything_is_drawn(command, monkeypatch):
+    learnt = []
+
+    def adapted(self, shown, references, steps, enough):
+        learnt.append((shown, references, steps, enough))
+        return self
+
+    monkeypatch.setattr(runs.Run, "adapted", adapted)
+    few = ["--characters", "丁一", "--out", "few.ttf"]
+    assert command(*few)[0] == 0
+    with Image.open("few-references.png") as picture:
+        narrow = picture.width
+    assert not learnt
+    status, out, _ = command(*few, "--reference", "glyph.png", "--shows", "丂七")
+    assert (status, "2 characters" in out) == (0, True)
+    with Image.open("few-references.png") as picture:
+        assert picture.width * 3 == narrow * 4  # the character in the standard font as well
+    run = runs.load("run")
+    data = prototypes.trained_on(run)
+    glyphs = prototypes.from_store(data)
+    expected = to_floats(np.stack([glyphs["丂"], glyphs["七"]])[..., None])
+    (shown, references, steps, enough), *_ = learnt
+    assert torch.equal(shown, expected)
+    assert references.shape == shown.shape
+    assert steps == 40
+    assert enough == pytest.approx(accuracy(run.generator, data))
+    assert command(*few, "--shows", "七", "--adapt", "3")[0] == 0
+    assert learnt[-1][2] == 3
+
+
+def test_a_prototype_font_says_what_a_reference_shows(command, tmp_path, monkeypatch):
+    from tiny_fonts import CROSS, FRAME, make_font, save
+
+    learnt = []
+    monkeypatch.setattr(runs.Run, "adapted", lambda self, shown, *_: learnt.append(shown) or self)
+    save(make_font({"龍": CROSS, "虎": FRAME}), tmp_path / "other.ttf")
+    given = ["--prototype-font", str(tmp_path / "other.ttf"), "--characters", "龍"]
+    assert command(*given, "--shows", "虎", "--out", "one.ttf")[0] == 0
+    drawn = prototypes.from_font(tmp_path / "other.ttf", 0, 16, ["龍", "虎"])
+    assert torch.equal(learnt[0], to_floats(drawn["虎"][None, ..., None]))
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (["--shows", "一丁"], "--shows must name one character for each --reference, 1 in"),
+        (["--shows", "龍"], "does not draw 1 of the 1 characters (龍)"),
+        (["--adapt", "3"], "--adapt needs --shows"),
+        (["--shows", "一", "--adapt", "-3"], "steps must be at least 0"),
         (["--out", "font.otf"], "--out must end in .ttf"),
         (["--reference", "absent.png"], "absent.png"),
         (["--weights", "ema"], "keeps no weights 'ema'"),

@@ -9,10 +9,12 @@ import torch
 
 from gan.data.store import Store
 from gan.data.triples import Glyphs
+from gan.metrics import glyph_report as glyph_report_module
 from gan.metrics.baselines import baselines
 from gan.metrics.glyph_evaluation import GlyphEvaluation, cells_of
 from gan.metrics.glyph_judges import Judged
-from gan.metrics.glyph_report import glyph_report
+from gan.metrics.glyph_report import adapting, glyph_report
+from gan.metrics.glyphs import Pairs
 from gan.metrics.judges import Judge
 from gan.metrics.scores import score
 
@@ -47,7 +49,7 @@ def judge(dataset):
 @pytest.fixture(scope="module")
 def copied(dataset, judge):
     """The report on a generator that copies the prototype."""
-    return glyph_report({"raw": lambda prototype, _: prototype}, dataset, judge, CPU)
+    return glyph_report({"raw": lambda prototype, *_: prototype}, dataset, judge, CPU)
 
 
 def oracle(dataset):
@@ -60,7 +62,7 @@ def oracle(dataset):
     known = cells.ink(np.arange(len(cells.glyphs))[:, None], cells.references).flatten(2)  # [S, R]
     shown = []
 
-    def draw(prototype, references):
+    def draw(prototype, references, _):
         shown.append(references.shape[1])
         character = torch.cdist(prototype.flatten(1), prototypes).argmin(1)
         distance = torch.cdist(references[:, 0].flatten(1), known.flatten(0, 1))
@@ -72,7 +74,7 @@ def oracle(dataset):
 
 def test_an_oracle_is_perfect_until_a_control_takes_its_input_away(dataset, judge):
     draw, shown = oracle(dataset)
-    report = glyph_report({"raw": lambda p, r: p, "ema": draw}, dataset, judge, CPU)
+    report = glyph_report({"raw": lambda p, *_: p, "ema": draw}, dataset, judge, CPU)
     numbers = report.numbers
     for cell in ("SFSC", "SFUC", "UFSC", "UFUC"):
         assert numbers[f"{cell}/l1"] == pytest.approx(0, abs=1e-6)
@@ -93,7 +95,7 @@ def test_an_oracle_is_perfect_until_a_control_takes_its_input_away(dataset, judg
 def test_a_generator_that_never_reads_its_prototype_does_not_follow_it(dataset, judge):
     cells, _ = cells_of(dataset)
     same = cells.ink(np.array([1]), np.array([0]))
-    report = glyph_report({"raw": lambda p, _: same.expand_as(p)}, dataset, judge, CPU)
+    report = glyph_report({"raw": lambda p, *_: same.expand_as(p)}, dataset, judge, CPU)
     assert report.numbers["wrong_prototype/UFUC/followed"] == 0
     assert not [name for name in report.numbers if "followed" in name and "wrong" not in name]
 
@@ -126,6 +128,60 @@ def test_the_rows_that_see_more_are_marked(copied):
     assert not any(row.startswith(("W-Net", "prototype", "blank")) for row in marked)
 
 
+class Learnt(torch.nn.Module):
+    """Stands for a generator that has learnt references: it draws what it was told they show."""
+
+    def __init__(self, shown=None):
+        super().__init__()
+        self.shown = shown
+
+    def forward(self, prototype, references):
+        return prototype if self.shown is None else self.shown.mean(0).expand_as(prototype)
+
+
+def test_every_choice_of_references_is_learnt_once_for_all_of_its_targets(dataset, monkeypatch):
+    cells, _ = cells_of(dataset)
+    asked = []
+
+    def adapted(generator, shown, references, steps, enough):
+        assert (steps, enough) == (7, 0.25)
+        asked.append(references.numpy().tobytes())
+        return Learnt(shown)
+
+    monkeypatch.setattr(glyph_report_module, "adapted", adapted)
+    once = cells.pairs("UFUC", 2)
+    pairs = Pairs(*(np.concatenate([part, part[::-1]]) for part in vars(once).values()))
+    prototype, shown = (cells.prototypes(n) for n in (pairs.characters, pairs.references))
+    references = cells.ink(pairs.styles[:, None], pairs.references)
+    drawn = adapting(Learnt(), CPU, 7, 0.25)(prototype, references, shown)
+    torch.testing.assert_close(drawn, shown.mean(1), rtol=0, atol=1e-6)
+    different = {references[row].numpy().tobytes() for row in range(len(pairs))}
+    assert len(asked) == len(set(asked)) == len(different) <= len(once)
+
+
+def test_the_verdict_is_on_the_adapted_generator_where_there_is_one(dataset, judge, monkeypatch):
+    monkeypatch.setattr(glyph_report_module, "adapted", lambda *_: Learnt())
+    monkeypatch.setattr(glyph_report_module, "accuracy", lambda *_: 0.125)
+    blank = {"raw": lambda prototype, *_: torch.zeros_like(prototype)}
+    report = glyph_report(blank, dataset, judge, CPU, (Learnt(), 7))
+    rows = report.facts["rows"]
+    several = {f"W-Net, adapted{end}" for end in ("", ", 4 references", ", shuffled reference")}
+    assert several <= rows.keys()
+    ours, copy, plain = (
+        rows[row]["UFUC"]["l1"]["mean"] for row in ("W-Net, adapted", "prototype copy", "W-Net")
+    )
+    assert ours == copy < plain
+    assert report.numbers["adapted/UFUC/l1"] == ours
+    assert report.facts["adaptation"]["steps"] == 7
+    assert report.facts["adaptation"]["enough"] == 0.125
+    assert "W-Net, adapted minus the row on UFUC" in report.text
+    ahead = {test["what"]: test["numbers"] for test in report.facts["tests"]["transfers"]}
+    assert ahead["ahead of prototype copy on L1 (UFUC)"].startswith("+0.0000 [")  # it is that copy
+    alone = glyph_report(blank, dataset, judge, CPU)
+    assert alone.facts["adaptation"] is None
+    assert "adapted" not in alone.text
+
+
 def test_a_judge_knows_characters_by_the_numbers_of_the_store(dataset, judge):
     cells, characters = cells_of(dataset)
     pairs = cells.pairs("UFUC")
@@ -142,7 +198,7 @@ def test_validation_is_judged_in_training_and_only_there(dataset, judge):
     draw, shown = oracle(dataset)
 
     def truth(batch):
-        ink = draw(*((1 - batch[name]) / 2 for name in ("prototype", "reference")))
+        ink = draw(*((1 - batch[name]) / 2 for name in ("prototype", "reference")), None)
         return 1 - 2 * ink
 
     def measured(generator):
@@ -155,7 +211,7 @@ def test_validation_is_judged_in_training_and_only_there(dataset, judge):
     assert shown == [1]
     prototype = measured(lambda batch: batch["prototype"])
     assert (prototype["validation_content"], prototype["validation_style"]) == (1, 0)
-    copies = score(cells, lambda shown, _: shown).cells
+    copies = score(cells, lambda prototype, *_: prototype).cells
     wrong = [cell.mean("l1") for name, cell in copies.items() if name != "validation"]
     assert prototype["validation_l1"] == pytest.approx(copies["validation"].mean("l1"))
     assert min(abs(prototype["validation_l1"] - l1) for l1 in wrong) > 1e-4
