@@ -153,7 +153,7 @@ def test_every_choice_of_references_is_learnt_once_for_all_of_its_targets(datase
     pairs = Pairs(*(np.concatenate([part, part[::-1]]) for part in vars(once).values()))
     prototype, shown = (cells.prototypes(n) for n in (pairs.characters, pairs.references))
     references = cells.ink(pairs.styles[:, None], pairs.references)
-    drawn = adapting(Learnt(), CPU, 7, 0.25)(prototype, references, shown)
+    drawn = adapting(Learnt(), 7, 0.25, CPU)(prototype, references, shown)
     torch.testing.assert_close(drawn, shown.mean(1), rtol=0, atol=1e-6)
     different = {references[row].numpy().tobytes() for row in range(len(pairs))}
     assert len(asked) == len(set(asked)) == len(different) <= len(once)
@@ -171,6 +171,8 @@ def test_the_verdict_is_on_the_adapted_generator_where_there_is_one(dataset, jud
         rows[row]["UFUC"]["l1"]["mean"] for row in ("W-Net, adapted", "prototype copy", "W-Net")
     )
     assert ours == copy < plain
+    for cell in ("SFSC", "SFUC"):  # styles that it was trained on need no adaptation
+        assert rows["W-Net, adapted"][cell] == rows["W-Net"][cell]
     assert report.numbers["adapted/UFUC/l1"] == ours
     assert report.facts["adaptation"]["steps"] == 7
     assert report.facts["adaptation"]["enough"] == 0.125
