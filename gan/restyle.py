@@ -70,7 +70,8 @@ def mixed(glyphs: Tensor, others: Tensor, share: float) -> tuple[Tensor, Tensor]
 def hollowed(glyphs: Tensor, share: float) -> tuple[Tensor, Tensor]:
     """Glyphs [B, N, C, H, W], a `share` of the samples drawn in outline.
 
-    Paper is in the place of the ink, and a line around it; thin strokes become double lines.
+    Paper is in the place of the ink, and a line around it; strokes of one or two pixels may stay
+    filled, and become double lines where the line lies outside.
     """
     batch = len(glyphs)
     made = draws.uniform(batch, device=glyphs.device) < share

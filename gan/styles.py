@@ -22,7 +22,7 @@ from gan.restyle import bent
 
 STEPS = 40  # of an adaptation at most
 RATE = 1e-4  # of its optimizer, Adam
-ROWS = 8  # pairs in its batch, over all orientations
+ROWS = 8  # least pairs in its batch, which has each reference in each orientation
 BENT = 0.9  # share of them that is bent: shapes change, the style stays
 KNOWN = 128  # glyphs that say how well a generator draws what it was trained on
 
@@ -52,12 +52,12 @@ def adapted(
         enough: a difference of ink, from 0 to 1.
 
     Raises:
-        ValueError: shapes differ.
+        ValueError: shapes differ, or there is no reference.
     """
-    if shown.shape != references.shape:
+    if shown.shape != references.shape or not len(shown):
         raise ValueError(
-            "each reference needs its character in the standard font, of the same shape: shown "
-            f"{[*shown.shape]}, references {[*references.shape]}"
+            "there must be a reference, and for each its character in the standard font, of the "
+            f"same shape: shown {[*shown.shape]}, references {[*references.shape]}"
         )
     own = deepcopy(writer).requires_grad_(True)
     with torch.no_grad():
@@ -82,7 +82,11 @@ def adapted(
 
 @torch.no_grad()
 def accuracy(writer: nn.Module, dataset: Glyphs) -> float:
-    """How far what it was trained on is drawn from the truth: a mean difference of ink."""
+    """How far what it was trained on is drawn from the truth: a mean difference of ink.
+
+    That is a rule of thumb for how well references may be learnt; a self-ensemble is nearer to the
+    truth than its single orientations, which learn.
+    """
     device = next(writer.parameters()).device
     reads = ("prototype", "reference", "target")
     plan = dataset.shown(reads, KNOWN)["seen-style-seen-character"]
@@ -92,9 +96,9 @@ def accuracy(writer: nn.Module, dataset: Glyphs) -> float:
 
 def _in_a_row(codes: Any) -> tuple[Any, int]:
     """The codes of images in all orientations as those of more images, and how many there are."""
-    if hasattr(codes, "_fields"):
-        return codes, 1
-    return mapped(lambda *ways: torch.cat(ways), *codes), len(codes)
+    if isinstance(codes, tuple) and all(hasattr(code, "_fields") for code in codes):
+        return mapped(lambda *ways: torch.cat(ways), *codes), len(codes)
+    return codes, 1
 
 
 def repeated(codes: Any, count: int) -> Any:

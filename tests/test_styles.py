@@ -107,6 +107,8 @@ def test_it_stops_where_the_references_are_drawn_well_enough(writer, pair, monke
 def test_each_reference_needs_its_character(writer, pair):
     with pytest.raises(ValueError, match=r"shown \[2, 1, 16, 16\], references \[3, 1, 16, 16\]"):
         adapted(writer, pair[0][:2], pair[1])
+    with pytest.raises(ValueError, match="there must be a reference"):
+        adapted(writer, pair[0][:0], pair[1][:0])
 
 
 def test_a_run_learns_a_style_and_writes_it(trained, pair):

@@ -78,16 +78,19 @@ def run(args: argparse.Namespace) -> int:
     """Draws, traces, writes and checks; status 1 where the font does not look like the drawings."""
     _require_libraries()
     from gan import distributed, runs
-    from gan.data.fonts import NOTICE
+    from gan.config.signature import coerce
+    from gan.data.fonts import NOTICE, listed_characters
     from gan.font import prototypes, references
     from gan.font.specimen import specimen
     from gan.font.truetype import Names
     from gan.recipes.wnet import WNet
+    from gan.registry import Whole
     from gan.styles import STEPS, accuracy
 
     if args.out.suffix.lower() != ".ttf":
         raise ValueError(f"--out must end in .ttf, unlike {args.out}")
     shows = _shows(args)
+    steps = coerce(Whole, STEPS if args.adapt is None else args.adapt, "--adapt")
     device = distributed.device(args.device)
     loaded = runs.load(args.run, args.weights, device, args.plugins, args.checkpoint)
     if not issubclass(loaded.recipe, WNet):
@@ -99,22 +102,21 @@ def run(args: argparse.Namespace) -> int:
     rows = data.rows[data.prototype, data.split.train]
     fill = references.fill_of(prototypes.read(data, rows)[..., 0])
     seen = [references.reference(path, loaded.size, fill) for path in args.reference]
-    found, source = _prototypes(args, loaded, data)
+    names = listed_characters(args.characters) if args.characters else data.characters
+    found, source = _prototypes(args, loaded, data, names)
     wanted = prototypes.wanted(
         args.characters or "".join(found), found, source, skip=args.skip_missing
     )
-    standard = prototypes.wanted(shows, found, source, skip=False) if shows else {}
-    shown = [standard[character] for character in shows]
+    shown = _standard(shows, *_prototypes(args, loaded, data, shows)) if shows else []
     args.out.parent.mkdir(parents=True, exist_ok=True)
     picture = args.out.with_name(f"{args.out.stem}-references.png")
     references.picture(seen, shown).save(picture)
     print(f"{picture}: the references as they came, levelled, and as the model sees them")
     given = _floats(loaded, [one.seen for one in seen])
     if shown:
-        steps = STEPS if args.adapt is None else args.adapt
         enough = accuracy(loaded.generator, data)
         loaded = loaded.adapted(_floats(loaded, shown), given, steps, enough)
-    names = Names(
+    entries = Names(
         args.name or args.out.stem,
         args.style,
         args.author,
@@ -122,10 +124,10 @@ def run(args: argparse.Namespace) -> int:
         args.licence_url,
         f"Drawn by W-Net from {len(seen)} reference{'s' * (len(seen) > 1)}.",
     )
-    scores = make(loaded, wanted, given, args.out, names)
+    scores = make(loaded, wanted, given, args.out, entries)
     if scores is None:
         return 1
-    page = specimen(args.out, names.family, [*wanted])
+    page = specimen(args.out, entries.family, [*wanted])
     for suffix in ("png", "pdf"):
         page.save(args.out.with_name(f"{args.out.stem}-specimen.{suffix}"), resolution=150)
     print(f"{args.out}: {len(wanted)} characters, {args.out.stat().st_size:,} bytes; {scores}")
@@ -134,30 +136,41 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _prototypes(
-    args: argparse.Namespace, loaded: "Run", data: Any
+    args: argparse.Namespace, loaded: "Run", data: Any, names: Sequence[str]
 ) -> tuple[dict[str, np.ndarray], str]:
-    from gan.data.fonts import listed_characters
+    """Characters in the standard font, those that it has, and where they are from."""
     from gan.font import prototypes
 
     if args.prototype_font is None:
         return prototypes.from_store(data), f"the prototype in {data.store.path}"
-    names = listed_characters(args.characters) if args.characters else data.characters
-    names = [*dict.fromkeys([*names, *_shows(args)])]
     drawn = prototypes.from_font(args.prototype_font, args.prototype_face, loaded.size, names)
     return {c: drawn[c] for c in names if c in drawn}, str(args.prototype_font)
 
 
 def _shows(args: argparse.Namespace) -> str:
     """The character that each reference shows, or nothing."""
-    shows = "".join((args.shows or "").split())
-    if len(shows) not in (0, len(args.reference)):
+    if args.shows is None:
+        if args.adapt is not None:
+            raise ValueError("--adapt needs --shows: which characters the references show")
+        return ""
+    shows = "".join(args.shows.split())
+    if len(shows) != len(args.reference):
         raise ValueError(
             f"--shows must name one character for each --reference, {len(args.reference)} in "
-            f"their order, not {shows!r}"
+            f"their order, not {args.shows!r}"
         )
-    if not shows and args.adapt is not None:
-        raise ValueError("--adapt needs --shows: which characters the references show")
     return shows
+
+
+def _standard(shows: str, found: Mapping[str, np.ndarray], source: str) -> list[np.ndarray]:
+    """The standard font's glyphs of what the references show."""
+    missing = [character for character in shows if character not in found]
+    if missing:
+        raise ValueError(
+            f"{source} does not draw {''.join(missing)} of --shows: give a --prototype-font that "
+            "does, or leave --shows out"
+        )
+    return [found[character] for character in shows]
 
 
 def _floats(loaded: "Run", glyphs: Sequence[np.ndarray]) -> Tensor:

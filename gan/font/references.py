@@ -237,7 +237,7 @@ def picture(references: Sequence[Reference], standard: Sequence[Pixels] = ()) ->
     """
     step = _SHOWN + 2 * GAP
     rows = [[one.original, _boxed(one), one.seen] for one in references]
-    for row, glyph in zip(rows, standard, strict=False):
+    for row, glyph in zip(rows, standard, strict=bool(standard)):
         row.append(glyph)
     sheet = Image.new("L", (len(rows[0]) * step, len(rows) * step), PAPER)
     for place, row in enumerate(rows):

@@ -115,7 +115,7 @@ class GlyphEvaluation:
     def draw(self, generator: nn.Module) -> Draw:
         """The generator as a function of ink."""
 
-        def drawn(prototype: Tensor, references: Tensor, shown: Tensor) -> Tensor:
+        def drawn(prototype: Tensor, references: Tensor) -> Tensor:
             batch = {
                 "prototype": (1 - 2 * prototype).to(self.device),
                 "reference": (1 - 2 * references).to(self.device),

@@ -1,7 +1,8 @@
 """How good a W-Net is: four cells, baselines, controls, judges, a verdict, and sheets."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,18 +22,20 @@ from gan.metrics.glyphs import (
     Cells,
     Draw,
     Pairs,
+    faithful,
+    shuffled_reference,
     wrong_prototype,
 )
 from gan.metrics.judges import TRAINING, Judge
 from gan.metrics.report import Report
-from gan.metrics.scores import METRICS, Scores, bootstrap, compare, score
+from gan.metrics.scores import METRICS, Measure, Scores, bootstrap, compare, score, score_pairs
 from gan.metrics.tables import LONG, SHORT, body, signed, table
 from gan.recipes.modules import GlyphWriter
 from gan.styles import BENT, RATE, ROWS, accuracy, adapted
 
 NAME = "W-Net"
-WRONG = f"{NAME}, wrong prototype"
-ADAPTED, SHUFFLED = f"{NAME}, adapted", "shuffled reference"
+WRONG, SHUFFLED = f"{NAME}, wrong prototype", "shuffled reference"
+ADAPTED = f"{NAME}, adapted"
 SEVERAL = 4  # references in the rows beside those of one
 AMONG = tuple(cell for cell in CELLS if cell != "validation")
 UNSEEN = tuple(cell for cell in AMONG if CELLS[cell][0] == "test")  # styles to adapt to
@@ -47,7 +50,7 @@ def writing(generator: nn.Module, device: torch.device) -> Draw:
     """A W-Net's generator as a function of ink."""
 
     @torch.no_grad()
-    def drawn(prototype: Tensor, references: Tensor, shown: Tensor) -> Tensor:
+    def drawn(prototype: Tensor, references: Tensor) -> Tensor:
         made = generator((1 - 2 * prototype).to(device), (1 - 2 * references).to(device))
         return (1 - made.float().cpu()) / 2
 
@@ -55,33 +58,13 @@ def writing(generator: nn.Module, device: torch.device) -> Draw:
 
 
 class Adaptation(NamedTuple):
-    """What learns references by heart, in at most so many steps, and at which L1 it stops."""
+    """A generator that learns references by heart, in at most so many steps."""
 
     generator: GlyphWriter
     steps: int
-    enough: float
 
 
-def adapting(generator: GlyphWriter, steps: int, enough: float, device: torch.device) -> Draw:
-    """The same, of one that first learns the references by heart, anew for each choice of them."""
-
-    def drawn(prototype: Tensor, references: Tensor, shown: Tensor) -> Tensor:
-        image = torch.empty_like(prototype)
-        for rows in tqdm(_alike(references), desc="adapting", unit="style", disable=None):
-            known, learnt = ((1 - 2 * ink[rows[0]]).to(device) for ink in (shown, references))
-            draw = writing(adapted(generator, known, learnt, steps, enough), device)
-            image[rows] = draw(prototype[rows], references[rows], shown[rows])
-        return image
-
-    return drawn
-
-
-def _alike(references: Tensor) -> list[list[int]]:
-    """The rows of references [B, ...] that are the same."""
-    rows: dict[bytes, list[int]] = {}
-    for row, one in enumerate(references):
-        rows.setdefault(one.numpy().tobytes(), []).append(row)
-    return [*rows.values()]
+Key = tuple[int, ...]  # a style, a target character, and the references' characters
 
 
 def glyph_report(
@@ -89,11 +72,11 @@ def glyph_report(
     dataset: Glyphs,
     judge: Judge,
     device: torch.device,
-    adaptation: tuple[GlyphWriter, int] | None = None,
+    adaptation: Adaptation | None = None,
 ) -> Report:
     """All that is known of generators of one run, by the name of their weights; the last counts.
 
-    With an `adaptation`, a generator and a number of steps, the one that has learnt its references.
+    Where there is an `adaptation` of it, the claim is about that one.
     """
     cells, characters = cells_of(dataset)
     measure = Judged(judge, characters, device)
@@ -109,14 +92,10 @@ def glyph_report(
     ways[WRONG][1]["measure"] = Judged(judge, characters, device, wrong_prototype)
     for row, (weights, way) in ways.items():
         rows[row] = score(cells, draws[weights], among=AMONG, **{"measure": measure, **way})
-    name, draw, learnt = NAME, draws[chosen], None
-    if adaptation:
-        learnt = Adaptation(*adaptation, accuracy(adaptation[0], dataset))
-        name, draw = ADAPTED, adapting(*learnt, device)
-        for row in (NAME, f"{NAME}, {several} references", f"{NAME}, {SHUFFLED}"):
-            own = {"measure": measure, **ways[row][1], "batch": cells.limit}  # none learnt twice
-            unseen = score(cells, draw, among=UNSEEN, **own).cells
-            rows[row.replace(NAME, name)] = Scores({**rows[row].cells, **unseen})
+    learnt = Learnt(cells, adaptation, accuracy(adaptation[0], dataset)) if adaptation else None
+    if learnt:
+        rows |= learnt.rows(rows, several, measure)
+    name = ADAPTED if learnt else NAME
     found = verdict(rows, name, f"{name}, {SHUFFLED}", judge.ceiling)
     sections = [
         table(rows, SHORT, AMONG),
@@ -125,30 +104,111 @@ def glyph_report(
         f"Of held-out real glyphs the judges read rightly: {_ceilings(judge)}.\n"
         "Shown another character's prototype, it is that one which is read, as it should be, in "
         f"{rows[WRONG].cells['UFUC'].mean('followed'):.1%} of UFUC.",
-        *([_said(learnt)] if learnt else []),
+        *([learnt.said] if learnt else []),
         _differences(rows, name),
         "\n".join(cautions(rows[name], judge.ceiling)),
     ]
     return Report(
         f"How good the {NAME} is",
-        found.sentence,
+        ("When it has learnt its references by heart: " if learnt else "") + found.sentence,
         "\n\n".join(sections),
         _numbers(rows),
         {
             "protocol": _protocol(dataset, cells, characters, judge, several),
-            "adaptation": _settings(learnt) if learnt else None,
+            "adaptation": learnt.settings if learnt else None,
             "split": _split(dataset),
             "claim": found.claim,
             "tests": {claim: [t._asdict() for t in ts] for claim, ts in found.tests.items()},
             "rows": {row: _facts(scores, dataset) for row, scores in rows.items()},
         },
         {
-            f"{cell}. {what} * sees more than a {NAME}.": _sheet(
-                cells, *((draw, name) if cell in UNSEEN else (draws[chosen], NAME)), cell
-            )
+            f"{cell}. {what} * sees more than a {NAME}.": _sheet(cells, draws[chosen], learnt, cell)
             for cell, what in SECTIONS.items()
         },
     )
+
+
+class Learnt:
+    """What a generator draws of pairs in unseen styles when it has learnt the references by heart.
+
+    Every choice of references is learnt once, for all cells and the control together.
+    """
+
+    def __init__(self, cells: Cells, adaptation: Adaptation, enough: float) -> None:
+        """It stops to learn where the L1 of the references is `enough`."""
+        self.cells, self.adaptation, self.enough = cells, adaptation, enough
+        self.images: dict[Key, Tensor] = {}
+
+    def rows(
+        self, plain: Mapping[str, Scores], several: int, measure: Measure
+    ) -> dict[str, Scores]:
+        """Scores by row; in seen styles they are those of the `plain` rows, which it learnt."""
+        ways = {
+            NAME: (1, faithful),
+            f"{NAME}, {several} references": (several, faithful),
+            f"{NAME}, {SHUFFLED}": (1, shuffled_reference),
+        }
+        self._draw(
+            [control(self.cells, self.cells.pairs(cell, k)) for k, control in ways.values()]
+            for cell in UNSEEN
+        )
+        found = {}
+        for row, (k, control) in ways.items():
+            new = score_pairs(self.cells, self, k, control, UNSEEN, measure=measure)
+            cells = {**plain[row].cells, **new.cells}
+            found[row.replace(NAME, ADAPTED)] = Scores({cell: cells[cell] for cell in AMONG})
+        return found
+
+    def __call__(self, pairs: Pairs) -> Tensor:
+        """Ink [B, 1, H, W] of pairs that were drawn."""
+        return torch.stack([self.images[key] for key in _keys(pairs)])
+
+    def _draw(self, asked: Iterable[Iterable[Pairs]]) -> None:
+        wanted: dict[Key, dict[int, None]] = {}
+        for pairs in chain.from_iterable(asked):
+            for style, character, *shown in _keys(pairs):
+                wanted.setdefault((style, *shown), {})[character] = None
+        generator, steps = self.adaptation
+        device = next(generator.parameters()).device
+        for (style, *shown), targets in tqdm(wanted.items(), desc="adapting", disable=None):
+            standard, references, prototypes = (
+                (1 - 2 * ink).to(device)
+                for ink in (
+                    self.cells.prototypes(np.array(shown)),
+                    self.cells.ink(np.array(style), np.array(shown)),
+                    self.cells.prototypes(np.array([*targets])),
+                )
+            )
+            own = adapted(generator, standard, references, steps, self.enough)
+            with torch.no_grad():
+                made = own(prototypes, references.expand(len(targets), *references.shape))
+            for character, image in zip(targets, (1 - made.float().cpu()) / 2, strict=True):
+                self.images[(style, character, *shown)] = image
+
+    @property
+    def said(self) -> str:
+        """What an adapted generator is, in words."""
+        return (
+            "adapted: has learnt the references of an unseen style by heart, told which they are,\n"
+            f"in at most {self.adaptation.steps} steps, fewer where their L1 is {self.enough:.3f}, "
+            "that of what it was trained on.\n"
+            "In seen styles it draws as before."
+        )
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that its drawings depend on."""
+        how = {"optimizer": "Adam", "lr": RATE, "least_batch": ROWS, "bent": BENT}
+        return {"steps": self.adaptation.steps, "enough": self.enough, **how}
+
+
+def _keys(pairs: Pairs) -> list[Key]:
+    return [
+        (int(style), int(character), *map(int, shown))
+        for style, character, shown in zip(
+            pairs.styles, pairs.characters, pairs.references, strict=True
+        )
+    ]
 
 
 def _differences(rows: Mapping[str, Scores], name: str) -> str:
@@ -176,7 +236,7 @@ def _numbers(rows: Mapping[str, Scores]) -> dict[str, float]:
     """Means of the generator's rows by tag, such as `UFUC/l1` and `ema_weights/UFUC/l1`."""
     numbers = {}
     for row in (row for row in rows if row.startswith(NAME)):
-        prefix = row.removeprefix(NAME).lstrip(", ").replace(" ", "_")
+        prefix = row.removeprefix(NAME).lstrip(", ").replace(",", "").replace(" ", "_")
         for tag, value in rows[row].means().items():
             numbers["/".join(filter(None, [prefix, tag]))] = value
     return numbers
@@ -224,20 +284,6 @@ def _protocol(
     }
 
 
-def _said(learnt: Adaptation) -> str:
-    return (
-        "adapted: has learnt the references of an unseen style by heart, knowing which characters\n"
-        f"they show, in at most {learnt.steps} steps, fewer where their L1 falls to "
-        f"{learnt.enough:.3f}, that of what it was trained on.\n"
-        "In seen styles it draws as before."
-    )
-
-
-def _settings(learnt: Adaptation) -> dict[str, Any]:
-    how = {"optimizer": "Adam", "lr": RATE, "batch": ROWS, "bent": BENT}
-    return {"steps": learnt.steps, "enough": learnt.enough, **how}
-
-
 def _split(dataset: Glyphs) -> dict[str, Any]:
     return {
         "styles": {
@@ -252,7 +298,7 @@ def _split(dataset: Glyphs) -> dict[str, Any]:
     }
 
 
-def _sheet(cells: Cells, draw: Draw, name: str, cell: str) -> np.ndarray:
+def _sheet(cells: Cells, draw: Draw, learnt: Learnt | None, cell: str) -> np.ndarray:
     """Prototype, reference, what was drawn, the truth, the nearest font's copy; evenly chosen."""
     every = cells.pairs(cell)
     chosen = np.linspace(0, len(every) - 1, min(SHOWN, len(every))).astype(np.int64)
@@ -262,7 +308,8 @@ def _sheet(cells: Cells, draw: Draw, name: str, cell: str) -> np.ndarray:
     columns = {
         "prototype": prototype,
         "reference": references[:, 0],
-        name: draw(prototype, references, cells.prototypes(pairs.references)),
+        NAME: draw(prototype, references),
+        **({ADAPTED: learnt(pairs)} if learnt and cell in UNSEEN else {}),
         "truth": cells.ink(pairs.styles, pairs.characters),
         "nearest font *": Fonts(cells).nearest(pairs),
     }

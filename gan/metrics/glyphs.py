@@ -22,9 +22,8 @@ CELLS = {
 }
 """The styles and the characters that a cell crosses: UFUC is the headline."""
 
-Draw = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""Prototype [B, 1, H, W], references and what these show in the prototype font, [B, K, 1, H, W],
-ink on the CPU, to ink [B, 1, H, W]."""
+Draw = Callable[[Tensor, Tensor], Tensor]
+"""Prototype [B, 1, H, W] and references [B, K, 1, H, W], ink on the CPU, to ink [B, 1, H, W]."""
 
 Control = Callable[["Cells", "Pairs"], "Pairs"]
 """What the generator is shown in place of the pairs that it is judged by, in the same order."""

@@ -82,8 +82,7 @@ def score(cells: Cells, draw: Draw, **setup: Unpack[Setup]) -> Scores:
 
     def drawn(shown: Pairs) -> Tensor:
         prototype = cells.prototypes(shown.characters)
-        references = cells.ink(shown.styles[:, None], shown.references)
-        image = draw(prototype, references, cells.prototypes(shown.references))
+        image = draw(prototype, cells.ink(shown.styles[:, None], shown.references))
         if image.shape != prototype.shape:
             raise ValueError(
                 f"draw must return the shape {[*prototype.shape]} of its prototypes, "

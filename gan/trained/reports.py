@@ -12,7 +12,7 @@ from gan.data.translation import Unpaired
 from gan.data.triples import Glyphs
 from gan.metrics.extractors import Extractor, OfNothing
 from gan.metrics.glyph_judges import glyph_judge
-from gan.metrics.glyph_report import glyph_report, writing
+from gan.metrics.glyph_report import Adaptation, glyph_report, writing
 from gan.metrics.image_evaluation import LEAST, extractor_of, training_rows
 from gan.metrics.image_report import Asked, image_report
 from gan.metrics.pairs import MEASURES, Measure, Translate, pair_report
@@ -69,7 +69,8 @@ def report_of(
     if issubclass(last.recipe, WNet) and isinstance(dataset, Glyphs) and len(dataset.styles.test):
         draws = {name: writing(run.generator, device) for name, run in loaded.items()}
         judge = glyph_judge(dataset, stream.images, device, print)
-        adaptation = (cast(GlyphWriter, last.generator), options.adapt) if options.adapt else None
+        writer = cast(GlyphWriter, last.generator)
+        adaptation = Adaptation(writer, options.adapt) if options.adapt else None
         return glyph_report(draws, dataset, judge, device, adaptation)
     if options.adapt:
         raise ValueError(

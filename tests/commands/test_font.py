@@ -129,21 +129,25 @@ def test_what_the_references_show_is_learnt_before_anything_is_drawn(command, mo
     with Image.open("few-references.png") as picture:
         narrow = picture.width
     assert not learnt
-    status, out, _ = command(*few, "--reference", "glyph.png", "--shows", "丂七")
+    status, out, _ = command(*few, "--reference", "glyph.png", "--shows", "七 丂")
     assert (status, "2 characters" in out) == (0, True)
     with Image.open("few-references.png") as picture:
         assert picture.width * 3 == narrow * 4  # the character in the standard font as well
     run = runs.load("run")
     data = prototypes.trained_on(run)
     glyphs = prototypes.from_store(data)
-    expected = to_floats(np.stack([glyphs["丂"], glyphs["七"]])[..., None])
+    expected = to_floats(np.stack([glyphs["七"], glyphs["丂"]])[..., None])
     (shown, references, steps, enough), *_ = learnt
     assert torch.equal(shown, expected)
     assert references.shape == shown.shape
     assert steps == 40
     assert enough == pytest.approx(accuracy(run.generator, data))
+    Path("七").write_text("丁")  # a file of that name says nothing of it
     assert command(*few, "--shows", "七", "--adapt", "3")[0] == 0
+    assert torch.equal(learnt[-1][0], expected[:1])
     assert learnt[-1][2] == 3
+    assert command(*few, "--reference", "glyph.png", "--shows", "丁丁")[0] == 0
+    assert torch.equal(learnt[-1][0][0], learnt[-1][0][1])
 
 
 def test_a_prototype_font_says_what_a_reference_shows(command, tmp_path, monkeypatch):
@@ -153,8 +157,9 @@ def test_a_prototype_font_says_what_a_reference_shows(command, tmp_path, monkeyp
     monkeypatch.setattr(runs.Run, "adapted", lambda self, shown, *_: learnt.append(shown) or self)
     save(make_font({"龍": CROSS, "虎": FRAME}), tmp_path / "other.ttf")
     given = ["--prototype-font", str(tmp_path / "other.ttf"), "--characters", "龍"]
-    assert command(*given, "--shows", "虎", "--out", "one.ttf")[0] == 0
-    drawn = prototypes.from_font(tmp_path / "other.ttf", 0, 16, ["龍", "虎"])
+    status, out, _ = command(*given, "--shows", "虎", "--out", "one.ttf")
+    assert (status, "1 characters" in out) == (0, True)
+    drawn = prototypes.from_font(tmp_path / "other.ttf", 0, 16, ["虎"])
     assert torch.equal(learnt[0], to_floats(drawn["虎"][None, ..., None]))
 
 
@@ -162,9 +167,10 @@ def test_a_prototype_font_says_what_a_reference_shows(command, tmp_path, monkeyp
     ("arguments", "words"),
     [
         (["--shows", "一丁"], "--shows must name one character for each --reference, 1 in"),
-        (["--shows", "龍"], "does not draw 1 of the 1 characters (龍)"),
+        (["--shows", " "], "--shows must name one character for each --reference, 1 in"),
+        (["--shows", "龍"], "does not draw 龍 of --shows: give a --prototype-font"),
         (["--adapt", "3"], "--adapt needs --shows"),
-        (["--shows", "一", "--adapt", "-3"], "steps must be at least 0"),
+        (["--shows", "一", "--adapt", "-3"], "--adapt must be at least 0"),
         (["--out", "font.otf"], "--out must end in .ttf"),
         (["--reference", "absent.png"], "absent.png"),
         (["--weights", "ema"], "keeps no weights 'ema'"),

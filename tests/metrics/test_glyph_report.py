@@ -13,8 +13,7 @@ from gan.metrics import glyph_report as glyph_report_module
 from gan.metrics.baselines import baselines
 from gan.metrics.glyph_evaluation import GlyphEvaluation, cells_of
 from gan.metrics.glyph_judges import Judged
-from gan.metrics.glyph_report import adapting, glyph_report
-from gan.metrics.glyphs import Pairs
+from gan.metrics.glyph_report import Adaptation, Learnt, glyph_report
 from gan.metrics.judges import Judge
 from gan.metrics.scores import score
 
@@ -49,7 +48,7 @@ def judge(dataset):
 @pytest.fixture(scope="module")
 def copied(dataset, judge):
     """The report on a generator that copies the prototype."""
-    return glyph_report({"raw": lambda prototype, *_: prototype}, dataset, judge, CPU)
+    return glyph_report({"raw": lambda prototype, _: prototype}, dataset, judge, CPU)
 
 
 def oracle(dataset):
@@ -62,7 +61,7 @@ def oracle(dataset):
     known = cells.ink(np.arange(len(cells.glyphs))[:, None], cells.references).flatten(2)  # [S, R]
     shown = []
 
-    def draw(prototype, references, _):
+    def draw(prototype, references):
         shown.append(references.shape[1])
         character = torch.cdist(prototype.flatten(1), prototypes).argmin(1)
         distance = torch.cdist(references[:, 0].flatten(1), known.flatten(0, 1))
@@ -74,7 +73,7 @@ def oracle(dataset):
 
 def test_an_oracle_is_perfect_until_a_control_takes_its_input_away(dataset, judge):
     draw, shown = oracle(dataset)
-    report = glyph_report({"raw": lambda p, *_: p, "ema": draw}, dataset, judge, CPU)
+    report = glyph_report({"raw": lambda p, r: p, "ema": draw}, dataset, judge, CPU)
     numbers = report.numbers
     for cell in ("SFSC", "SFUC", "UFSC", "UFUC"):
         assert numbers[f"{cell}/l1"] == pytest.approx(0, abs=1e-6)
@@ -95,7 +94,7 @@ def test_an_oracle_is_perfect_until_a_control_takes_its_input_away(dataset, judg
 def test_a_generator_that_never_reads_its_prototype_does_not_follow_it(dataset, judge):
     cells, _ = cells_of(dataset)
     same = cells.ink(np.array([1]), np.array([0]))
-    report = glyph_report({"raw": lambda p, *_: same.expand_as(p)}, dataset, judge, CPU)
+    report = glyph_report({"raw": lambda p, _: same.expand_as(p)}, dataset, judge, CPU)
     assert report.numbers["wrong_prototype/UFUC/followed"] == 0
     assert not [name for name in report.numbers if "followed" in name and "wrong" not in name]
 
@@ -128,60 +127,90 @@ def test_the_rows_that_see_more_are_marked(copied):
     assert not any(row.startswith(("W-Net", "prototype", "blank")) for row in marked)
 
 
-class Learnt(torch.nn.Module):
+class Pupil(torch.nn.Module):
     """Stands for a generator that has learnt references: it draws what it was told they show."""
 
     def __init__(self, shown=None):
         super().__init__()
-        self.shown = shown
+        self.shown, self.weight = shown, torch.nn.Parameter(torch.zeros(1))
 
-    def forward(self, prototype, references):
-        return prototype if self.shown is None else self.shown.mean(0).expand_as(prototype)
+    def forward(self, prototypes, references):
+        assert references.shape[0] == prototypes.shape[0]
+        return prototypes if self.shown is None else self.shown.mean(0).expand_as(prototypes)
 
 
-def test_every_choice_of_references_is_learnt_once_for_all_of_its_targets(dataset, monkeypatch):
-    cells, _ = cells_of(dataset)
+@pytest.fixture
+def taught(monkeypatch):
+    """Generators learn what they were told, at once; all that they were asked to learn."""
     asked = []
 
     def adapted(generator, shown, references, steps, enough):
-        assert (steps, enough) == (7, 0.25)
-        asked.append(references.numpy().tobytes())
-        return Learnt(shown)
+        assert (steps, enough) == (7, 0.125)
+        asked.append(torch.cat([shown, references]).numpy().tobytes())
+        return Pupil(shown)
 
     monkeypatch.setattr(glyph_report_module, "adapted", adapted)
-    once = cells.pairs("UFUC", 2)
-    pairs = Pairs(*(np.concatenate([part, part[::-1]]) for part in vars(once).values()))
-    prototype, shown = (cells.prototypes(n) for n in (pairs.characters, pairs.references))
-    references = cells.ink(pairs.styles[:, None], pairs.references)
-    drawn = adapting(Learnt(), 7, 0.25, CPU)(prototype, references, shown)
-    torch.testing.assert_close(drawn, shown.mean(1), rtol=0, atol=1e-6)
-    different = {references[row].numpy().tobytes() for row in range(len(pairs))}
-    assert len(asked) == len(set(asked)) == len(different) <= len(once)
-
-
-def test_the_verdict_is_on_the_adapted_generator_where_there_is_one(dataset, judge, monkeypatch):
-    monkeypatch.setattr(glyph_report_module, "adapted", lambda *_: Learnt())
     monkeypatch.setattr(glyph_report_module, "accuracy", lambda *_: 0.125)
-    blank = {"raw": lambda prototype, *_: torch.zeros_like(prototype)}
-    report = glyph_report(blank, dataset, judge, CPU, (Learnt(), 7))
+    return asked
+
+
+def test_every_choice_of_references_is_learnt_once_and_drawn_where_it_belongs(
+    dataset, judge, taught
+):
+    cells, characters = cells_of(dataset)
+    learnt = Learnt(cells, Adaptation(Pupil(), 7), 0.125)
+    measure = Judged(judge, characters, CPU)
+    plain = score(cells, lambda prototype, _: prototype, measure=measure)
+    names = "W-Net", "W-Net, 4 references", "W-Net, shuffled reference"
+    rows = learnt.rows(dict.fromkeys(names, plain), 4, measure)
+    assert [*rows] == [name.replace("W-Net", "W-Net, adapted") for name in names]
+    for many, row in ((1, rows["W-Net, adapted"]), (4, rows["W-Net, adapted, 4 references"])):
+        for cell in ("UFSC", "UFUC"):
+            pairs = cells.pairs(cell, many)
+            shown = cells.prototypes(pairs.references).mean(1)
+            torch.testing.assert_close(learnt(pairs), shown, rtol=0, atol=1e-6)
+            truth = cells.ink(pairs.styles, pairs.characters)
+            assert row.cells[cell].mean("l1") == pytest.approx(
+                np.mean(
+                    [
+                        (shown - truth).abs().mean((1, 2, 3))[pairs.styles == style].mean()
+                        for style in np.unique(pairs.styles)
+                    ]
+                )
+            )
+    assert len(taught) == len(set(taught))
+    asked = [cells.pairs(cell, many) for cell in ("UFSC", "UFUC") for many in (1, 4)]
+    choices = {
+        (style, *references)
+        for pairs in asked
+        for style, references in zip(pairs.styles, pairs.references.tolist(), strict=True)
+    }
+    assert len(taught) == len(choices)  # and none for the control, whose styles are the same
+
+
+def test_the_verdict_is_on_the_adapted_generator_where_there_is_one(dataset, judge, taught):
+    blank = {"raw": lambda prototype, _: torch.zeros_like(prototype)}
+    report = glyph_report(blank, dataset, judge, CPU, Adaptation(Pupil(), 7))
     rows = report.facts["rows"]
-    several = {f"W-Net, adapted{end}" for end in ("", ", 4 references", ", shuffled reference")}
-    assert several <= rows.keys()
-    ours, copy, plain = (
-        rows[row]["UFUC"]["l1"]["mean"] for row in ("W-Net, adapted", "prototype copy", "W-Net")
-    )
-    assert ours == copy < plain
+    ours, plain = rows["W-Net, adapted"], rows["W-Net"]
     for cell in ("SFSC", "SFUC"):  # styles that it was trained on need no adaptation
-        assert rows["W-Net, adapted"][cell] == rows["W-Net"][cell]
-    assert report.numbers["adapted/UFUC/l1"] == ours
+        assert ours[cell] == plain[cell]
+    for cell in ("UFSC", "UFUC"):
+        assert ours[cell]["l1"]["mean"] != plain[cell]["l1"]["mean"]
+    assert report.numbers["adapted/UFUC/l1"] == ours["UFUC"]["l1"]["mean"]
+    assert "adapted_shuffled_reference/UFUC/l1" in report.numbers
     assert report.facts["adaptation"]["steps"] == 7
     assert report.facts["adaptation"]["enough"] == 0.125
+    assert report.verdict.startswith("When it has learnt its references by heart: ")
     assert "W-Net, adapted minus the row on UFUC" in report.text
+    copy = rows["prototype copy"]["UFUC"]["l1"]["mean"]
     ahead = {test["what"]: test["numbers"] for test in report.facts["tests"]["transfers"]}
-    assert ahead["ahead of prototype copy on L1 (UFUC)"].startswith("+0.0000 [")  # it is that copy
+    difference = float(ahead["ahead of prototype copy on L1 (UFUC)"].split()[0])
+    assert difference == pytest.approx(ours["UFUC"]["l1"]["mean"] - copy, abs=1e-4)
     alone = glyph_report(blank, dataset, judge, CPU)
     assert alone.facts["adaptation"] is None
     assert "adapted" not in alone.text
+    assert not alone.verdict.startswith("When")
 
 
 def test_a_judge_knows_characters_by_the_numbers_of_the_store(dataset, judge):
@@ -200,7 +229,7 @@ def test_validation_is_judged_in_training_and_only_there(dataset, judge):
     draw, shown = oracle(dataset)
 
     def truth(batch):
-        ink = draw(*((1 - batch[name]) / 2 for name in ("prototype", "reference")), None)
+        ink = draw(*((1 - batch[name]) / 2 for name in ("prototype", "reference")))
         return 1 - 2 * ink
 
     def measured(generator):
@@ -213,7 +242,7 @@ def test_validation_is_judged_in_training_and_only_there(dataset, judge):
     assert shown == [1]
     prototype = measured(lambda batch: batch["prototype"])
     assert (prototype["validation_content"], prototype["validation_style"]) == (1, 0)
-    copies = score(cells, lambda prototype, *_: prototype).cells
+    copies = score(cells, lambda shown, _: shown).cells
     wrong = [cell.mean("l1") for name, cell in copies.items() if name != "validation"]
     assert prototype["validation_l1"] == pytest.approx(copies["validation"].mean("l1"))
     assert min(abs(prototype["validation_l1"] - l1) for l1 in wrong) > 1e-4
