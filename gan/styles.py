@@ -24,6 +24,7 @@ STEPS = 40  # of an adaptation at most
 RATE = 1e-4  # of its optimizer, Adam
 ROWS = 8  # least pairs in its batch, which has each reference in each orientation
 BENT = 0.9  # share of them that is bent: shapes change, the style stays
+HOW = {"optimizer": "Adam", "lr": RATE, "least_batch": ROWS, "bent": BENT}
 KNOWN = 128  # glyphs that say how well a generator draws what it was trained on
 
 

@@ -1,6 +1,6 @@
 """How good a W-Net is: four cells, baselines, controls, judges, a verdict, and sheets."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from itertools import chain
 from typing import Any, NamedTuple
@@ -30,8 +30,6 @@ from gan.metrics.judges import TRAINING, Judge
 from gan.metrics.report import Report
 from gan.metrics.scores import METRICS, Measure, Scores, bootstrap, compare, score, score_pairs
 from gan.metrics.tables import LONG, SHORT, body, signed, table
-from gan.recipes.modules import GlyphWriter
-from gan.styles import BENT, RATE, ROWS, accuracy, adapted
 
 NAME = "W-Net"
 WRONG, SHUFFLED = f"{NAME}, wrong prototype", "shuffled reference"
@@ -58,10 +56,14 @@ def writing(generator: nn.Module, device: torch.device) -> Draw:
 
 
 class Adaptation(NamedTuple):
-    """A generator that learns references by heart, in at most so many steps."""
+    """How a generator learns references by heart: `learn(shown, references)` gives its like.
 
-    generator: GlyphWriter
-    steps: int
+    References and what they show in the prototype font are [K, 1, H, W] in [-1, 1]. `settings` is
+    what that depends on: at most so many `steps`, fewer where the references' L1 is `enough`.
+    """
+
+    learn: Callable[[Tensor, Tensor], nn.Module]
+    settings: Mapping[str, Any]
 
 
 Key = tuple[int, ...]  # a style, a target character, and the references' characters
@@ -92,7 +94,7 @@ def glyph_report(
     ways[WRONG][1]["measure"] = Judged(judge, characters, device, wrong_prototype)
     for row, (weights, way) in ways.items():
         rows[row] = score(cells, draws[weights], among=AMONG, **{"measure": measure, **way})
-    learnt = Learnt(cells, adaptation, accuracy(adaptation[0], dataset)) if adaptation else None
+    learnt = Learnt(cells, adaptation, device) if adaptation else None
     if learnt:
         rows |= learnt.rows(rows, several, measure)
     name = ADAPTED if learnt else NAME
@@ -115,7 +117,7 @@ def glyph_report(
         _numbers(rows),
         {
             "protocol": _protocol(dataset, cells, characters, judge, several),
-            "adaptation": learnt.settings if learnt else None,
+            "adaptation": adaptation.settings if adaptation else None,
             "split": _split(dataset),
             "claim": found.claim,
             "tests": {claim: [t._asdict() for t in ts] for claim, ts in found.tests.items()},
@@ -134,9 +136,9 @@ class Learnt:
     Every choice of references is learnt once, for all cells and the control together.
     """
 
-    def __init__(self, cells: Cells, adaptation: Adaptation, enough: float) -> None:
-        """It stops to learn where the L1 of the references is `enough`."""
-        self.cells, self.adaptation, self.enough = cells, adaptation, enough
+    def __init__(self, cells: Cells, adaptation: Adaptation, device: torch.device) -> None:
+        """`device` is where the generator is."""
+        self.cells, self.adaptation, self.device = cells, adaptation, device
         self.images: dict[Key, Tensor] = {}
 
     def rows(
@@ -168,18 +170,16 @@ class Learnt:
         for pairs in chain.from_iterable(asked):
             for style, character, *shown in _keys(pairs):
                 wanted.setdefault((style, *shown), {})[character] = None
-        generator, steps = self.adaptation
-        device = next(generator.parameters()).device
         for (style, *shown), targets in tqdm(wanted.items(), desc="adapting", disable=None):
             standard, references, prototypes = (
-                (1 - 2 * ink).to(device)
+                (1 - 2 * ink).to(self.device)
                 for ink in (
                     self.cells.prototypes(np.array(shown)),
                     self.cells.ink(np.array(style), np.array(shown)),
                     self.cells.prototypes(np.array([*targets])),
                 )
             )
-            own = adapted(generator, standard, references, steps, self.enough)
+            own = self.adaptation.learn(standard, references)
             with torch.no_grad():
                 made = own(prototypes, references.expand(len(targets), *references.shape))
             for character, image in zip(targets, (1 - made.float().cpu()) / 2, strict=True):
@@ -188,18 +188,12 @@ class Learnt:
     @property
     def said(self) -> str:
         """What an adapted generator is, in words."""
+        steps, enough = (self.adaptation.settings[name] for name in ("steps", "enough"))
         return (
             "adapted: has learnt the references of an unseen style by heart, told which they are,\n"
-            f"in at most {self.adaptation.steps} steps, fewer where their L1 is {self.enough:.3f}, "
-            "that of what it was trained on.\n"
-            "In seen styles it draws as before."
+            f"in at most {steps} steps, fewer where their L1 is {enough:.3f}, that of what it was "
+            "trained on.\nIn seen styles it draws as before."
         )
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """All that its drawings depend on."""
-        how = {"optimizer": "Adam", "lr": RATE, "least_batch": ROWS, "bent": BENT}
-        return {"steps": self.adaptation.steps, "enough": self.enough, **how}
 
 
 def _keys(pairs: Pairs) -> list[Key]:

@@ -1,6 +1,7 @@
 """Which report a run gets, and what may be asked of it."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -27,6 +28,7 @@ from gan.recipes.modules import GlyphWriter
 from gan.recipes.pix2pix import Pix2Pix
 from gan.recipes.synthesis import Synthesis
 from gan.recipes.wnet import WNet
+from gan.styles import HOW, accuracy, adapted
 
 if TYPE_CHECKING:
     from gan.runs import Run
@@ -69,8 +71,7 @@ def report_of(
     if issubclass(last.recipe, WNet) and isinstance(dataset, Glyphs) and len(dataset.styles.test):
         draws = {name: writing(run.generator, device) for name, run in loaded.items()}
         judge = glyph_judge(dataset, stream.images, device, print)
-        writer = cast(GlyphWriter, last.generator)
-        adaptation = Adaptation(writer, options.adapt) if options.adapt else None
+        adaptation = _adaptation(last, dataset, options.adapt) if options.adapt else None
         return glyph_report(draws, dataset, judge, device, adaptation)
     if options.adapt:
         raise ValueError(
@@ -87,6 +88,13 @@ def report_of(
         f"gan evaluate knows no measure of recipe={last.config['recipe']['name']} on "
         f"data={last.config['data']['name']}"
     )
+
+
+def _adaptation(run: "Run", dataset: Glyphs, steps: int) -> Adaptation:
+    writer = cast(GlyphWriter, run.generator)
+    enough = accuracy(writer, dataset)
+    learn = partial(adapted, writer, steps=steps, enough=enough)
+    return Adaptation(learn, {"steps": steps, "enough": enough, **HOW})
 
 
 def _of_translations(

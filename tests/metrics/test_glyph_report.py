@@ -9,7 +9,6 @@ import torch
 
 from gan.data.store import Store
 from gan.data.triples import Glyphs
-from gan.metrics import glyph_report as glyph_report_module
 from gan.metrics.baselines import baselines
 from gan.metrics.glyph_evaluation import GlyphEvaluation, cells_of
 from gan.metrics.glyph_judges import Judged
@@ -130,35 +129,32 @@ def test_the_rows_that_see_more_are_marked(copied):
 class Pupil(torch.nn.Module):
     """Stands for a generator that has learnt references: it draws what it was told they show."""
 
-    def __init__(self, shown=None):
+    def __init__(self, shown):
         super().__init__()
-        self.shown, self.weight = shown, torch.nn.Parameter(torch.zeros(1))
+        self.shown = shown  # ink
 
     def forward(self, prototypes, references):
-        assert references.shape[0] == prototypes.shape[0]
-        return prototypes if self.shown is None else self.shown.mean(0).expand_as(prototypes)
+        assert references.shape[:2] == (len(prototypes), len(self.shown))
+        return (1 - 2 * self.shown.mean(0)).expand_as(prototypes)
 
 
 @pytest.fixture
-def taught(monkeypatch):
-    """Generators learn what they were told, at once; all that they were asked to learn."""
+def adaptation():
+    """Generators learn what they were told, at once, and note it."""
     asked = []
 
-    def adapted(generator, shown, references, steps, enough):
-        assert (steps, enough) == (7, 0.125)
+    def learn(shown, references):
         asked.append(torch.cat([shown, references]).numpy().tobytes())
-        return Pupil(shown)
+        return Pupil((1 - shown) / 2)
 
-    monkeypatch.setattr(glyph_report_module, "adapted", adapted)
-    monkeypatch.setattr(glyph_report_module, "accuracy", lambda *_: 0.125)
-    return asked
+    return Adaptation(learn, {"steps": 7, "enough": 0.125, "asked": asked})
 
 
 def test_every_choice_of_references_is_learnt_once_and_drawn_where_it_belongs(
-    dataset, judge, taught
+    dataset, judge, adaptation
 ):
     cells, characters = cells_of(dataset)
-    learnt = Learnt(cells, Adaptation(Pupil(), 7), 0.125)
+    learnt, asked = Learnt(cells, adaptation, CPU), adaptation.settings["asked"]
     measure = Judged(judge, characters, CPU)
     plain = score(cells, lambda prototype, _: prototype, measure=measure)
     names = "W-Net", "W-Net, 4 references", "W-Net, shuffled reference"
@@ -178,19 +174,19 @@ def test_every_choice_of_references_is_learnt_once_and_drawn_where_it_belongs(
                     ]
                 )
             )
-    assert len(taught) == len(set(taught))
-    asked = [cells.pairs(cell, many) for cell in ("UFSC", "UFUC") for many in (1, 4)]
+    assert len(asked) == len(set(asked))
+    every = [cells.pairs(cell, many) for cell in ("UFSC", "UFUC") for many in (1, 4)]
     choices = {
         (style, *references)
-        for pairs in asked
+        for pairs in every
         for style, references in zip(pairs.styles, pairs.references.tolist(), strict=True)
     }
-    assert len(taught) == len(choices)  # and none for the control, whose styles are the same
+    assert len(asked) == len(choices)  # and none for the control, whose styles are the same
 
 
-def test_the_verdict_is_on_the_adapted_generator_where_there_is_one(dataset, judge, taught):
+def test_the_verdict_is_on_the_adapted_generator_where_there_is_one(dataset, judge, adaptation):
     blank = {"raw": lambda prototype, _: torch.zeros_like(prototype)}
-    report = glyph_report(blank, dataset, judge, CPU, Adaptation(Pupil(), 7))
+    report = glyph_report(blank, dataset, judge, CPU, adaptation)
     rows = report.facts["rows"]
     ours, plain = rows["W-Net, adapted"], rows["W-Net"]
     for cell in ("SFSC", "SFUC"):  # styles that it was trained on need no adaptation
