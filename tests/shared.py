@@ -114,8 +114,13 @@ def quick_disk(monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread_for_a_modules_fixtures():
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(autouse=True)
-def _one_thread():
+def _one_thread(_one_thread_for_a_modules_fixtures):
     torch.set_num_threads(1)
 
 
