@@ -8,6 +8,7 @@ from games import SCHEDULES, TOTAL, Batches, started
 from test_graphs import CASES, STEPS, played
 from test_trainer import everything
 
+import gan
 from gan.bench import games
 from gan.build import build
 from gan.data.datasets import Images
@@ -216,3 +217,15 @@ def test_half_a_batch_is_half_the_noise():
             if gradient is not None:
                 scale = max(float(gradient.abs().max()), 1e-6)
                 assert (mine[name] - gradient).abs().max() / scale < 1e-2, name
+
+
+@pytest.mark.parametrize("ensemble", [False, True])
+def test_a_style_is_learnt_on_the_device(trained, ensemble):
+    trained("wnet", f"generator.self_ensemble={ensemble}", "trainer.device=cpu")
+    run = gan.load("run", device=CUDA)
+    shown, references = torch.rand(2, 3, 1, 16, 16) * 2 - 1
+    before = torch.cuda.get_rng_state(CUDA)
+    own = run.adapted(shown, references, steps=3)
+    assert torch.equal(torch.cuda.get_rng_state(CUDA), before)
+    assert own.device == CUDA
+    assert not torch.allclose(own.write(shown, references), run.write(shown, references), atol=1e-4)
