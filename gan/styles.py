@@ -43,7 +43,7 @@ def adapted(
     draws in, each pair bent anew every time. It stops where the difference is `enough`: to draw
     them better than it draws what it was trained on would be at the cost of other characters.
     Random numbers follow from `seed`. Zakharov et al. 2019, arXiv:1905.08233, tune a generator to
-    pictures of one head in this way.
+    a few pictures of one head, there with a discriminator.
 
     Args:
         writer: in evaluation mode; it is left as it is.

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch._dynamo  # noqa: F401 - optimizers do; slow, and once for all that fork from here
+import torch._dynamo  # noqa: F401 - slow; optimizers import it, and so would every forked child
 import torch.utils.tensorboard  # noqa: F401 - likewise
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm

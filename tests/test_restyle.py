@@ -39,6 +39,15 @@ def only(monkeypatch):
     return left
 
 
+@pytest.fixture
+def two_references(tiny):
+    """A batch with two references to a target, and the recipe that it is for."""
+    trainer = build(tiny("wnet", "data.references=2"))
+    batch = next(trainer.stream)
+    trainer.stream.close()
+    return batch, trainer.recipe
+
+
 def halves(*edges, height=32, width=24):
     """Samples of three glyphs [B, 3, 1, H, W] that are black left of a column."""
     column = torch.arange(width)
@@ -291,10 +300,8 @@ def test_outlines_differ_between_samples_and_not_within_one(cross):
     assert found.max() <= 1
 
 
-def test_a_hollow_sample_has_no_style_and_keeps_prototype_and_character(tiny):
-    trainer = build(tiny("wnet", "data.references=2"))
-    batch, recipe = next(trainer.stream), trainer.recipe
-    trainer.stream.close()
+def test_a_hollow_sample_has_no_style_and_keeps_prototype_and_character(two_references):
+    batch, recipe = two_references
     recipe.hollow = 1.0
     torch.manual_seed(0)
     made = recipe.prepare(batch)
@@ -338,11 +345,9 @@ def test_a_bent_place_moves_no_farther_than_its_bounds(monkeypatch):
     assert all((far < edge).any() for edge in (0.05, 0.1))
 
 
-def test_what_is_turned_or_bent_keeps_references_and_classes_right(tiny):
+def test_what_is_turned_or_bent_keeps_references_and_classes_right(two_references):
     """Bent: the same character, its references as they are. Turned: all, without classes."""
-    trainer = build(tiny("wnet", "data.references=2"))
-    batch, recipe = next(trainer.stream), trainer.recipe
-    trainer.stream.close()
+    batch, recipe = two_references
     recipe.bend = 1.0
     torch.manual_seed(0)
     made = recipe.prepare(batch)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
-from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -144,14 +143,15 @@ class Learnt:
     def rows(
         self, plain: Mapping[str, Scores], several: int, measure: Measure
     ) -> dict[str, Scores]:
-        """Scores by row; in seen styles they are those of the `plain` rows, which it learnt."""
+        """Scores by row; in seen styles, where nothing is to learn, those of `plain` rows."""
         ways = {
             NAME: (1, faithful),
             f"{NAME}, {several} references": (several, faithful),
             f"{NAME}, {SHUFFLED}": (1, shuffled_reference),
         }
         self._draw(
-            [control(self.cells, self.cells.pairs(cell, k)) for k, control in ways.values()]
+            control(self.cells, self.cells.pairs(cell, k))
+            for k, control in ways.values()
             for cell in UNSEEN
         )
         found = {}
@@ -165,9 +165,9 @@ class Learnt:
         """Ink [B, 1, H, W] of pairs that were drawn."""
         return torch.stack([self.images[key] for key in _keys(pairs)])
 
-    def _draw(self, asked: Iterable[Iterable[Pairs]]) -> None:
+    def _draw(self, asked: Iterable[Pairs]) -> None:
         wanted: dict[Key, dict[int, None]] = {}
-        for pairs in chain.from_iterable(asked):
+        for pairs in asked:
             for style, character, *shown in _keys(pairs):
                 wanted.setdefault((style, *shown), {})[character] = None
         for (style, *shown), targets in tqdm(wanted.items(), desc="adapting", disable=None):
