@@ -1,4 +1,4 @@
-"""`gan compare`: a table of trained runs, groups of seeds against a baseline, and their curves."""
+"""`gan compare`: a table of trained runs, groups of them against a baseline, and their curves."""
 
 import argparse
 import json
@@ -11,9 +11,10 @@ if TYPE_CHECKING:
     from gan.trained.comparison import Difference, Group
 
 EXPLAINED = """\
-Means and standard deviations over seeds. Differences are paired over the seeds that both have, with
-Student's 95 % intervals; those by font are means over seeds, with bootstrap intervals over families
-of fonts. A difference counts if its interval leaves 0 out."""
+Means and standard deviations over repeats: other seeds, or other splits of what is held out.
+Differences are paired over the repeats of both, with Student's 95 % intervals; those by font are
+means over repeats, with bootstrap intervals over families of fonts. A difference counts if its
+interval leaves 0 out."""
 
 
 def add_parser(commands: Any) -> None:
@@ -36,6 +37,12 @@ def add_parser(commands: Any) -> None:
         help="the group that the others are held against (the first)",
     )
     parser.add_argument(
+        "--rows",
+        action="store_true",
+        help="also what `gan evaluate` says of a W-Net, of all of a group's runs together: other "
+        "splits hold out other fonts, and of more fonts more can be claimed",
+    )
+    parser.add_argument(
         "--out", type=Path, metavar="FOLDER", help="for compare.md, compare.json and compare.png"
     )
     parser.set_defaults(func=run)
@@ -43,7 +50,7 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints the table and writes the files that were asked for."""
-    print(compare(args.runs, args.metric, args.baseline, args.out))
+    print(compare(args.runs, args.metric, args.baseline, args.out, args.rows))
     return 0
 
 
@@ -52,24 +59,35 @@ def compare(
     metrics: Sequence[str] = (),
     baseline: str | None = None,
     out: Path | None = None,
+    rows: bool = False,
 ) -> str:
     """The table of runs as Markdown; with `out`, also files in that folder.
+
+    With `rows` also those of each group's evaluations together, and what may be claimed of them.
 
     Raises: ValueError where there is nothing to compare, or a metric or the baseline is unknown.
     """
     from gan.metrics.report import plain
     from gan.trained import comparison
+    from gan.trained.rows import pooled
 
     records = [comparison.read(path) for path in comparison.found(runs)]
     groups = comparison.grouped(records)
     tags = comparison.measures(records, metrics)
     first = comparison.chosen(groups, baseline)
-    text = table(groups, first, tags)
+    facts = numbers(groups, first, tags)
+    parts = [table(groups, first, tags)]
+    for group, said in zip(groups, facts["groups"], strict=True) if rows else ():
+        found, tables = pooled({at: run.path for at, run in group.runs.items()}).told()
+        parts.append(f"{said['name']}: {found.sentence}\n\n```\n{tables}\n```")
+        said |= {"claim": found.claim, "sentence": found.sentence}
+        said["tests"] = {claim: [t._asdict() for t in ts] for claim, ts in found.tests.items()}
+    text = "\n\n".join(parts)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         (out / "compare.md").write_text(text + "\n", encoding="utf-8")
-        facts = json.dumps(plain(numbers(groups, first, tags)), indent=1, ensure_ascii=False)
-        (out / "compare.json").write_text(facts + "\n", encoding="utf-8")
+        readable = json.dumps(plain(facts), indent=1, ensure_ascii=False)
+        (out / "compare.json").write_text(readable + "\n", encoding="utf-8")
         try:
             from gan.trained import curves
         except ImportError:
@@ -94,7 +112,7 @@ def table(groups: Sequence["Group"], baseline: "Group", tags: Sequence[str]) -> 
         cells = [_mean(*comparison.spread(found)) if found else "" for found in values]
         mark = "*" if group.unfinished else ""
         rows.append([comparison.named(group, baseline) + mark, str(len(group.runs)), *cells])
-    parts = [_table(["runs", "seeds", *titles], rows)]
+    parts = [_table(["runs", "repeats", *titles], rows)]
     if len(ordered) > 1:
         rows = _differences(ordered[1:], baseline, tags)
         parts.append(_table([f"minus {comparison.named(baseline, baseline)}", *titles], rows))
@@ -139,11 +157,12 @@ def numbers(groups: Sequence["Group"], baseline: "Group", tags: Sequence[str]) -
                     {
                         "path": str(run.path),
                         "seed": seed,
+                        "split": split,
                         "step": run.step,
                         "finished": run.finished,
                         "values": {tag: run.last(tag) for tag in tags},
                     }
-                    for seed, run in group.runs.items()
+                    for (seed, split), run in group.runs.items()
                 ],
                 "metrics": {t: {"mean": m, "deviation": d} for t, (m, d) in spreads.items()},
                 "differences": {t: d._asdict() for t, d in apart.items() if d},

@@ -86,13 +86,16 @@ def verdict(
     return Verdict(claim, sentence[claim], tests)
 
 
-def cautions(scores: Scores, ceiling: Mapping[str, float]) -> list[str]:
-    """What weakens any claim: judges that err on real glyphs, few families, one run."""
+def cautions(
+    scores: Scores, ceiling: Mapping[str, float], seeds: int = 1, splits: int = 1
+) -> list[str]:
+    """What weakens any claim: judges that err on real glyphs, few families, one seed or split."""
     found = doubts({name: ceiling[field] for name, field in FIELDS.items()})
     few = len(set(scores.cells["UFUC"].families.tolist()))
     if few < FEW:
         found.append(f"With {few} families held out the intervals are too narrow.")
-    return [*found, "One run and one split: other seeds and splits may differ by more."]
+    single = " and one ".join(n for n, many in (("seed", seeds), ("split", splits)) if many == 1)
+    return [*found, f"One {single}: others may differ by more."] if single else found
 
 
 def doubts(ceiling: Mapping[str, float], of: str = "glyphs") -> list[str]:

@@ -1,7 +1,7 @@
 """How good a W-Net is: four cells, baselines, controls, judges, a verdict, and sheets."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +12,7 @@ from tqdm import tqdm
 from gan import images
 from gan.data.triples import Glyphs
 from gan.metrics.baselines import Fonts, baselines
-from gan.metrics.claims import FIELDS, cautions, verdict
+from gan.metrics.claims import FIELDS, Verdict, cautions, verdict
 from gan.metrics.glyph_evaluation import cells_of
 from gan.metrics.glyph_judges import Judged
 from gan.metrics.glyphs import (
@@ -96,23 +96,11 @@ def glyph_report(
     learnt = Learnt(cells, adaptation, device) if adaptation else None
     if learnt:
         rows |= learnt.rows(rows, several, measure)
-    name = ADAPTED if learnt else NAME
-    found = verdict(rows, name, f"{name}, {SHUFFLED}", judge.ceiling)
-    sections = [
-        table(rows, SHORT, AMONG),
-        *(f"{what}\n{body(rows, LONG, [cell])}" for cell, what in SECTIONS.items()),
-        "content, style: share that a judge reads as the right character, the right font.\n"
-        f"Of held-out real glyphs the judges read rightly: {_ceilings(judge)}.\n"
-        "Shown another character's prototype, it is that one which is read, as it should be, in "
-        f"{rows[WRONG].cells['UFUC'].mean('followed'):.1%} of UFUC.",
-        *([learnt.said] if learnt else []),
-        _differences(rows, name),
-        "\n".join(cautions(rows[name], judge.ceiling)),
-    ]
+    found, text = told(rows, judge.ceiling, also=[learnt.said] if learnt else [])
     return Report(
         f"How good the {NAME} is",
-        ("When it has learnt its references by heart: " if learnt else "") + found.sentence,
-        "\n\n".join(sections),
+        found.sentence,
+        text,
         _numbers(rows),
         {
             "protocol": _protocol(dataset, cells, characters, judge, several),
@@ -127,6 +115,34 @@ def glyph_report(
             for cell, what in SECTIONS.items()
         },
     )
+
+
+def told(
+    rows: Mapping[str, Scores],
+    ceiling: Mapping[str, float],
+    seeds: int = 1,
+    splits: int = 1,
+    also: Iterable[str] = (),
+) -> tuple[Verdict, str]:
+    """The claim that rows allow, about the adapted generator if it is among them, and all tables.
+
+    `ceiling` is that of the judges; what is `also` known comes before the differences.
+    """
+    name = ADAPTED if ADAPTED in rows else NAME
+    found = verdict(rows, name, f"{name}, {SHUFFLED}", ceiling)
+    by_heart = "When it has learnt its references by heart: " if name == ADAPTED else ""
+    sections = [
+        table(rows, SHORT, AMONG),
+        *(f"{what}\n{body(rows, LONG, [cell])}" for cell, what in SECTIONS.items()),
+        "content, style: share that a judge reads as the right character, the right font.\n"
+        f"Of held-out real glyphs the judges read rightly: {_ceilings(ceiling)}.\n"
+        "Shown another character's prototype, it is that one which is read, as it should be, in "
+        f"{rows[WRONG].cells['UFUC'].mean('followed'):.1%} of UFUC.",
+        *also,
+        _differences(rows, name),
+        "\n".join(cautions(rows[name], ceiling, seeds, splits)),
+    ]
+    return replace(found, sentence=by_heart + found.sentence), "\n\n".join(sections)
 
 
 class Learnt:
@@ -222,8 +238,8 @@ def _differences(rows: Mapping[str, Scores], name: str) -> str:
     return "\n".join(lines)
 
 
-def _ceilings(judge: Judge) -> str:
-    return ", ".join(f"{name} {judge.ceiling[field]:.1%}" for name, field in FIELDS.items())
+def _ceilings(ceiling: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {ceiling[field]:.1%}" for name, field in FIELDS.items())
 
 
 def _numbers(rows: Mapping[str, Scores]) -> dict[str, float]:

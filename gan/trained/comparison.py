@@ -1,4 +1,4 @@
-"""Trained runs side by side: groups that differ in their seed alone, and how far apart they are."""
+"""Trained runs side by side: groups that repeat each other, and how far apart they are."""
 
 import glob
 import json
@@ -17,10 +17,11 @@ from gan.metrics.scores import bootstrap
 from gan.run.ending import STOPPED
 from gan.run.rundir import FINISHED, FREE
 
-ASIDE = {*FREE, "seed"} - {"trainer.steps"}  # what runs of one group may differ in
+ASIDE = {*FREE, "seed", "data.split"} - {"trainer.steps"}  # what runs of one group may differ in
 CLOCKS = ("step", "images", "discriminator_updates")
 HEADLINE = [f"UFUC/{name}" for name in ("l1", "ssim", "sharpness", "content", "style")]
 Scores = dict[str, dict[str, dict[str, float]]]  # cell -> font -> metric -> value
+Repeat = tuple[int, int]  # the seed, and the split of what is held out
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Record:
 
     Attributes:
         path: the run's directory.
-        seed: its seed.
+        repeat: its seed and its split.
         settings: the other settings that a result depends on, by dotted key.
         steps: how many it is to train.
         step: how many its log has.
@@ -39,7 +40,7 @@ class Record:
     """
 
     path: Path
-    seed: int
+    repeat: Repeat
     settings: Mapping[str, Any]
     steps: int
     step: int
@@ -78,20 +79,20 @@ class Record:
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that differ in nothing but their seed.
+    """Runs that differ in nothing but their seed and what is held out.
 
     Attributes:
         settings: those in which the groups differ.
-        runs: by seed.
+        runs: by seed and split.
     """
 
     settings: Mapping[str, Any]
-    runs: dict[int, Record]
+    runs: dict[Repeat, Record]
 
-    def values(self, tag: str) -> dict[int, float]:
-        """The last value of each run that has one, by seed."""
-        found = {seed: run.last(tag) for seed, run in self.runs.items()}
-        return {seed: value for seed, value in found.items() if value is not None}
+    def values(self, tag: str) -> dict[Repeat, float]:
+        """The last value of each run that has one, by seed and split."""
+        found = {repeat: run.last(tag) for repeat, run in self.runs.items()}
+        return {repeat: value for repeat, value in found.items() if value is not None}
 
     @property
     def unfinished(self) -> list[Record]:
@@ -157,8 +158,9 @@ def read(path: Path) -> Record:
                 curves.setdefault(tag, {})[line["step"]] = number
     scores, families = _scores(path)
     settings = {key: value for key, value in flat(config).items() if key not in ASIDE}
+    repeat = config["seed"], flat(config).get("data.split", 0)
     steps = config["trainer"]["steps"]
-    return Record(path, config["seed"], settings, steps, step, curves, scores, families)
+    return Record(path, repeat, settings, steps, step, curves, scores, families)
 
 
 def _lines(path: Path) -> Iterable[dict[str, Any]]:
@@ -220,9 +222,9 @@ def grouped(records: Sequence[Record]) -> list[Group]:
     for record in records:
         settings = {key: record.settings.get(key) for key in differing}
         group = groups.setdefault(repr(settings), Group(settings, {}))
-        known = group.runs.get(record.seed)
+        known = group.runs.get(record.repeat)
         if known is None or known.step < record.step:
-            group.runs[record.seed] = record
+            group.runs[record.repeat] = record
     return list(groups.values())
 
 
@@ -312,13 +314,13 @@ def spread(values: Iterable[float]) -> tuple[float, float | None]:
 
 
 def paired(group: Group, baseline: Group, tag: str) -> Difference | None:
-    """The group less the baseline, paired over the seeds that both have, with Student's interval.
+    """The group less the baseline, paired over the repeats of both, with Student's interval.
 
     Two runs are compared at the last step that both have measured.
     """
     apart = []
-    for seed in sorted(group.runs.keys() & baseline.runs.keys()):
-        mine, other = group.runs[seed], baseline.runs[seed]
+    for repeat in sorted(group.runs.keys() & baseline.runs.keys()):
+        mine, other = group.runs[repeat], baseline.runs[repeat]
         if tag in mine.curves and tag in other.curves:
             common = mine.curves[tag].keys() & other.curves[tag].keys()
             if common:
@@ -335,13 +337,13 @@ def paired(group: Group, baseline: Group, tag: str) -> Difference | None:
 
 
 def by_font(group: Group, baseline: Group, tag: str) -> Difference | None:
-    """The group less the baseline, paired by font: means over the common seeds, whole families
+    """The group less the baseline, paired by font: means over the common repeats, whole families
     drawn again; None where fewer than two families were scored.
     """
     apart: dict[str, list[float]] = {}
     families: dict[str, Any] = {}
-    for seed in sorted(group.runs.keys() & baseline.runs.keys()):
-        mine, other = group.runs[seed], baseline.runs[seed]
+    for repeat in sorted(group.runs.keys() & baseline.runs.keys()):
+        mine, other = group.runs[repeat], baseline.runs[repeat]
         ours, theirs = mine.fonts(tag), other.fonts(tag)
         families |= {**other.families, **mine.families}
         for font in ours.keys() & theirs.keys():

@@ -30,7 +30,8 @@ def written(path, seed=0, values=(0.5,), steps=None, scores=None, **settings):
     }
     for key, value in settings.items():
         section, side, name = key.split("_")
-        (config[section][side] if side else config[section])[name] = value
+        section = config.setdefault(section, {})
+        (section[side] if side else section)[name] = value
     (path / "config.yaml").write_text(yaml.safe_dump(config))
     lines = [
         {"step": 10 * place, "images": 0, "discriminator_updates": 10 * place, "metric/l1": value}
@@ -64,9 +65,23 @@ def test_students_quantile_is_that_of_the_tables(freedom):
 
 def test_runs_that_differ_in_their_seed_are_one_group_named_by_its_settings(sweep):
     first, second = groups_of(sweep)
-    assert [set(group.runs) for group in (first, second)] == [{0, 1, 2}] * 2
+    assert [set(group.runs) for group in (first, second)] == [{(0, 0), (1, 0), (2, 0)}] * 2
     assert comparison.named(first, first) == "recipe.feature=75"
     assert comparison.named(second, first) == "recipe.feature=0"
+
+
+def test_other_splits_repeat_a_run_as_other_seeds_do_and_only_alike_ones_are_paired(tmp_path):
+    written(tmp_path / "a0", 0, (0.5,))
+    written(tmp_path / "a3", 0, (0.9,), data__split=3)
+    written(tmp_path / "b0", 0, (0.4,), data__split=0, recipe__feature=0.0)
+    written(tmp_path / "b3", 0, (0.6,), data__split=3, recipe__feature=0.0)
+    written(tmp_path / "b5", 1, (9.0,), data__split=3, recipe__feature=0.0)
+    first, second = groups_of(tmp_path)
+    assert [*first.runs] == [(0, 0), (0, 3)]  # without the setting it is the first split
+    assert [*second.runs] == [(0, 0), (0, 3), (1, 3)]
+    assert comparison.named(second, first) == "recipe.feature=0"
+    difference = comparison.paired(second, first, "metric/l1")
+    assert (difference.mean, difference.pairs) == (pytest.approx(-0.2), 2)
 
 
 def test_a_name_is_as_long_as_it_must_be(tmp_path):
@@ -203,15 +218,15 @@ def test_of_two_runs_alike_the_one_that_has_come_further_counts(tmp_path):
     for name, count in (("a", 1), ("b", 3), ("c", 2)):
         written(tmp_path / name, values=(0.9, 0.5, 0.1)[:count], steps=30)
     (group,) = groups_of(tmp_path)
-    assert {seed: run.path.name for seed, run in group.runs.items()} == {0: "b"}
-    assert group.values("metric/l1") == {0: 0.1}
+    assert {repeat: run.path.name for repeat, run in group.runs.items()} == {(0, 0): "b"}
+    assert group.values("metric/l1") == {(0, 0): 0.1}
 
 
 def test_runs_from_before_a_free_setting_existed_are_of_the_same_group(tmp_path):
     for seed, free in enumerate(({}, {"trainer__graphs": True}, {"trainer__graphs": False})):
         written(tmp_path / f"a{seed}", seed, **free)
     (group,) = groups_of(tmp_path)
-    assert [*group.runs] == [0, 1, 2]
+    assert [*group.runs] == [(0, 0), (1, 0), (2, 0)]
     written(tmp_path / "b", 0, trainer__order="generator")  # the control: no free one
     assert len(groups_of(tmp_path)) == 2
 

@@ -1,0 +1,88 @@
+"""Evaluations of glyphs pooled over runs of other seeds and, above all, other held-out fonts."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gan.metrics.claims import Verdict
+from gan.metrics.glyph_report import AMONG, told
+from gan.metrics.scores import CellScores, Scores
+from gan.trained.comparison import Repeat
+
+Said = Mapping[str, Any]  # what a run's `evaluation.json` says
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """Scores by row, as one evaluation of all runs together would have them.
+
+    A font that several runs have scored in a cell counts once, with the mean of its values.
+
+    Attributes:
+        rows: those that all runs have.
+        ceiling: shares of held-out real glyphs that the judges read rightly, means over runs.
+        repeats: the runs' seeds and splits.
+    """
+
+    rows: Mapping[str, Scores]
+    ceiling: Mapping[str, float]
+    repeats: Sequence[Repeat]
+
+    def told(self) -> tuple[Verdict, str]:
+        """The claim over all runs, and the tables, as `gan evaluate` has them of one."""
+        seeds, splits = (len(set(numbers)) for numbers in zip(*self.repeats, strict=True))
+        return told(self.rows, self.ceiling, seeds, splits)
+
+
+def pooled(runs: Mapping[Repeat, Path]) -> Pooled:
+    """The evaluations of runs by seed and split.
+
+    Raises: ValueError for a run whose evaluation has no rows by font, or is of other fonts.
+    """
+    said = [_evaluation(run) for run in runs.values()]
+    families: dict[str, int] = said[0]["split"]["families"]
+    for run, other in zip(runs.values(), said, strict=True):
+        if other["split"]["families"] != families:
+            raise ValueError(f"{run} was evaluated on other fonts: compare it apart")
+    shared = [row for row in said[0]["rows"] if all(row in other["rows"] for other in said)]
+    judges = [other["protocol"]["judges"]["held_out_accuracy"] for other in said]
+    rows = {
+        row: Scores(
+            {c: _pooled([other["rows"][row][c] for other in said], families) for c in AMONG}
+        )
+        for row in shared
+    }
+    ceiling = {field: float(np.mean([judge[field] for judge in judges])) for field in judges[0]}
+    return Pooled(rows, ceiling, [*runs])
+
+
+def _evaluation(run: Path) -> Said:
+    file = run / "evaluation" / "evaluation.json"
+    try:
+        said: Said = json.loads(file.read_text(encoding="utf-8"))
+        if not set(AMONG) <= set(said["rows"]["W-Net"]):
+            raise ValueError(f"no cells {AMONG}")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{run} has no evaluation by font: gan evaluate {run}") from error
+    return said
+
+
+def _pooled(cells: Sequence[Said], families: Mapping[str, int]) -> CellScores:
+    """One cell of a row, over the fonts that any run has scored there."""
+    names = list(families)
+    found: dict[str, dict[int, list[float]]] = {}  # metric -> font -> its values
+    for cell in cells:
+        styles = [names.index(font) for font in cell["fonts"]]
+        by_font = {m: v["by_font"] for m, v in cell.items() if isinstance(v, dict)}
+        for metric, values in {"ink": cell["ink"], **by_font}.items():
+            for style, value in zip(styles, values, strict=True):
+                found.setdefault(metric, {}).setdefault(style, []).append(float(value))
+    styles = sorted(found["ink"])
+    means = {m: np.array([np.mean(fonts[s]) for s in styles]) for m, fonts in found.items()}
+    kinds = np.array([*families.values()])[styles]
+    ink, targets = means.pop("ink"), sum(cell["targets"] for cell in cells)
+    return CellScores(np.array(styles), kinds, ink, means, targets)
