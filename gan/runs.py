@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 import yaml
 from torch import Tensor, nn
@@ -86,7 +87,6 @@ class Run:
         """Images [count, C, H, W] in [-1, 1]; with seed 0 those that training has shown.
 
         Args:
-            count: how many.
             seed: everything random follows from it.
             label: a class for all or one for each; by default each class in turn gets its share.
             truncation: the largest absolute value of the noise, see `noise`.
@@ -121,10 +121,10 @@ class Run:
             return None
         if label is None:
             return torch.arange(count) * self.classes // count
-        chosen = torch.as_tensor(label)
-        chosen = chosen.expand(count) if chosen.ndim == 0 else chosen
-        if chosen.shape != (count,) or chosen.is_floating_point():
-            raise ValueError(f"label must be one class or {count} of them, not {label}")
+        given = np.asarray(label.cpu() if isinstance(label, Tensor) else label)
+        if given.dtype.kind not in "iu" or given.shape not in ((), (count,)):
+            raise ValueError(f"label must be one class or {count} of them, not {label!r}")
+        chosen = torch.as_tensor(given).expand(count)
         if chosen.min() < 0 or chosen.max() >= self.classes:
             raise ValueError(f"label={label} must be from 0 to {self.classes - 1}")
         return chosen
@@ -138,11 +138,9 @@ class Run:
         return torch.cat([self.generator(*part).float().cpu() for part in parts])
 
     def write(self, prototypes: Tensor, references: Tensor) -> Tensor:
-        """Characters [N, C, H, W] in [-1, 1]: those of the prototypes in the references' style.
+        """The characters of prototypes [N, C, H, W] in the style of references [K, C, H, W].
 
-        Args:
-            prototypes: the wanted characters in the standard font, [N, C, H, W].
-            references: characters of one style, [K, C, H, W].
+        All are in [-1, 1], the prototypes in the standard font, the references of one style.
         """
         return self.dressed(prototypes, self.style(references))
 
@@ -164,20 +162,26 @@ class Run:
         return torch.cat(made)
 
     def adapted(
-        self, shown: Tensor, references: Tensor, steps: int = STEPS, enough: float = 0.0
+        self,
+        shown: Tensor,
+        references: Tensor,
+        steps: int = STEPS,
+        enough: float = 0.0,
+        others: Tensor | None = None,
     ) -> "Run":
         """This run with a generator that has learnt references of one style, see `gan.styles`.
 
         Args:
-            shown: the references' characters in the standard font, [K, C, H, W] in [-1, 1].
-            references: the same characters in the style, [K, C, H, W].
+            shown, references: characters in the standard font and in the style, [K, C, H, W].
             steps: at most.
             enough: the mean difference of ink at which it stops earlier.
+            others: more characters in the standard font, [N, C, H, W], which stay legible.
         """
         self._require(WNet, "styles are learnt")
         writer: Any = self.generator
         pair = shown.to(self.device), references.to(self.device)
-        learnt = adapted(writer, *pair, coerce(Whole, steps, "steps"), enough)
+        kept = None if others is None else others.to(self.device)
+        learnt = adapted(writer, *pair, coerce(Whole, steps, "steps"), enough, kept)
         return replace(self, generator=learnt)
 
     def _require(self, recipe: type, what: str) -> None:
@@ -259,8 +263,7 @@ def every(
     Where a run's last checkpoint is asked for and it keeps another one as its best, that one's
     average comes first, as `best`.
 
-    Raises:
-        ValueError: as `load` does.
+    Raises: ValueError as `load` does.
     """
     stored = located(Path(path), checkpoint)
     names = "raw", *stored.state.get("averages", {})
@@ -279,8 +282,7 @@ def every(
 def dataset(run: Run) -> Any:
     """What a run was trained on; its store is built anew where it is missing, never downloaded.
 
-    Raises:
-        ValueError: the data are not there.
+    Raises: ValueError where the data are not there.
     """
     node = run.config.get("data")
     if not isinstance(node, dict):
@@ -331,7 +333,7 @@ def _chosen(newest: Path, which: str | int) -> Path:
         step = str(kept["step"])
     there = sorted(path.name for path in newest.parent.glob("step-*"))
     chosen = path_of(newest.parent, int(step)) if step.isdecimal() else newest.parent / step
-    if chosen.name not in there:
+    if chosen not in [newest.parent / name for name in there]:
         raise ValueError(
             f"checkpoint={which} is none of {run}: choose last, best, or the step of one of "
             f"{', '.join(there)}"

@@ -5,18 +5,18 @@ references show, the standard font says what they were to be drawn from, and a f
 pairs bring what is drawn closer to the style, the more the stranger it is.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import l1_loss
+from torch.nn.functional import l1_loss, mse_loss
 
 from gan import draws
 from gan.data.stream import Stream
 from gan.data.triples import Glyphs
-from gan.orientations import oriented
+from gan.orientations import ORIENTATIONS, oriented
 from gan.recipes.modules import GlyphWriter
 from gan.restyle import bent
 
@@ -24,7 +24,8 @@ STEPS = 40  # of an adaptation at most
 RATE = 1e-4  # of its optimizer, Adam
 ROWS = 8  # least pairs in its batch, which has each reference in each orientation
 BENT = 0.9  # share of them that is bent: shapes change, the style stays
-HOW = {"optimizer": "Adam", "lr": RATE, "least_batch": ROWS, "bent": BENT}
+KEPT = 0.5  # weight of what other characters lose, beside a difference of ink
+HOW = {"optimizer": "Adam", "lr": RATE, "least_batch": ROWS, "bent": BENT, "kept": KEPT}
 KNOWN = 128  # glyphs that say how well a generator draws what it was trained on
 
 
@@ -34,6 +35,7 @@ def adapted(
     references: Tensor,
     steps: int = STEPS,
     enough: float = 0.0,
+    others: Tensor | None = None,
     seed: int = 0,
 ) -> GlyphWriter:
     """A copy of a W-Net's generator that has learnt the references of one style by heart.
@@ -42,8 +44,11 @@ def adapted(
     difference between the references and what it draws in their place, in each orientation that it
     draws in, each pair bent anew every time. It stops where the difference is `enough`: to draw
     them better than it draws what it was trained on would be at the cost of other characters.
-    Random numbers follow from `seed`. Zakharov et al. 2019, arXiv:1905.08233, tune a generator to
-    a few pictures of one head, there with a discriminator.
+    Where strokes of the style lie elsewhere than the prototype's, it would learn to leave them
+    pale. So `others` that it draws in the style must keep their content for its own encoder, which
+    is W-Net's loss of constant content (Jiang et al. 2018). Random numbers follow from `seed`.
+    Zakharov et al. 2019, arXiv:1905.08233, tune a generator to a few pictures of one head, there
+    with a discriminator.
 
     Args:
         writer: in evaluation mode; it is left as it is.
@@ -51,6 +56,7 @@ def adapted(
         references: the same characters in the style, [K, C, H, W].
         steps: at most.
         enough: a difference of ink, from 0 to 1.
+        others: more characters in the standard font, [N, C, H, W], some of them at every step.
 
     Raises:
         ValueError: shapes differ, or there is no reference.
@@ -60,46 +66,63 @@ def adapted(
             "there must be a reference, and for each its character in the standard font, of the "
             f"same shape: shown {[*shown.shape]}, references {[*references.shape]}"
         )
-    own = deepcopy(writer).requires_grad_(True)
+    own: Any = deepcopy(writer).requires_grad_(True)
+    ways = ORIENTATIONS if getattr(own, "self_ensemble", False) else 1
+    own.self_ensemble = False  # it learns every orientation by itself
+    rows = torch.arange(max(ROWS // ways, len(shown)), device=shown.device)
     with torch.no_grad():
-        style, ways = _in_a_row(own.encode_style(references[None]))
-    rows = torch.arange(max(ROWS // ways, len(shown)), device=shown.device) % len(shown)
-    style = mapped(lambda code: code.repeat_interleave(len(rows), 0), style)
+        style = own.encode_style(_turned(references[None], ways))
+        style = mapped(lambda code: code.repeat_interleave(len(rows), 0), style)
     optimizer = torch.optim.Adam(own.parameters(), RATE)
     with torch.enable_grad(), draws.shared(draws.Share(0, len(rows), len(rows)), seed):
-        for _ in range(steps):
-            prototype, target = bent(shown[rows], references[rows], BENT)
+        for step in range(steps):
+            same = rows % len(shown)
+            pair = bent(shown[same], references[same], BENT)
+            prototype, target = (_turned(images, ways) for images in pair)
             with torch.no_grad():
-                content, _ = _in_a_row(own.encode_content(prototype))
-            wanted = torch.cat([oriented(target, way) for way in range(ways)])
-            loss = l1_loss(own.decode(content, style), wanted) / 2  # of ink
+                content = own.encode_content(prototype)
+            loss = l1_loss(own.decode(content, style), target) / 2  # of ink
             if loss.item() <= enough:
                 break
+            if others is not None:
+                some = others[(rows + step * len(rows)) % len(others)]
+                loss = loss + KEPT * _lost(own, _turned(some, ways), style)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-    return own.requires_grad_(False)
+    own.self_ensemble = ways > 1
+    learnt: GlyphWriter = own.requires_grad_(False)
+    return learnt
+
+
+def _turned(images: Tensor, ways: int) -> Tensor:
+    """Images [N, ...] in the first orientations, [ways * N, ...]."""
+    return torch.cat([oriented(images, way) for way in range(ways)])
+
+
+def _lost(writer: GlyphWriter, prototypes: Tensor, style: Any) -> Tensor:
+    """How far from their own content is what the encoder reads of prototypes drawn in a style."""
+    with torch.no_grad():
+        content = writer.encode_content(prototypes)
+    drawn = writer.decode(content, style)
+    return mse_loss(writer.encode_content(drawn).code, content.code)
+
+
+def known(dataset: Glyphs, device: torch.device) -> dict[str, Tensor]:
+    """Prototypes, references and targets of glyphs that were trained on, [128, ...]."""
+    reads = ("prototype", "reference", "target")
+    plan = dataset.shown(reads, KNOWN)["seen-style-seen-character"]
+    return Stream(dataset, 1, 0, device, reads).read(plan)
 
 
 @torch.no_grad()
-def accuracy(writer: nn.Module, dataset: Glyphs) -> float:
-    """How far what it was trained on is drawn from the truth: a mean difference of ink.
+def accuracy(writer: nn.Module, glyphs: Mapping[str, Tensor]) -> float:
+    """How far glyphs that it was trained on are drawn from the truth: a mean difference of ink.
 
     That is a rule of thumb for how well references may be learnt; a self-ensemble is nearer to the
     truth than its single orientations, which learn.
     """
-    device = next(writer.parameters()).device
-    reads = ("prototype", "reference", "target")
-    plan = dataset.shown(reads, KNOWN)["seen-style-seen-character"]
-    batch = Stream(dataset, 1, 0, device, reads).read(plan)
-    return l1_loss(writer(batch["prototype"], batch["reference"]), batch["target"]).item() / 2
-
-
-def _in_a_row(codes: Any) -> tuple[Any, int]:
-    """The codes of images in all orientations as those of more images, and how many there are."""
-    if isinstance(codes, tuple) and all(hasattr(code, "_fields") for code in codes):
-        return mapped(lambda *ways: torch.cat(ways), *codes), len(codes)
-    return codes, 1
+    return l1_loss(writer(glyphs["prototype"], glyphs["reference"]), glyphs["target"]).item() / 2
 
 
 def repeated(codes: Any, count: int) -> Any:

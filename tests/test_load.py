@@ -85,6 +85,9 @@ def test_truncated_noise_has_the_bounds_and_the_variance_of_its_distribution(tra
         ({"truncation": 0.0}, "truncation must be greater than 0, not 0.0"),
         ({"label": 14}, "label=14 must be from 0 to"),
         ({"count": 3, "label": [0, 1]}, "one class or 3 of them"),
+        ({"label": "x"}, "one class or 64 of them, not 'x'"),
+        ({"label": True}, "one class or 64 of them, not True"),
+        ({"label": 0.0}, "one class or 64 of them, not 0.0"),
     ],
 )
 def test_arguments_out_of_range_are_named(trained, arguments, words):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from gan.build import build
-from gan.registry import create
+from gan.registry import ConfigError, create
 from gan.step.adam import stepping
 
 FORMULAS = {
@@ -141,3 +141,13 @@ def test_hooks_that_come_later_are_called():
     optimizer.register_step_post_hook(lambda *_: called.append(1))
     step()
     assert called == [1]
+
+
+def test_steps_beyond_the_end_of_both_schedules_are_refused(tiny, unreported):
+    linear = [f"schedule@schedule.{side}=linear" for side in ("generator", "discriminator")]
+    for chosen, folder in ((linear, "ended"), (linear[:1], "half")):
+        build(tiny("dcgan", *chosen, f"run_dir={folder}", "trainer.steps=2")).train()
+        build(tiny("dcgan", *chosen, f"run_dir={folder}", "trainer.steps=2")).stream.close()
+    with pytest.raises(ConfigError, match=r"at step 2: both rates are 0.*init=ended"):
+        build(tiny("dcgan", *linear, "run_dir=ended", "trainer.steps=3"))
+    build(tiny("dcgan", *linear[:1], "run_dir=half", "trainer.steps=3")).stream.close()

@@ -69,6 +69,12 @@ def test_loss_without_gradient_is_refused_by_name():
             player.update(lambda cut=cut: {**loss(), "cut": cut(loss()["adversarial"])}, 0)
 
 
+def test_loss_that_is_a_number_is_refused_by_name():
+    mine, other, player = sides()
+    with pytest.raises(ValueError, match="generator's loss 'cut' is a float, which has no gradi"):
+        player.update(lambda: {**losses(mine, other)(), "cut": 1.0}, 0)
+
+
 def test_loss_that_is_not_reduced_is_refused_by_name():
     mine, other, player = sides()
     with pytest.raises(ValueError, match=r"generator's loss 'adversarial' has the shape \[3, 1\]"):

@@ -8,11 +8,10 @@ from torch.nn.functional import l1_loss
 
 import gan
 from gan import runs, styles
-from gan.data.stream import Stream
 from gan.font.prototypes import trained_on
 from gan.networks.wnet import Generator
 from gan.orientations import ORIENTATIONS, oriented
-from gan.styles import accuracy, adapted
+from gan.styles import accuracy, adapted, known
 
 
 @pytest.fixture(params=[False, True], ids=["one orientation", "eight"])
@@ -58,23 +57,29 @@ def test_references_are_drawn_better_and_nothing_else_has_changed(writer, pair):
     assert not torch.equal(other.decoder.image[1].weight, own.decoder.image[1].weight)
 
 
-def test_a_step_is_adams_down_the_mean_difference_in_every_orientation(writer, pair, monkeypatch):
+@pytest.mark.parametrize("kept", [None, 0.0, 10.0])
+def test_a_step_is_adams_down_the_losses_in_every_orientation(writer, pair, monkeypatch, kept):
     """Adam's first step is its rate against the sign of each gradient."""
     monkeypatch.setattr(styles, "BENT", 0.0)
     monkeypatch.setattr(styles, "ROWS", 1)
-    own = adapted(writer, *pair, steps=1)
+    monkeypatch.setattr(styles, "KEPT", kept)
+    others = None if kept is None else torch.rand(5, 1, 16, 16)
+    own = adapted(writer, *pair, steps=1, others=others)
+    assert own.self_ensemble == writer.self_ensemble
     ways = range(ORIENTATIONS) if writer.self_ensemble else [0]
     writer.self_ensemble = False
     writer.decoder.requires_grad_(True)
     shown, references = pair
-    losses = [
-        l1_loss(
-            writer(oriented(shown, way), oriented(references, way).expand(3, 3, 1, 16, 16)),
-            oriented(references, way),
-        )
-        for way in ways
-    ]
-    torch.stack(losses).mean().backward()
+    losses = []
+    for way in ways:
+        given = oriented(references, way).expand(3, 3, 1, 16, 16)
+        drawn = writer(oriented(shown, way), given)
+        losses.append((drawn - oriented(references, way)).abs().mean() / 2)
+        if kept:  # the first three of the others: as many as there are references
+            content = writer.encode_content(oriented(others[:3], way)).code
+            read = writer.encode_content(writer(oriented(others[:3], way), given)).code
+            losses.append(kept * (read - content).square().mean())
+    (torch.stack(losses).sum() / len(ways)).backward()
     stepped = 0
     for before, after in zip(writer.decoder.parameters(), own.decoder.parameters(), strict=True):
         sure = before.grad.abs() > 1e-5
@@ -82,6 +87,26 @@ def test_a_step_is_adams_down_the_mean_difference_in_every_orientation(writer, p
         torch.testing.assert_close(after[sure], expected[sure], rtol=0, atol=2e-6)
         stepped += int(sure.sum())
     assert stepped > 10_000
+
+
+def test_others_come_in_turn_and_keep_more_of_their_content(writer, pair, monkeypatch):
+    others, seen = torch.rand(5, 1, 16, 16) * 2 - 1, []
+    real = styles._lost
+    monkeypatch.setattr(styles, "ROWS", 1)
+    monkeypatch.setattr(
+        styles, "_lost", lambda own, some, style: seen.append(some) or real(own, some, style)
+    )
+    own = adapted(writer, *pair, steps=30, others=others)
+    turns = torch.cat([some[:3] for some in seen])
+    assert torch.equal(turns, others.repeat(18, 1, 1, 1))
+    style = pair[1].expand(5, 3, 1, 16, 16)
+
+    def lost(generator):
+        generator.self_ensemble = False
+        codes = [generator.encode_content(x).code for x in (generator(others, style), others)]
+        return (codes[0] - codes[1]).square().mean()
+
+    assert lost(own) < 0.97 * lost(adapted(writer, *pair, steps=30))
 
 
 def test_it_stops_where_the_references_are_drawn_well_enough(writer, pair, monkeypatch):
@@ -133,12 +158,12 @@ def test_how_well_a_run_draws_is_the_mean_difference_of_ink_on_what_it_was_train
     trained("wnet")
     run = runs.load("run")
     dataset = trained_on(run)
-    reads = ("prototype", "reference", "target")
-    stream = Stream(dataset, 1, 0, run.device, reads)
-    batch = stream.read(dataset.shown(reads, styles.KNOWN)["seen-style-seen-character"])
+    batch, many = known(dataset, run.device), styles.KNOWN
+    plan = dataset.shown(tuple(batch), many)["seen-style-seen-character"]
+    assert len(batch["target"]) == min(many, len(plan.images["target"]))
     drawn = run.generator(batch["prototype"], batch["reference"])
     ink = [(1 - images) / 2 for images in (drawn, batch["target"])]
-    assert accuracy(run.generator, dataset) == pytest.approx(
+    assert accuracy(run.generator, batch) == pytest.approx(
         float((ink[0] - ink[1]).abs().mean()), rel=1e-5
     )
 
@@ -146,4 +171,4 @@ def test_how_well_a_run_draws_is_the_mean_difference_of_ink_on_what_it_was_train
         return batch["target"]
 
     run.generator.forward = perfect
-    assert accuracy(run.generator, dataset) == 0
+    assert accuracy(run.generator, batch) == 0

@@ -151,13 +151,14 @@ def test_the_norm_before_clipping_is_logged(tiny):
 
 
 def test_both_averages_stand_side_by_side(tiny, unreported):
-    trainer = build(tiny("wnet", "average=both", "average.halflife=50"))
+    overrides = ["average=both", "average.halflife=50", "schedule.generator.length=9"]
+    trainer = build(tiny("wnet", *overrides))
     assert list(trainer.generators()) == ["raw", "uniform", "ema"]
     trainer.train()
     line = Path("run/metrics.jsonl").read_text()
     for tag in ("metric/validation_l1", "metric/raw_validation_l1", "metric/uniform_validation_l1"):
         assert f'"{tag}"' in line
-    again = build(tiny("wnet", "average=both", "average.halflife=50", "trainer.steps=5"))
+    again = build(tiny("wnet", *overrides, "trainer.steps=5"))
     assert again.averages["uniform"].updates == again.averages["ema"].updates == 4
 
 
@@ -207,6 +208,17 @@ def test_a_missing_plugin_is_a_mistake(monkeypatch, tmp_path, capfd):
     monkeypatch.setattr(sys, "argv", ["train.py"])
     assert train.main(["plugins=[nowhere]"]) == 2
     assert "plugins=[nowhere]" in capfd.readouterr().err
+
+
+def test_a_plugin_that_fails_is_a_mistake_and_its_name_may_stand_in_quotes(
+    monkeypatch, tmp_path, capfd
+):
+    (tmp_path / "failing.py").write_text("raise RuntimeError('no licence')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    for name in ("failing", '"failing"', " failing "):
+        assert train.main([f"plugins=[{name}]"]) == 2
+        assert "plugins=[failing]: RuntimeError: no licence" in capfd.readouterr().err
 
 
 def test_hparams_hold_the_settings_and_the_final_metrics(tiny):

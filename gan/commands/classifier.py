@@ -10,6 +10,7 @@ import numpy as np
 from torch import nn
 
 from gan import distributed
+from gan.commands.arguments import folder
 from gan.config.signature import coerce, conform, nearest
 from gan.data.datasets import Images
 from gan.data.store import Store
@@ -51,7 +52,7 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument(
-        "--out", type=Path, metavar="FOLDER", help=f"where to keep it (a folder in {FOLDER})"
+        "--out", type=folder, metavar="FOLDER", help=f"where to keep it (a folder in {FOLDER})"
     )
     parser.set_defaults(func=run)
 
@@ -125,7 +126,7 @@ def other(folder: Path, labels: Mapping[str, np.ndarray], channels: int) -> nn.M
     return network
 
 
-def chosen(store: Store, fields: str | None) -> dict[str, np.ndarray]:
+def chosen(store: Store, fields: str | None, option: str = "--fields") -> dict[str, np.ndarray]:
     """The named fields of a store, or all with more than one value: labels [N] from 0 on.
 
     Raises: ValueError for a field that is not there or has negative values, or no field at all.
@@ -137,11 +138,11 @@ def chosen(store: Store, fields: str | None) -> dict[str, np.ndarray]:
     for name in wanted:
         if name not in store.fields:
             raise ValueError(
-                f"--fields: {name} is no field of {store.path}; {nearest(name, store.fields)}"
+                f"{option}: {name} is no field of {store.path}; {nearest(name, store.fields)}"
             )
         if store.fields[name].min() < 0:
             raise ValueError(
-                f"--fields: {name} of {store.path} has negative values, which are no classes; "
+                f"{option}: {name} of {store.path} has negative values, which are no classes; "
                 f"name other fields of {', '.join(store.fields)}"
             )
     return {name: store.fields[name] for name in wanted}

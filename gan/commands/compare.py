@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gan.commands.arguments import folder
+
 if TYPE_CHECKING:
     from gan.trained.comparison import Difference, Group
 
@@ -43,7 +45,7 @@ def add_parser(commands: Any) -> None:
         "splits hold out other fonts, and of more fonts more can be claimed",
     )
     parser.add_argument(
-        "--out", type=Path, metavar="FOLDER", help="for compare.md, compare.json and compare.png"
+        "--out", type=folder, metavar="FOLDER", help="for compare.md, compare.json and compare.png"
     )
     parser.set_defaults(func=run)
 

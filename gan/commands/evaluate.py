@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gan.commands.arguments import folder
+
 if TYPE_CHECKING:
     from gan.metrics.report import Report
     from gan.runs import Run
@@ -23,7 +25,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--checkpoint", default="last", help="last, best, or a step (last)")
     parser.add_argument(
         "--out",
-        type=Path,
+        type=folder,
         metavar="FOLDER",
         help="where the report goes (in the run: evaluation/, of the best evaluation-best/, of a "
         "step evaluation-STEP/)",

@@ -5,12 +5,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from gan.commands.arguments import folder
+
 
 def add_parser(commands: Any) -> None:
     """Adds `export` with the function `func(args) -> exit status`."""
     parser = commands.add_parser("export", help=__doc__)
     parser.add_argument("run", type=Path, help="a run's directory, or one of its checkpoints")
-    parser.add_argument("--out", type=Path, help="a folder for the files (exported/ in the run)")
+    parser.add_argument("--out", type=folder, help="a folder for the files (exported/ in the run)")
     parser.add_argument("--onnx", action="store_true", help="also ONNX; needs gan[export]")
     parser.add_argument("--weights", default="average", help="average, raw, or an average's name")
     parser.add_argument("--checkpoint", default="last", help="last, best, or a step (last)")

@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
     from gan.font.truetype import Names
     from gan.recipes.wnet import WNet
     from gan.registry import Whole
-    from gan.styles import STEPS, accuracy
+    from gan.styles import STEPS, accuracy, known
 
     if args.out.suffix.lower() != ".ttf":
         raise ValueError(f"--out must end in .ttf, unlike {args.out}")
@@ -114,8 +114,9 @@ def run(args: argparse.Namespace) -> int:
     print(f"{picture}: the references as they came, levelled, and as the model sees them")
     given = _floats(loaded, [one.seen for one in seen])
     if shown:
-        enough = accuracy(loaded.generator, data)
-        loaded = loaded.adapted(_floats(loaded, shown), given, steps, enough)
+        glyphs = known(data, loaded.device)
+        enough, others = accuracy(loaded.generator, glyphs), glyphs["prototype"]
+        loaded = loaded.adapted(_floats(loaded, shown), given, steps, enough, others)
     entries = Names(
         args.name or args.out.stem,
         args.style,

@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
     field, truth = _field(store, args.field)
     names = list(store.names.get(field, ()))
     names += map(str, range(len(names), truth.max() + 1))
-    groups = None if args.apart is None else chosen(store, args.apart)[args.apart]
+    groups = None if args.apart is None else _field(store, args.apart, "--apart")[1]
     given = corrupted(truth, len(names), noise, noise_seed) if noise else truth
     rehearsal = f"rehearsal-{noise:g}-{noise_seed}." if noise else ""
     out = args.out or store.path.with_suffix(f".{field}.{rehearsal}labels.safetensors")
@@ -115,14 +115,14 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _field(store: Store, name: str | None) -> tuple[str, np.ndarray]:
+def _field(store: Store, name: str | None, option: str = "--field") -> tuple[str, np.ndarray]:
     """The named field of a store, or the only one that varies, with its labels [N].
 
     Raises: ValueError where there is none, or more than one to choose from.
     """
-    fields = chosen(store, name)
+    fields = chosen(store, name, option)
     if len(fields) > 1:
-        raise ValueError(f"--field names one of {', '.join(fields)}: {store.path} has several")
+        raise ValueError(f"{option} names one of {', '.join(fields)}: {store.path} has several")
     ((field, label),) = fields.items()
     return field, label
 

@@ -11,6 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from gan.commands.arguments import folder
+
 if TYPE_CHECKING:
     from gan.runs import Run
 
@@ -23,7 +25,7 @@ def add_parser(commands: Any) -> None:
     """Adds `sample` with the function `func(args) -> exit status`."""
     parser = commands.add_parser("sample", help=__doc__)
     parser.add_argument("run", type=Path, help="a run's directory, or one of its checkpoints")
-    parser.add_argument("--out", type=Path, help="a folder for the pictures (sampled/ in the run)")
+    parser.add_argument("--out", type=folder, help="a folder for the pictures (sampled/ in RUN)")
     parser.add_argument("--only", action="append", choices=KINDS, help="what to draw (all of it)")
     parser.add_argument(
         "--count",

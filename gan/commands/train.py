@@ -15,7 +15,7 @@ import hydra
 import torch
 import yaml
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -225,6 +225,8 @@ def _raising() -> Iterator[None]:
 
 def import_plugins(modules: Iterable[str]) -> None:
     """Import a user's own modules, from the current folder or Python's path."""
+    if isinstance(modules, str):
+        raise UsageError(f"plugins must be a list of modules, as in plugins=[{modules}]")
     for name in modules:
         if os.getcwd() not in sys.path:
             sys.path.insert(0, os.getcwd())
@@ -232,13 +234,14 @@ def import_plugins(modules: Iterable[str]) -> None:
             importlib.import_module(name)
         except (ConfigError, ImportError, SyntaxError) as error:
             raise UsageError(f"plugins=[{name}]: {error}") from error
+        except Exception as error:  # a module of the user's may raise anything
+            raise UsageError(f"plugins=[{name}]: {type(error).__name__}: {error}") from error
 
 
 def _named_plugins(arguments: Iterable[str]) -> list[str]:
     values = [a.split("=", 1)[1] for a in arguments if a.lstrip("+").startswith("plugins=")]
-    return [
-        name.strip() for value in values for name in value.strip("[]").split(",") if name.strip()
-    ]
+    names = (name.strip(" \"'") for value in values for name in value.strip("[]").split(","))
+    return [name for name in names if name]
 
 
 def explained(error: Exception, overrides: Sequence[str]) -> str:
@@ -249,16 +252,24 @@ def explained(error: Exception, overrides: Sequence[str]) -> str:
     unknown = re.search(r"Could not (?:override|delete)\w* '([^']+)'", str(error))
     if unknown:
         return _unknown_key(unknown.group(1).split("@")[0], overrides)
+    if isinstance(error, OverrideParseException):
+        return _unreadable(error.override)
     return _sentence(error)
+
+
+def _unreadable(override: str) -> str:
+    """Hydra's grammar has few characters outside quotes, which the shell must leave alone."""
+    key, _, value = override.partition("=")
+    if not value or value[0] in "[{'\"":
+        return f"{override} is not written as Hydra wants lists, mappings and quoted words"
+    return f"{override} cannot be read: put the value in quotes, as '{key}=\"{value}\"'"
 
 
 def _unknown_key(key: str, overrides: Iterable[str]) -> str:
     """Name the nearest key at the deepest level that exists."""
     if key.startswith("hydra."):
         return f"{key} is no setting of Hydra's, or needs a + before it"
-    groups = [
-        o for o in overrides if re.fullmatch(r"(model|data|experiment|adversarial)=[\w-]+", o)
-    ]
+    groups = [o for o in overrides if _is_choice(o)]
     with hydra.initialize_config_dir(str(conf_dir().resolve()), version_base="1.3"):
         node: Any = OmegaConf.to_container(hydra.compose("config", groups))
     node["experiment"] = None
@@ -277,6 +288,13 @@ def _unknown_key(key: str, overrides: Iterable[str]) -> str:
         node = node[part]
         done.append(part)
     return f"{key} cannot be overridden"
+
+
+def _is_choice(override: str) -> bool:
+    """Whether an override chooses a file or a registered part, as `model=wnet` does."""
+    group, _, name = override.partition("=")
+    group = group.split("@")[0]
+    return name in names(group) or (conf_dir() / group / f"{name}.yaml").is_file()
 
 
 def switched_on(argument: str) -> str:

@@ -96,7 +96,9 @@ def coerce(annotation: Any, value: Any, path: str) -> Any:
         raise ConfigError(f"{path} must be at most {LARGEST}, not {value}")
     if isinstance(annotation, type) and type(value) is annotation:
         return value
-    raise ConfigError(f"{path} must be {_words(annotation)}, not {value!r}")
+    quoted = annotation is str and isinstance(value, int | float)  # of its digits, or true
+    hint = f": put it in quotes, as '{path}=\"{value}\"'" if quoted else ""
+    raise ConfigError(f"{path} must be {_words(annotation)}, not {value!r}{hint}")
 
 
 def _within(bounds: Bounds, value: Any, path: str) -> Any:

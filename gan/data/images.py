@@ -158,7 +158,10 @@ def _flat(image: Image.Image, mode: str) -> Image.Image:
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 0xFFFF:
             raise ValueError("it has more than 16 bits a pixel")
+        clear = image.info.get("transparency")  # the grey that a PNG calls transparent
         image = Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
+        if isinstance(clear, int):
+            image.putalpha(Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8)))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         paper = Image.new("RGBA", image.size, "white")

@@ -75,7 +75,8 @@ class ImageFolder:
     @cached_property
     def names(self) -> Mapping[str, Sequence[str]]:
         """The classes, if there are any."""
-        return class_names([file.relative_to(self.path).parts[:-1] for file in self.files])
+        read = [file for file in self.files if file.suffix.lower() in READ]
+        return class_names([file.relative_to(self.path).parts[:-1] for file in read])
 
     def fingerprint(self) -> str:
         """Changes with the name, size or time of any image."""
@@ -96,7 +97,9 @@ class ImageFolder:
     def _item(self, file: Path) -> Record | Rejected:
         key = file.relative_to(self.path).as_posix()
         labels = self.names.get("label")
-        fields = {"label": labels.index(printable(key.split("/")[0]))} if labels else {}
+        fields = {}
+        if labels and file.suffix.lower() in READ:  # others are refused, and are of no class
+            fields["label"] = labels.index(printable(key.split("/")[0]))
         return record(key, partial(read_image, file, *self.shape[1:], self.fit), fields)
 
 
@@ -169,8 +172,9 @@ def guess(
         ValueError: naming the path and what would be read, or `image.channels` for coloured glyphs.
     """
     path, found = Path(path), kind(path)
-    if characters is not None and found != "fonts":
-        raise ValueError(f"characters={characters} is for a folder of fonts, which {path} is not")
+    for key, given in (("characters", characters), ("prototype", prototype)):
+        if given is not None and found != "fonts":
+            raise ValueError(f"{key}={given} is for a folder of fonts, which {path} is not")
     if found == "archive":
         return Archive(path, size, channels or 3)
     if found == "lmdb":

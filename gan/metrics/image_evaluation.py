@@ -166,9 +166,16 @@ def label_judge(
 
 def labelled(dataset: Any) -> tuple[np.ndarray, np.ndarray | None]:
     """Rows of the training images [N] and their labels [N]; None where they differ in none."""
-    rows, fields = dataset.labelled()
-    label = fields.get("label", fields.get(dataset.label))
-    return rows, None if label is None or len(np.unique(label)) < 2 else label
+    label = labels_of(dataset)
+    differ = label is not None and len(np.unique(label)) > 1
+    return training_rows(dataset), label if differ else None
+
+
+def labels_of(dataset: Any) -> np.ndarray | None:
+    """Labels of the training images [N], if they have any."""
+    fields = dataset.labelled()[1]
+    label: np.ndarray | None = fields.get("label", fields.get(dataset.label))
+    return label
 
 
 def training_rows(dataset: Any) -> np.ndarray:

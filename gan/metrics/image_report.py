@@ -109,7 +109,7 @@ def _classes(fake: Seen, labels: np.ndarray | None, wanted: Tensor | None) -> di
     if labels is not None:
         hit, classes, divergence = classes_hit(fake.logits, labels)
         found |= {"classes_hit": hit / classes, "class_divergence": divergence}
-    if wanted is not None:
+    if labels is not None and wanted is not None:
         right = (fake.logits.argmax(1) == wanted).double()
         by_class = torch.stack([right[wanted == label].mean() for label in torch.unique(wanted)])
         found |= {"label_accuracy": float(right.mean()), "worst_class": float(by_class.min())}

@@ -106,6 +106,7 @@ def begin(run: Any, resumed: Path | None, say: Callable[[str], None]) -> None:
     folder = run.monitor.run_dir
     if resumed is not None:
         run.resume(resumed)
+        _require_rates(run)
         say(f"{folder} goes on at step {run.step}")
     stated = {"config": run.run_id, "data": run.stream.content, **run.counts()}
     distributed.require_same(stated, run.device, "start")
@@ -120,6 +121,19 @@ def begin(run: Any, resumed: Path | None, say: Callable[[str], None]) -> None:
             "name, out of the way of resume"
         )
     keep(folder, run.config)
+
+
+def _require_rates(run: Any) -> None:
+    """Raises: ConfigError where steps are left, but both players' rates have fallen to 0 before."""
+    clocks = run.step, run.discriminator_updates
+    rates = [p.schedule(count) for p, count in zip(run.players, clocks, strict=True) if count]
+    if rates and not any(rates) and run.step < run.settings.steps:
+        folder = run.monitor.run_dir
+        raise ConfigError(
+            f"run_dir={folder} has come to the end of its schedules at step {run.step}: both rates "
+            f"are 0, and trainer.steps={run.settings.steps} would train nothing; begin another run "
+            f"with its weights (init={folder}, another run_dir)"
+        )
 
 
 def hold(run_dir: Path, fresh: bool = False) -> None:

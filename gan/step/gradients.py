@@ -15,6 +15,11 @@ SMALL = 16_384  # elements up to which copying a gradient is cheaper than a call
 
 def trained(player: str, name: str, term: Tensor, module: nn.Module) -> bool:
     """Whether a term moves a player's module; Raises: ValueError for one that cannot."""
+    if not isinstance(term, Tensor):
+        raise ValueError(
+            f"the {player}'s loss {name!r} is a {type(term).__name__}, which has no gradient: "
+            "remove the item() or float() on its way"
+        )
     if term.ndim:
         raise ValueError(
             f"the {player}'s loss {name!r} has the shape {[*term.shape]}: take its mean"

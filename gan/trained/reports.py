@@ -14,7 +14,7 @@ from gan.data.triples import Glyphs
 from gan.metrics.extractors import Extractor, OfNothing
 from gan.metrics.glyph_judges import glyph_judge
 from gan.metrics.glyph_report import Adaptation, glyph_report, writing
-from gan.metrics.image_evaluation import LEAST, extractor_of, training_rows
+from gan.metrics.image_evaluation import LEAST, extractor_of, labels_of, training_rows
 from gan.metrics.image_report import Asked, image_report
 from gan.metrics.pairs import MEASURES, Measure, Translate, pair_report
 from gan.metrics.populations import Sampler, Translations
@@ -28,7 +28,7 @@ from gan.recipes.modules import GlyphWriter
 from gan.recipes.pix2pix import Pix2Pix
 from gan.recipes.synthesis import Synthesis
 from gan.recipes.wnet import WNet
-from gan.styles import HOW, accuracy, adapted
+from gan.styles import HOW, accuracy, adapted, known
 
 if TYPE_CHECKING:
     from gan.runs import Run
@@ -92,8 +92,9 @@ def report_of(
 
 def _adaptation(run: "Run", dataset: Glyphs, steps: int) -> Adaptation:
     writer = cast(GlyphWriter, run.generator)
-    enough = accuracy(writer, dataset)
-    learn = partial(adapted, writer, steps=steps, enough=enough)
+    glyphs = known(dataset, run.device)
+    enough = accuracy(writer, glyphs)
+    learn = partial(adapted, writer, steps=steps, enough=enough, others=glyphs["prototype"])
     return Adaptation(learn, {"steps": steps, "enough": enough, **HOW})
 
 
@@ -133,7 +134,10 @@ def _of_images(
     references = _references(options, device)
     extractors = [make(), *references]
     count = options.drawn or (MANY if references else FEW)
-    sampler = Sampler(_paint, int(last.noise(1).shape[1]), labels if last.classes else None, device)
+    if count < 2:
+        raise ValueError(f"--count={count} is too few: distances need 2 images or more")
+    shown = labels_of(dataset) if last.classes else None
+    sampler = Sampler(_paint, int(last.noise(1).shape[1]), shown, device)
     generators = {name: run.generator for name, run in loaded.items()}
     asked = Asked(training_rows(dataset), count, extractors, labels)
     return image_report(generators, sampler, dataset.store, stream.images, asked)

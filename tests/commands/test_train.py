@@ -142,11 +142,27 @@ MISTAKES = {
     "cuda without a device": (["trainer.device=cuda"], r"trainer\.device=cuda"),
     "no checkpoint": (["resume=gone"], r"resume=gone does not exist"),
     "broken override": (["trainer.steps"], r"trainer\.steps"),
+    "words that Hydra cannot read": (
+        ["data.path=我的 字 (1)"],
+        r"""data\.path=我的 字 \(1\) cannot be read: put .*, as 'data\.path="我的 字 \(1\)"'""",
+    ),
+    "a list that Hydra cannot read": (["freeze=[a"], r"freeze=\[a is not written as Hydra wants"),
+    "digits for a word": (["data=folder", "data.path=2024"], r"""as 'data\.path="2024"'"""),
+    "key of a chosen part": (
+        ["model=dcgan", "generator=mlp", "generator.norm=none"],
+        r"generator\.norm is unknown to generator=mlp; taken by dcgan",
+    ),
+    "key of no average": (
+        ["average=none", "average.halflife=3"],
+        r"average\.halflife is unknown to average=none; taken by both and ema",
+    ),
+    "plug-ins as a word": (["plugins=my_gan"], r"plugins must be a list.*plugins=\[my_gan\]"),
 }
 
 
 QUICK = {  # one that Hydra finds, in a name, in a key; one of the check, the data, the checkpoints
     *("unknown loss", "misspelt key", "zero n_critic", "empty folder", "no checkpoint"),
+    *("words that Hydra cannot read", "key of a chosen part"),
 }
 
 

@@ -70,6 +70,17 @@ def test_files_are_sorted_and_folders_are_classes(photos: Path) -> None:
     assert [record.key for record in source.after(3)] == ["dog/b.png"]
 
 
+def test_files_that_are_not_read_neither_make_classes_nor_unmake_them(photos: Path) -> None:
+    for name in ("logo.gif", "fox/c.gif"):
+        save(photos / name, noise(20, 12))
+    source = ImageFolder(photos, 8)
+    assert source.names == {"label": ["cat", "dog"]}
+    found = {item.key: getattr(item, "fields", None) for item in source}
+    assert found["dog/b.png"] == {"label": 1}
+    assert found["logo.gif"] is None  # rejected
+    assert found["fox/c.gif"] is None
+
+
 def test_a_folder_without_classes_has_no_label(photos: Path) -> None:
     save(photos / "top.png", noise(8, 8))
     assert ImageFolder(photos, 8).names == {}
@@ -177,7 +188,10 @@ def test_transparency_becomes_white_paper(tmp_path: Path, tried: Callable[[int],
     palette.putpalette([*RED, *BLUE])
     assert pixel(save(tmp_path / "c.png", palette)) == list(BLUE)
     assert pixel(save(tmp_path / "d.png", palette, transparency=1)) == [255, 255, 255]
-    tried(4)
+    deep = Image.fromarray(np.full((5, 5), 514, np.uint16))
+    assert pixel(save(tmp_path / "e.png", deep, transparency=514)) == [255, 255, 255]
+    assert pixel(save(tmp_path / "e.png", deep, transparency=513)) == [2, 2, 2]
+    tried(6)
 
 
 @pytest.mark.row("S13")
@@ -493,6 +507,8 @@ def test_a_changed_list_of_characters_is_drawn_again(
 def test_characters_are_for_fonts_only(photos: Path, fonts: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"characters=一 is for a folder of fonts, which .*photos"):
         open_store(photos, 8, 3, characters="一", folder=tmp_path / "data")
+    with pytest.raises(ValueError, match=r"prototype=bold is for a folder of fonts, which .*phot"):
+        open_store(photos, 8, 3, prototype="bold", folder=tmp_path / "data")
     built = open_store(fonts, 8, 1, characters="一丁", folder=tmp_path / "data")
     with pytest.raises(ValueError, match=r"data\.characters are those of .*\.lmdb"):
         open_store(built.path, 8, 1, characters="一")

@@ -65,6 +65,20 @@ def test_images_without_labels_are_measured_through_an_untrained_network(unlabel
     trainer.stream.close()
 
 
+def test_images_of_one_class_are_measured_with_that_label(unlabelled):
+    values = unlabelled(image_evaluation.LEAST, "model=cgan")
+    Path("photos/only").mkdir()
+    for file in Path("photos").glob("*.png"):
+        file.rename(f"photos/only/{file.name}")
+    trainer = build(values)
+    found = trainer.monitor.evaluation.measure(trainer.recipe.generator)
+    assert found.keys() == {f"{name}_random" for name in NAMES}
+    trainer.save()
+    trainer.stream.close()
+    assert main(["evaluate", "run", "--count", "16"]) == 0
+    assert main(["evaluate", "run", "--count", "1"]) == 2
+
+
 @pytest.mark.slow
 def test_too_few_images_are_not_measured(unlabelled):
     trainer = build(unlabelled(image_evaluation.LEAST - 1))

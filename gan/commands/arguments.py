@@ -1,0 +1,13 @@
+"""Values that several commands take."""
+
+import argparse
+from pathlib import Path
+
+
+def folder(text: str) -> Path:
+    """A folder to write to, which may be made; said before the work if it cannot be one."""
+    path = Path(text)
+    above = next((p for p in (path, *path.parents) if p.exists()), path)
+    if above.exists() and not above.is_dir():
+        raise argparse.ArgumentTypeError(f"{above} is a file, not a folder to write to")
+    return path
