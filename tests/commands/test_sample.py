@@ -131,3 +131,28 @@ def test_what_does_not_apply_is_refused(trained, capsys, model, arguments, words
     assert main(["sample", "run", "--out", "out", *arguments]) == 2
     assert words in capsys.readouterr().err
     assert not Path("out").exists()
+
+
+@pytest.mark.parametrize("command", ["sample", "export", "evaluate", "compare"])
+def test_a_file_is_no_folder_to_write_to_and_that_is_said_before_the_work(
+    tmp_path, capsys, command
+):
+    (tmp_path / "file").write_text("mine")
+    for place in ("file", "file/below"):
+        with pytest.raises(SystemExit, match="2"):
+            main([command, "nowhere", "--out", str(tmp_path / place)])
+        assert f"{tmp_path / 'file'} is a file, not a folder to write to" in capsys.readouterr().err
+    assert main([command, "nowhere", "--out", str(tmp_path / "new/folder")]) == 2
+    assert "nowhere" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(trained, capsys, monkeypatch):
+    trained("dcgan")
+
+    def refused(*_, **__):
+        raise PermissionError(13, "Permission denied", "out")
+
+    monkeypatch.setattr(Path, "mkdir", refused)
+    assert main(["sample", "run", "--out", "out"]) == 2
+    assert capsys.readouterr().err == "gan: [Errno 13] Permission denied: 'out'\n"
