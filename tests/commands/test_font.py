@@ -14,7 +14,7 @@ from gan.commands import main
 from gan.font import outlines, prototypes, truetype
 from gan.font.truetype import LICENCES, Names
 from gan.images import to_floats
-from gan.styles import accuracy
+from gan.styles import accuracy, known
 
 CHARACTERS = [chr(0x4E00 + number) for number in range(20)]
 
@@ -119,8 +119,8 @@ def test_a_prototype_font_draws_what_the_store_lacks(command, tmp_path):
 def test_what_the_references_show_is_learnt_before_anything_is_drawn(command, monkeypatch):
     learnt = []
 
-    def adapted(self, shown, references, steps, enough):
-        learnt.append((shown, references, steps, enough))
+    def adapted(self, *given):
+        learnt.append(given)
         return self
 
     monkeypatch.setattr(runs.Run, "adapted", adapted)
@@ -137,11 +137,13 @@ def test_what_the_references_show_is_learnt_before_anything_is_drawn(command, mo
     data = prototypes.trained_on(run)
     glyphs = prototypes.from_store(data)
     expected = to_floats(np.stack([glyphs["七"], glyphs["丂"]])[..., None])
-    (shown, references, steps, enough), *_ = learnt
+    (shown, references, steps, enough, others), *_ = learnt
     assert torch.equal(shown, expected)
     assert references.shape == shown.shape
     assert steps == 40
-    assert enough == pytest.approx(accuracy(run.generator, data))
+    trained = known(data, run.device)
+    assert enough == pytest.approx(accuracy(run.generator, trained))
+    assert torch.equal(others, trained["prototype"])
     Path("七").write_text("丁")  # a file of that name says nothing of it
     assert command(*few, "--shows", "七", "--adapt", "3")[0] == 0
     assert torch.equal(learnt[-1][0], expected[:1])

@@ -348,7 +348,7 @@ def test_a_multirun_trains_every_combination_in_its_own_directory(run, glyph_sto
         assert json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 2
     assert len({(folder / "config.yaml").read_text() for folder in folders}) == jobs
     table = Path("runs/four/compare.md").read_text()
-    assert table.count(" | 2     | ") == jobs // 2  # two seeds each
+    assert table.count(" | 2       | ") == jobs // 2  # two seeds each
     assert "model=wnet" in table or models == "dcgan"
 
 
