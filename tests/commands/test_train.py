@@ -156,7 +156,7 @@ MISTAKES = {
         ["average=none", "average.halflife=3"],
         r"average\.halflife is unknown to average=none; taken by both and ema",
     ),
-    "plug-ins as a word": (["plugins=my_gan"], r"plugins must be a list.*plugins=\[my_gan\]"),
+    "plug-ins as a word": (["plugins=json"], r"plugins must be a list.*plugins=\[json\]"),
 }
 
 
