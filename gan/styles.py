@@ -40,13 +40,14 @@ def adapted(
 ) -> GlyphWriter:
     """A copy of a W-Net's generator that has learnt the references of one style by heart.
 
-    The encoders stay as they are; what puts their codes together takes steps on the mean absolute
+    The style encoder stays as it is; what puts codes together takes steps on the mean absolute
     difference between the references and what it draws in their place, in each orientation that it
     draws in, each pair bent anew every time. It stops where the difference is `enough`: to draw
     them better than it draws what it was trained on would be at the cost of other characters.
     Where strokes of the style lie elsewhere than the prototype's, it would learn to leave them
     pale. So `others` that it draws in the style must keep their content for its own encoder, which
-    is W-Net's loss of constant content (Jiang et al. 2018). Random numbers follow from `seed`.
+    learns along: W-Net's loss of constant content (Jiang et al. 2018). Random numbers follow from
+    `seed`.
     Zakharov et al. 2019, arXiv:1905.08233, tune a generator to a few pictures of one head, there
     with a discriminator.
 
@@ -109,7 +110,7 @@ def _lost(writer: GlyphWriter, prototypes: Tensor, style: Any) -> Tensor:
 
 
 def known(dataset: Glyphs, device: torch.device) -> dict[str, Tensor]:
-    """Prototypes, references and targets of glyphs that were trained on, [128, ...]."""
+    """Prototypes, references and targets of glyphs that were trained on, 128 at most."""
     reads = ("prototype", "reference", "target")
     plan = dataset.shown(reads, KNOWN)["seen-style-seen-character"]
     return Stream(dataset, 1, 0, device, reads).read(plan)

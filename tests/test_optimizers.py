@@ -151,3 +151,11 @@ def test_steps_beyond_the_end_of_both_schedules_are_refused(tiny, unreported):
     with pytest.raises(ConfigError, match=r"at step 2: both rates are 0.*init=ended"):
         build(tiny("dcgan", *linear, "run_dir=ended", "trainer.steps=3"))
     build(tiny("dcgan", *linear[:1], "run_dir=half", "trainer.steps=3")).stream.close()
+    short = [f"schedule.{side}.length=1" for side in ("generator", "discriminator")]
+    overrides = [*linear, *short, "run_dir=short", "trainer.steps=3"]
+    stopped = build(tiny("dcgan", *overrides))
+    stopped.play()
+    stopped.play()
+    assert stopped.save()
+    stopped.stream.close()
+    build(tiny("dcgan", *overrides)).stream.close()  # the same command goes on

@@ -92,14 +92,16 @@ def test_all_splits_together_are_told_as_one_evaluation(runs):
     found, text = pooled(runs).told()
     fonts = len(pooled(runs).rows["W-Net"].cells["UFUC"].styles)
     assert f"{fonts} fonts, {fonts} families" in text.split("\nUFUC: ")[1].split("\n")[0]
-    assert "others may differ" not in text
+    assert "One seed: others may differ" in text  # of each split
+    four = {(seed, split): runs[7 - split, split] for seed in (1, 2) for split in (0, 1)}
+    assert "others may differ" not in pooled(four).told()[1]
     assert "One split: others may differ" in pooled({(s, 0): runs[7, 0] for s in (1, 2)}).told()[1]
     assert "One seed: others may differ" in pooled({(1, s): runs[7, 0] for s in (1, 2)}).told()[1]
     assert "W-Net minus the row on UFUC" in text
     assert found.tests["transfers"]
 
 
-def test_the_adapted_generator_is_judged_where_all_runs_have_one(glyph_store, reports, runs):
+def test_the_adapted_one_is_judged_where_all_are_adapted_alike(glyph_store, reports, runs):
     learnt = glyph_report(
         {"raw": lambda prototype, _: prototype * 0.9},
         Glyphs(Store(glyph_store)),
@@ -108,7 +110,8 @@ def test_the_adapted_generator_is_judged_where_all_runs_have_one(glyph_store, re
         Adaptation(lambda shown, references: Blank(), {"steps": 1, "enough": 0.1}),
     )
     write(learnt, {}, runs[7, 0] / "evaluation")
-    assert "W-Net, adapted minus the row" not in pooled(runs).told()[1]
+    with pytest.raises(ValueError, match="run1 was evaluated in another way"):
+        pooled(runs)
     found, text = pooled({(7, 0): runs[7, 0]}).told()
     assert "W-Net, adapted minus the row" in text
     assert found.sentence == learnt.verdict
@@ -137,7 +140,10 @@ def test_a_run_without_rows_or_of_other_fonts_is_refused(runs):
     path.write_text(json.dumps({**said, "split": {"families": {"another": 0}}}))
     with pytest.raises(ValueError, match="run1 was evaluated on other fonts"):
         pooled(runs)
-    for broken in ("{", "[]", "{}", '{"rows": {"W-Net": {"UFUC": {}}}}'):
+    less = [{key: part for key, part in said.items() if key != gone} for gone in said]
+    parts = [json.dumps(rest) for rest in less if not {"rows", "split", "protocol"} <= set(rest)]
+    assert len(parts) == 3
+    for broken in ("{", "[]", "{}", '{"rows": {"W-Net": {"UFUC": {}}}}', *parts):
         path.write_text(broken)
         with pytest.raises(ValueError, match="run1 has no evaluation by font: gan evaluate .*run1"):
             pooled(runs)

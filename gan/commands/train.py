@@ -253,15 +253,17 @@ def explained(error: Exception, overrides: Sequence[str]) -> str:
     if unknown:
         return _unknown_key(unknown.group(1).split("@")[0], overrides)
     if isinstance(error, OverrideParseException):
-        return _unreadable(error.override)
+        return _unreadable(error.override, _sentence(error))
     return _sentence(error)
 
 
-def _unreadable(override: str) -> str:
+def _unreadable(override: str, said: str) -> str:
     """Hydra's grammar has few characters outside quotes, which the shell must leave alone."""
     key, _, value = override.partition("=")
-    if not value or value[0] in "[{'\"":
-        return f"{override} is not written as Hydra wants lists, mappings and quoted words"
+    if not value:
+        return f"{override} needs a value, as KEY=VALUE"
+    if set(value) & set("'\"\\") or value[0] in "[{":
+        return f"{override} is not written as Hydra wants lists, mappings and quoted words: {said}"
     return f"{override} cannot be read: put the value in quotes, as '{key}=\"{value}\"'"
 
 

@@ -97,7 +97,7 @@ def coerce(annotation: Any, value: Any, path: str) -> Any:
     if isinstance(annotation, type) and type(value) is annotation:
         return value
     quoted = annotation is str and isinstance(value, int | float)  # of its digits, or true
-    hint = f": put it in quotes, as '{path}=\"{value}\"'" if quoted else ""
+    hint = f": put it in quotes, as '{path}=\"...\"'" if quoted else ""
     raise ConfigError(f"{path} must be {_words(annotation)}, not {value!r}{hint}")
 
 

@@ -18,7 +18,7 @@ NOT_READ = {".avif", ".bmp", ".gif", ".heic", ".jp2", ".jxl", ".psd", ".tga", ".
 LARGEST_FILE = 64 << 20  # bytes
 MOST_PIXELS = 1 << 26
 MODES = {1: "L", 3: "RGB"}  # by channels
-RULES = 1  # raise it when the same file would give other pixels
+RULES = 2  # raise it when the same file would give other pixels
 
 
 def is_image(name: str) -> bool:

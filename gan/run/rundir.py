@@ -106,7 +106,7 @@ def begin(run: Any, resumed: Path | None, say: Callable[[str], None]) -> None:
     folder = run.monitor.run_dir
     if resumed is not None:
         run.resume(resumed)
-        _require_rates(run)
+        _require_rates(run, folder / "config.yaml")
         say(f"{folder} goes on at step {run.step}")
     stated = {"config": run.run_id, "data": run.stream.content, **run.counts()}
     distributed.require_same(stated, run.device, "start")
@@ -123,16 +123,18 @@ def begin(run: Any, resumed: Path | None, say: Callable[[str], None]) -> None:
     keep(folder, run.config)
 
 
-def _require_rates(run: Any) -> None:
-    """Raises: ConfigError where steps are left, but both players' rates have fallen to 0 before."""
+def _require_rates(run: Any, stored: Path) -> None:
+    """Raises: ConfigError where more steps than before are asked for, but both rates are 0."""
+    before = _stored(stored, stored.read_text(encoding="utf-8")) if stored.exists() else {}
     clocks = run.step, run.discriminator_updates
     rates = [p.schedule(count) for p, count in zip(run.players, clocks, strict=True) if count]
-    if rates and not any(rates) and run.step < run.settings.steps:
+    more = run.settings.steps > before.get("trainer", {}).get("steps", run.settings.steps)
+    if more and rates and not any(rates):
         folder = run.monitor.run_dir
         raise ConfigError(
             f"run_dir={folder} has come to the end of its schedules at step {run.step}: both rates "
-            f"are 0, and trainer.steps={run.settings.steps} would train nothing; begin another run "
-            f"with its weights (init={folder}, another run_dir)"
+            f"are 0, and no weight would move up to trainer.steps={run.settings.steps}; begin "
+            f"another run with its weights (init={folder}, another run_dir)"
         )
 
 

@@ -1,4 +1,4 @@
-"""Curves of measures over training: a line for each group of runs, a band for its seeds."""
+"""Curves of measures over training: a line for each group of runs, a band for its repeats."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -14,6 +14,7 @@ from gan.metrics.scores import CellScores, Scores
 from gan.trained.comparison import Repeat
 
 Said = Mapping[str, Any]  # what a run's `evaluation.json` says
+OWN = ("judges", "reference_characters", "enough")  # which no option decides
 
 
 @dataclass(frozen=True)
@@ -34,25 +35,34 @@ class Pooled:
 
     def told(self) -> tuple[Verdict, str]:
         """The claim over all runs, and the tables, as `gan evaluate` has them of one."""
-        seeds, splits = (len(set(numbers)) for numbers in zip(*self.repeats, strict=True))
-        return told(self.rows, self.ceiling, seeds, splits)
+        of = [split for _, split in self.repeats]
+        return told(self.rows, self.ceiling, max(map(of.count, of)), len(set(of)))
 
 
 def pooled(runs: Mapping[Repeat, Path]) -> Pooled:
     """The evaluations of runs by seed and split.
 
-    Raises: ValueError for a run whose evaluation has no rows by font, or is of other fonts.
+    Raises: ValueError for a run whose evaluation has no rows by font, is of other fonts, or was
+    made in another way.
     """
-    said = [_evaluation(run) for run in runs.values()]
-    families: dict[str, int] = said[0]["split"]["families"]
-    for run, other in zip(runs.values(), said, strict=True):
+    said = {run: _evaluation(run) for run in runs.values()}
+    first, *_ = said.values()
+    families = first["split"]["families"]
+    for run, other in said.items():
         if other["split"]["families"] != families:
             raise ValueError(f"{run} was evaluated on other fonts: compare it apart")
-    shared = [row for row in said[0]["rows"] if all(row in other["rows"] for other in said)]
-    judges = [other["protocol"]["judges"]["held_out_accuracy"] for other in said]
+        if any(_way(other, of) != _way(first, of) for of in ("protocol", "adaptation")):
+            raise ValueError(
+                f"{run} was evaluated in another way: evaluate all with the same options"
+            )
+    shared = [row for row in first["rows"] if all(row in other["rows"] for other in said.values())]
+    judges = [other["protocol"]["judges"]["held_out_accuracy"] for other in said.values()]
     rows = {
         row: Scores(
-            {c: _pooled([other["rows"][row][c] for other in said], families) for c in AMONG}
+            {
+                c: _pooled([other["rows"][row][c] for other in said.values()], families)
+                for c in AMONG
+            }
         )
         for row in shared
     }
@@ -64,11 +74,17 @@ def _evaluation(run: Path) -> Said:
     file = run / "evaluation" / "evaluation.json"
     try:
         said: Said = json.loads(file.read_text(encoding="utf-8"))
-        if not set(AMONG) <= set(said["rows"]["W-Net"]):
-            raise ValueError(f"no cells {AMONG}")
+        whole = set(AMONG) <= set(said["rows"]["W-Net"]) and said["split"]["families"]
+        if not (whole and said["protocol"]["judges"]["held_out_accuracy"]):
+            raise ValueError("a part is missing")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{run} has no evaluation by font: gan evaluate {run}") from error
     return said
+
+
+def _way(said: Said, of: str) -> dict[str, Any]:
+    """How an evaluation was made, without what differs between runs by their nature."""
+    return {key: value for key, value in (said.get(of) or {}).items() if key not in OWN}
 
 
 def _pooled(cells: Sequence[Said], families: Mapping[str, int]) -> CellScores:
@@ -82,7 +98,11 @@ def _pooled(cells: Sequence[Said], families: Mapping[str, int]) -> CellScores:
             for style, value in zip(styles, values, strict=True):
                 found.setdefault(metric, {}).setdefault(style, []).append(float(value))
     styles = sorted(found["ink"])
-    means = {m: np.array([np.mean(fonts[s]) for s in styles]) for m, fonts in found.items()}
+    means = {
+        metric: np.array([np.mean(fonts[style]) for style in styles])
+        for metric, fonts in found.items()
+        if set(fonts) == set(styles)  # one that all runs have
+    }
     kinds = np.array([*families.values()])[styles]
     ink, targets = means.pop("ink"), sum(cell["targets"] for cell in cells)
     return CellScores(np.array(styles), kinds, ink, means, targets)
