@@ -52,7 +52,8 @@ KNOWN = (
     Known(
         r"modified by an inplace operation",
         "a value was overwritten that a gradient still needs",
-        "`x += y`, `x[:, 0] = y` or `ReLU(inplace=True)` on the result of another operation",
+        "`x += y`, `x[:, 0] = y` or "
+        "`ReLU(inplace=True)` on the result of another operation",  # the fault, as it is told
         "write `x = x + y`, build a new tensor, or set inplace=False",
         "write",
     ),

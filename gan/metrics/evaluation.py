@@ -22,7 +22,7 @@ from gan.metrics.image_evaluation import (
     Real,
     ReferenceEvaluation,
     extractor_of,
-    labels_of,
+    labelled,
     training_rows,
 )
 from gan.metrics.judges import Judge
@@ -116,7 +116,7 @@ def _of_images(
     _require_use(networks, *REFERENCES)
     conditional = "label" in recipe.reads
     make, labels = extractor_of(dataset, stream.images, device, conditional, say)
-    shown = labels_of(dataset) if conditional else None
+    shown = labelled(dataset)[1] if conditional else None
     if not settings.judges:
         make, labels = partial(OfNothing, dataset.store.shape[2], device), None
     extractor = cache(make)  # one network for both

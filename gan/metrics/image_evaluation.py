@@ -142,7 +142,7 @@ def extractor_of(
 ) -> tuple[Callable[[], Extractor], np.ndarray | None]:
     """What makes features of a dataset's images, when called, and the images' labels or None."""
     rows, label = labelled(dataset)
-    if label is None:
+    if label is None or len(np.unique(label)) < 2:
         return lambda: OfNothing(dataset.store.shape[2], device), None
     place = evenly(np.arange(len(rows)), len(rows) if conditional else LESSON)
 
@@ -165,17 +165,9 @@ def label_judge(
 
 
 def labelled(dataset: Any) -> tuple[np.ndarray, np.ndarray | None]:
-    """Rows of the training images [N] and their labels [N]; None where they differ in none."""
-    label = labels_of(dataset)
-    differ = label is not None and len(np.unique(label)) > 1
-    return training_rows(dataset), label if differ else None
-
-
-def labels_of(dataset: Any) -> np.ndarray | None:
-    """Labels of the training images [N], if they have any."""
-    fields = dataset.labelled()[1]
-    label: np.ndarray | None = fields.get("label", fields.get(dataset.label))
-    return label
+    """Rows of the training images [N] and their labels [N], if they have any."""
+    rows, fields = dataset.labelled()
+    return rows, fields.get("label", fields.get(dataset.label))
 
 
 def training_rows(dataset: Any) -> np.ndarray:

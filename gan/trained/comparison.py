@@ -157,8 +157,9 @@ def read(path: Path) -> Record:
             if tag not in CLOCKS and (number := _number(value)) is not None:
                 curves.setdefault(tag, {})[line["step"]] = number
     scores, families = _scores(path)
-    settings = {key: value for key, value in flat(config).items() if key not in ASIDE}
-    repeat = config["seed"], flat(config).get("data.split", 0)
+    values = flat(config)
+    settings = {key: value for key, value in values.items() if key not in ASIDE}
+    repeat = config["seed"], values.get("data.split", 0)
     steps = config["trainer"]["steps"]
     return Record(path, repeat, settings, steps, step, curves, scores, families)
 

@@ -14,7 +14,7 @@ from gan.data.triples import Glyphs
 from gan.metrics.extractors import Extractor, OfNothing
 from gan.metrics.glyph_judges import glyph_judge
 from gan.metrics.glyph_report import Adaptation, glyph_report, writing
-from gan.metrics.image_evaluation import LEAST, extractor_of, labels_of, training_rows
+from gan.metrics.image_evaluation import LEAST, extractor_of, labelled, training_rows
 from gan.metrics.image_report import Asked, image_report
 from gan.metrics.pairs import MEASURES, Measure, Translate, pair_report
 from gan.metrics.populations import Sampler, Translations
@@ -136,7 +136,7 @@ def _of_images(
     count = options.drawn or (MANY if references else FEW)
     if count < 2:
         raise ValueError(f"--count={count} is too few: distances need 2 images or more")
-    shown = labels_of(dataset) if last.classes else None
+    shown = labelled(dataset)[1] if last.classes else None
     sampler = Sampler(_paint, int(last.noise(1).shape[1]), shown, device)
     generators = {name: run.generator for name, run in loaded.items()}
     asked = Asked(training_rows(dataset), count, extractors, labels)
