@@ -6,7 +6,7 @@ from typing import Any
 
 from gan.data.builder import Source
 from gan.data.building import build, listed
-from gan.data.sources import guess, kind
+from gan.data.sources import embedded, guess, kind
 from gan.data.store import verify
 from gan.data.torchvision_sets import SETS, TorchvisionSet
 
@@ -77,9 +77,14 @@ def _build_sheets(args: argparse.Namespace) -> int:
     chosen = args.dataset or args.characters or args.prototype
     if chosen or kind(args.source) != "fonts":
         raise ValueError(f"STORE must end in .lmdb, unlike {args.store}")
-    from gan.data.sheets import build_sheets
+    from gan.data.embedded import WEB_PROTOTYPE, WEB_STYLES
+    from gan.data.sheets import build_sheets, read_index
 
-    sheets = build_sheets(args.source, args.store, overwrite=args.overwrite)
+    which: dict[str, Any] = {}
+    if args.store.name == "hanzi-web":
+        characters = read_index(embedded("hanzi"))["characters"]
+        which = {"styles": WEB_STYLES, "characters": characters, "prototype": WEB_PROTOTYPE}
+    sheets = build_sheets(args.source, args.store, overwrite=args.overwrite, **which)
     for difference in sheets.differences:
         print(difference)
     if not sheets.written:

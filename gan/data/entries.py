@@ -1,9 +1,11 @@
 """What `data=` can choose: each opens a store, built first where needed, and returns a dataset."""
 
+from pathlib import Path
 from typing import Literal
 
 from gan.data.datasets import Images, Resident
 from gan.data.sources import embedded, open_store
+from gan.data.store import Store
 from gan.data.torchvision_sets import Dataset, open_set
 from gan.data.translation import Direction, Pairs, Unpaired, open_pairs, open_unpaired
 from gan.data.triples import Glyphs
@@ -16,6 +18,7 @@ SHAPE = {"size": "${image.size}", "channels": "${image.channels}"}
 def hanzi(
     size: Count,
     channels: Count,
+    more: str | None = None,
     references: Count = 1,
     split: Whole = 0,
     prototype: str | None = None,
@@ -24,8 +27,12 @@ def hanzi(
     shots: Count | None = None,
     resident: Resident = "auto",
 ) -> Glyphs:
-    """The embedded Chinese characters: 32 styles of 256 characters."""
-    store = open_store(embedded("hanzi"), size, channels)
+    """The embedded Chinese characters: 32 styles of 256 characters.
+
+    `more` is a folder of fonts or of glyph sheets whose styles are trained on and never held out;
+    `hanzi-web` comes with the package: 34 styles.
+    """
+    store = _glyphs(embedded("hanzi"), size, channels, more)
     return Glyphs(store, references, split, prototype, label, style, shots, resident)
 
 
@@ -35,6 +42,7 @@ def fonts(
     size: Count,
     channels: Count,
     characters: str | None = None,
+    more: str | None = None,
     references: Count = 1,
     split: Whole = 0,
     prototype: str | None = None,
@@ -45,10 +53,26 @@ def fonts(
 ) -> Glyphs:
     """A folder of TTF, OTF or TTC fonts, or a store made of one.
 
-    `characters` is a text of characters or a UTF-8 file of them, by default region-neutral Hanzi.
+    `characters` is a text of characters or a UTF-8 file of them, by default region-neutral Hanzi;
+    `more` another folder, whose styles are trained on and never held out.
     """
-    store = open_store(path, size, channels, characters=characters, prototype=prototype)
+    store = _glyphs(path, size, channels, more, characters, prototype)
     return Glyphs(store, references, split, prototype, label, style, shots, resident)
+
+
+def _glyphs(
+    path: str | Path,
+    size: int,
+    channels: int,
+    more: str | None,
+    characters: str | None = None,
+    prototype: str | None = None,
+) -> Store:
+    if more is None:
+        return open_store(path, size, channels, characters=characters, prototype=prototype)
+    from gan.data.joined import open_joined  # fontTools takes its time to import
+
+    return open_joined(path, more, size, channels, characters=characters, prototype=prototype)
 
 
 @register("source", "folder", **SHAPE)

@@ -81,6 +81,7 @@ class FontFolder:
         Raises:
             FontError: no font is usable, none draws all characters, or the prototype is not there.
         """
+        log.warning(NOTICE)
         found, rejected = faces(self.path)
         standard, drawn = _standard(self.path, found, self.wanted, self.size, self.prototype)
         lacking = drawn.rejected | _same_drawing(drawn.images)
@@ -123,7 +124,6 @@ class FontFolder:
 
     def __iter__(self) -> Iterator[Record | Rejected]:
         """Refused faces first, then every (style, character) as a record or with its reason."""
-        log.warning(NOTICE)
         used = self.selection
         yield from used.rejected
         for style, face in enumerate(used.styles):

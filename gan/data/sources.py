@@ -264,7 +264,7 @@ def open_store(
     return kept_store(
         lambda: guess(path, size, channels, characters, prototype),
         store_path(path, size, channels, folder, chosen),
-        _stamp(path, found, characters, prototype),
+        stamp(path, found, characters, prototype),
         on_error if found in ("images", "archive") else "skip",
         progress,
     )
@@ -309,7 +309,9 @@ def _fitting(store: Store, size: int, channels: int) -> Store:
     )
 
 
-def _stamp(path: Path, found: Kind, characters: str | None, prototype: str | None) -> str:
+def stamp(
+    path: Path, found: Kind, characters: str | None = None, prototype: str | None = None
+) -> str:
     """Changes with what is chosen, and the name, size or time of any file that may be read."""
     if found == "archive":
         archive, _ = located(path)

@@ -10,6 +10,7 @@ import numpy as np
 from gan.data.datasets import Plan, Resident, draw, evenly, picked
 from gan.data.store import Store, StoreError
 
+TRAINING = "training"  # the fact of a style that is for training alone
 Draw = Callable[[str], np.ndarray]  # uniform uint64 numbers [B] for a purpose
 
 
@@ -27,7 +28,8 @@ class Glyphs:
 
     One epoch visits every pair of a training style and a training character once. References are
     training characters of the same style and never the target. Families of styles, and characters,
-    are split 70/10/20; the prototype is in no split.
+    are split 70/10/20; the prototype is in no split. Styles that are for training alone are left
+    out with their family where that is held out.
 
     To make more of them there are a `mate`, another training character in the standard font and in
     the style, and what `other` draws, another training style: target, mate and references.
@@ -185,7 +187,14 @@ class Glyphs:
         """The split of the styles, or one style that is all training."""
         own = self.families[self.prototype]
         if only is None:
-            return split_groups(self.families, np.flatnonzero(self.families != own), seed)
+            told = self.store.facts["styles"]
+            more = np.array([bool(told[name].get(TRAINING)) for name in self.style_names])
+            split = split_groups(
+                self.families, np.flatnonzero(~more & (self.families != own)), seed
+            )
+            held_out = self.families[[self.prototype, *split.validation, *split.test]]
+            kept = np.flatnonzero(more & ~np.isin(self.families, held_out))
+            return replace(split, train=np.sort(np.concatenate([split.train, kept])))
         chosen = self._style("style", only)
         if chosen == self.prototype:
             raise StoreError(
