@@ -40,14 +40,13 @@ def adapted(
 ) -> GlyphWriter:
     """A copy of a W-Net's generator that has learnt the references of one style by heart.
 
-    The style encoder stays as it is; what puts codes together takes steps on the mean absolute
+    The encoders stay as they are; what puts their codes together takes steps on the mean absolute
     difference between the references and what it draws in their place, in each orientation that it
     draws in, each pair bent anew every time. It stops where the difference is `enough`: to draw
     them better than it draws what it was trained on would be at the cost of other characters.
     Where strokes of the style lie elsewhere than the prototype's, it would learn to leave them
-    pale. So `others` that it draws in the style must keep their content for its own encoder, which
-    learns along: W-Net's loss of constant content (Jiang et al. 2018). Random numbers follow from
-    `seed`.
+    pale. So `others` that it draws in the style must keep their content for the encoder: W-Net's
+    loss of constant content (Jiang et al. 2018). Random numbers follow from `seed`.
     Zakharov et al. 2019, arXiv:1905.08233, tune a generator to a few pictures of one head, there
     with a discriminator.
 
@@ -67,12 +66,13 @@ def adapted(
             "there must be a reference, and for each its character in the standard font, of the "
             f"same shape: shown {[*shown.shape]}, references {[*references.shape]}"
         )
-    own: Any = deepcopy(writer).requires_grad_(True)
-    ways = ORIENTATIONS if getattr(own, "self_ensemble", False) else 1
-    own.self_ensemble = False  # it learns every orientation by itself
+    ways = ORIENTATIONS if getattr(writer, "self_ensemble", False) else 1
+    fixed: Any = deepcopy(writer).requires_grad_(False)
+    fixed.self_ensemble = False  # it learns every orientation by itself
+    own: Any = deepcopy(fixed).requires_grad_(True)
     rows = torch.arange(max(ROWS // ways, len(shown)), device=shown.device)
     with torch.no_grad():
-        style = own.encode_style(_turned(references[None], ways))
+        style = fixed.encode_style(_turned(references[None], ways))
         style = mapped(lambda code: code.repeat_interleave(len(rows), 0), style)
     optimizer = torch.optim.Adam(own.parameters(), RATE)
     with torch.enable_grad(), draws.shared(draws.Share(0, len(rows), len(rows)), seed):
@@ -80,14 +80,13 @@ def adapted(
             same = rows % len(shown)
             pair = bent(shown[same], references[same], BENT)
             prototype, target = (_turned(images, ways) for images in pair)
-            with torch.no_grad():
-                content = own.encode_content(prototype)
+            content = fixed.encode_content(prototype)
             loss = l1_loss(own.decode(content, style), target) / 2  # of ink
             if loss.item() <= enough:
                 break
             if others is not None:
                 some = others[(rows + step * len(rows)) % len(others)]
-                loss = loss + KEPT * _lost(own, _turned(some, ways), style)
+                loss = loss + KEPT * _lost(fixed, own, _turned(some, ways), style)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -101,12 +100,11 @@ def _turned(images: Tensor, ways: int) -> Tensor:
     return torch.cat([oriented(images, way) for way in range(ways)])
 
 
-def _lost(writer: GlyphWriter, prototypes: Tensor, style: Any) -> Tensor:
-    """How far from their own content is what the encoder reads of prototypes drawn in a style."""
-    with torch.no_grad():
-        content = writer.encode_content(prototypes)
+def _lost(reader: GlyphWriter, writer: GlyphWriter, prototypes: Tensor, style: Any) -> Tensor:
+    """How far from their own content is what a reader sees of prototypes drawn in a style."""
+    content = reader.encode_content(prototypes)
     drawn = writer.decode(content, style)
-    return mse_loss(writer.encode_content(drawn).code, content.code)
+    return mse_loss(reader.encode_content(drawn).code, content.code)
 
 
 def known(dataset: Glyphs, device: torch.device) -> dict[str, Tensor]:
