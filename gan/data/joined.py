@@ -10,7 +10,7 @@ from typing import Any
 
 from gan.data.builder import Source
 from gan.data.fonts import key, spread, twins
-from gan.data.glyphs import Pixels
+from gan.data.glyphs import Pixels, faces
 from gan.data.images import digest
 from gan.data.layout import Record, Rejected
 from gan.data.sources import embedded, guess, kept_store, kind, stamp, store_path
@@ -28,7 +28,8 @@ class Joined:
     taken gets a plus sign. What `more` draws of other characters is passed over.
 
     Raises:
-        ValueError: one of them holds no glyphs, or they share no character.
+        ValueError: one of them holds no glyphs, or they share no character; when it is read, that
+            `more` has no new style.
     """
 
     def __init__(self, first: Source, more: Source) -> None:
@@ -46,6 +47,10 @@ class Joined:
         """The styles of `more` that are new, with their ids in the store."""
         taken = set(self.first.names["style"])
         ids = [id for id in self.more.names["style"] if id not in self._twins]
+        if not ids:
+            raise ValueError(
+                f"data.more: {self.more.name} has no style that {self.first.name} lacks"
+            )
         return {id: f"{id}+" if id in taken else id for id in ids}
 
     @cached_property
@@ -142,15 +147,18 @@ def open_joined(
     first = Path(path)
     second = Path(more) if Path(more).exists() else _embedded(more)
     for name, there in (("path", first), ("more", second)):
-        if kind(there) not in ("fonts", "sheets"):
+        if not there.is_dir() or kind(there) not in ("fonts", "sheets"):
             raise ValueError(
                 f"data.more joins folders of fonts or glyph sheets, and data.{name}={there} is none"
             )
 
     def source() -> Source:
         glyphs = guess(first, size, channels, characters, prototype)
-        wanted = "".join(glyphs.names["character"]) if kind(second) == "fonts" else None
-        return Joined(glyphs, guess(second, size, channels, wanted))
+        if kind(second) == "sheets":
+            return Joined(glyphs, guess(second, size, channels))
+        wanted = "".join(glyphs.names["character"])
+        fullest = max(faces(second)[0], key=lambda face: face.covers(wanted), default=None)
+        return Joined(glyphs, guess(second, size, channels, wanted, fullest and fullest.id))
 
     chosen = [characters, prototype] if characters or prototype else []
     kept = store_path(first, size, channels, folder, chosen)

@@ -8,7 +8,16 @@ import pytest
 from PIL import Image
 from tiny_fonts import BAR, CROSS, FRAME, SQUARE, make_font, save, save_collection
 
-from gan.data.embedded import ALLOWED_LICENCES, PACKAGES, REGION_NEUTRAL, STYLES, Pick
+from gan.commands import main
+from gan.data.embedded import (
+    ALLOWED_LICENCES,
+    PACKAGES,
+    REGION_NEUTRAL,
+    STYLES,
+    WEB_STYLES,
+    Pick,
+)
+from gan.data.fonts import twins
 from gan.data.glyphs import Face, area_reduce, render
 from gan.data.sheets import (
     GlyphSheets,
@@ -23,6 +32,7 @@ from gan.data.store import Record, Rejected
 
 ROOT = Path(__file__).parents[2]
 HANZI = ROOT / "data" / "hanzi"
+WEB = ROOT / "data" / "hanzi-web"
 FONTS = {".ttf", ".otf", ".ttc", ".woff", ".woff2", ".pfb", ".pfa", ".pcf", ".bdf"}
 
 TINY = {"light": Pick("fonts-konatu", "light.ttf"), "dark": Pick("fonts-seto", "dark.ttf")}
@@ -215,9 +225,16 @@ def index():
     return json.loads((HANZI / "index.json").read_text(encoding="utf-8"))
 
 
-def test_embedded_pixels_are_those_of_the_index(index):
+@pytest.fixture(scope="module")
+def web():
+    return json.loads((WEB / "index.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("folder", [HANZI, WEB])
+def test_embedded_pixels_are_those_of_the_index(folder):
+    index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
     for entry in index["styles"].values():
-        sheet = np.asarray(Image.open(HANZI / entry["sheet"]))
+        sheet = np.asarray(Image.open(folder / entry["sheet"]))
         assert sheet.shape == (1024, 1024)
         digest = hashlib.sha256(str(sheet.shape).encode() + sheet.tobytes()).hexdigest()
         assert digest == entry["pixels"], entry["sheet"]
@@ -259,12 +276,53 @@ def test_every_embedded_style_names_an_allowed_licence_and_its_owner(index):
         assert f"| {' | '.join(row)} |" in notices
 
 
-def test_embedded_glyphs_are_centred_even_in_size_and_not_clipped(index):
-    inked = np.stack([record.image[..., 0] < 255 for record in GlyphSheets(HANZI)])
+@pytest.mark.parametrize("folder", [HANZI, WEB])
+def test_embedded_glyphs_are_centred_even_in_size_and_not_clipped(folder):
+    inked = np.stack([record.image[..., 0] < 255 for record in GlyphSheets(folder)])
     for lines in (inked.any(1), inked.any(2)):  # [N, 64] columns and rows that hold ink
         assert not lines[:, [0, -1]].any()
         first, last = lines.argmax(1), 63 - lines[:, ::-1].argmax(1)
         assert (abs(first + last - 63) <= 2).all()
+
+
+def test_the_web_set_has_the_same_characters_in_other_designs(index, web):
+    assert web["characters"] == index["characters"]
+    assert {path.stem for path in WEB.glob("*.png")} == web["styles"].keys() == WEB_STYLES.keys()
+    assert len(WEB_STYLES) == 34
+    assert sum(path.stat().st_size for path in WEB.iterdir()) <= 6_000_000
+    assert not any(entry["unusable"] for entry in web["styles"].values())
+    families = [{e["family"] for e in one["styles"].values()} for one in (index, web)]
+    assert (len(families[1]), families[0] & families[1]) == (16, {"sawarabi"})
+    assert web["prototype"] in WEB_STYLES
+    drawn = {}
+    for folder, one in ((HANZI, index), (WEB, web)):
+        for id, entry in one["styles"].items():
+            cells = cut(np.asarray(Image.open(folder / entry["sheet"])), 64)
+            drawn[id] = dict(zip(one["characters"][::8], cells[::8], strict=False))
+    assert len(drawn) == 66
+    assert all(id == first for id, first in twins(drawn).items())
+
+
+def test_every_style_of_the_web_names_its_owner(web):
+    refuse_licences(WEB_STYLES)
+    notices = (WEB / "LICENSES.md").read_text(encoding="utf-8")
+    for id, entry in web["styles"].items():
+        assert entry["licence"] == "OFL-1.1"
+        row = (f"`{id}`", entry["name"], entry["copyright"], entry["package"])
+        assert f"| {' | '.join(row)} |" in notices
+
+
+def test_the_command_draws_the_web_set_of_the_same_characters(tmp_path, monkeypatch, capsys):
+    fonts, target = tmp_path / "fonts", tmp_path / "hanzi-web"
+    save(make_font({"一": BAR, "丁": CROSS}), fonts / "a.ttf")
+    assert main(["data", "build", str(fonts), str(target)])
+    assert "lacks fonts of these packages: @fontsource/dela-gothic-one" in capsys.readouterr().err
+    monkeypatch.setattr("gan.data.embedded.WEB_STYLES", {"a": Pick("fonts-seto", "a.ttf")})
+    assert not main(["data", "build", str(fonts), str(target)])
+    built = json.loads((target / "index.json").read_text(encoding="utf-8"))
+    assert built["characters"] == json.loads((HANZI / "index.json").read_text())["characters"]
+    assert built["styles"].keys() == {"a"}
+    assert built["prototype"] == "noto-sans-jp-400"
 
 
 def test_half_size_of_the_embedded_set_is_the_area_mean():
