@@ -18,7 +18,7 @@ SHAPE = {"size": "${image.size}", "channels": "${image.channels}"}
 def hanzi(
     size: Count,
     channels: Count,
-    more: str | None = None,
+    more: str | list[str] | None = None,
     references: Count = 1,
     split: Whole = 0,
     prototype: str | None = None,
@@ -29,8 +29,8 @@ def hanzi(
 ) -> Glyphs:
     """The embedded Chinese characters: 32 styles of 256 characters.
 
-    `more` is a folder of fonts or of glyph sheets whose styles are trained on and never held out;
-    `hanzi-web` comes with the package: 34 styles.
+    `more` names folders of fonts or of glyph sheets, whose styles are trained on and never held
+    out; `hanzi-web` comes with the package: 34 styles.
     """
     store = _glyphs(embedded("hanzi"), size, channels, more)
     return Glyphs(store, references, split, prototype, label, style, shots, resident)
@@ -42,7 +42,7 @@ def fonts(
     size: Count,
     channels: Count,
     characters: str | None = None,
-    more: str | None = None,
+    more: str | list[str] | None = None,
     references: Count = 1,
     split: Whole = 0,
     prototype: str | None = None,
@@ -54,7 +54,7 @@ def fonts(
     """A folder of TTF, OTF or TTC fonts, or a store made of one.
 
     `characters` is a text of characters or a UTF-8 file of them, by default region-neutral Hanzi;
-    `more` another folder, whose styles are trained on and never held out.
+    `more` names other folders, whose styles are trained on and never held out.
     """
     store = _glyphs(path, size, channels, more, characters, prototype)
     return Glyphs(store, references, split, prototype, label, style, shots, resident)
@@ -64,15 +64,16 @@ def _glyphs(
     path: str | Path,
     size: int,
     channels: int,
-    more: str | None,
+    more: str | list[str] | None,
     characters: str | None = None,
     prototype: str | None = None,
 ) -> Store:
-    if more is None:
+    if not more:
         return open_store(path, size, channels, characters=characters, prototype=prototype)
     from gan.data.joined import open_joined  # fontTools takes its time to import
 
-    return open_joined(path, more, size, channels, characters=characters, prototype=prototype)
+    folders = [more] if isinstance(more, str) else more
+    return open_joined(path, folders, size, channels, characters=characters, prototype=prototype)
 
 
 @register("source", "folder", **SHAPE)

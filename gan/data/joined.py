@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -127,7 +127,7 @@ def _drawn(source: Source, characters: Collection[str]) -> dict[str, dict[str, P
 
 def open_joined(
     path: str | os.PathLike[str],
-    more: str,
+    more: Sequence[str],
     size: int,
     channels: int,
     *,
@@ -138,35 +138,44 @@ def open_joined(
 ) -> Store:
     """The store of the glyphs at a path with `more` styles for training, built where needed.
 
-    Both are folders of fonts or of glyph sheets; `more` may also be the name of embedded ones. The
-    rest is as for `open_store`.
+    All are folders of fonts or of glyph sheets; `more` may also name embedded ones. The rest is as
+    for `open_store`.
 
     Raises:
         ValueError: one of them is something else, or they cannot be joined.
     """
-    first = Path(path)
-    second = Path(more) if Path(more).exists() else _embedded(more)
-    for name, there in (("path", first), ("more", second)):
+    first, others = (
+        Path(path),
+        [Path(one) if Path(one).exists() else _embedded(one) for one in more],
+    )
+    for name, there in [("path", first), *(("more", other) for other in others)]:
         if not there.is_dir() or kind(there) not in ("fonts", "sheets"):
             raise ValueError(
                 f"data.more joins folders of fonts or glyph sheets, and data.{name}={there} is none"
             )
 
     def source() -> Source:
-        glyphs = guess(first, size, channels, characters, prototype)
-        if kind(second) == "sheets":
-            return Joined(glyphs, guess(second, size, channels))
-        wanted = "".join(glyphs.names["character"])
-        fullest = max(faces(second)[0], key=lambda face: face.covers(wanted), default=None)
-        return Joined(glyphs, guess(second, size, channels, wanted, fullest and fullest.id))
+        joined = guess(first, size, channels, characters, prototype)
+        for other in others:
+            joined = Joined(joined, _styles(other, size, channels, joined.names["character"]))
+        return joined
 
     chosen = [characters, prototype] if characters or prototype else []
-    kept = store_path(first, size, channels, folder, chosen)
-    beside = store_path(second, size, channels, folder)
-    stamps = [stamp(first, kind(first), characters, prototype), stamp(second, kind(second))]
     shape = f"-{size}x{size}x{channels}.lmdb"
-    target = kept.with_name(f"{kept.name.removesuffix(shape)}+{beside.name}")
+    parts = [store_path(first, size, channels, folder, chosen)]
+    parts += [store_path(other, size, channels, folder) for other in others]
+    target = folder / ("+".join(part.name.removesuffix(shape) for part in parts) + shape)
+    stamps = [stamp(first, kind(first), characters, prototype)]
+    stamps += [stamp(other, kind(other)) for other in others]
     return kept_store(source, target, digest(stamps), "skip", progress)
+
+
+def _styles(path: Path, size: int, channels: int, characters: Sequence[str]) -> Source:
+    """Glyph sheets, or fonts that draw these characters, the fullest of them the standard one."""
+    if kind(path) == "sheets":
+        return guess(path, size, channels)
+    fullest = max(faces(path)[0], key=lambda face: face.covers(characters), default=None)
+    return guess(path, size, channels, "".join(characters), fullest.id if fullest else None)
 
 
 def _embedded(name: str) -> Path:
@@ -174,6 +183,6 @@ def _embedded(name: str) -> Path:
         return embedded(name)
     except ValueError:
         raise ValueError(
-            f"there is nothing at {name}: data.more names a folder of fonts or of glyph sheets, or "
+            f"there is nothing at {name}: data.more names folders of fonts or of glyph sheets, or "
             "embedded ones (hanzi-web)"
         ) from None

@@ -129,7 +129,7 @@ def test_folders_of_fonts_are_joined_and_kept(folders, tmp_path, capsys):
     data = tmp_path / "data"
 
     def opened(characters="一丁三"):
-        return open_joined(first, str(more), 8, 1, characters=characters, folder=data)
+        return open_joined(first, [str(more)], 8, 1, characters=characters, folder=data)
 
     store = opened()
     assert store.names == {"style": ["a", "b", "c"], "character": list("一丁三")}
@@ -149,6 +149,19 @@ def test_folders_of_fonts_are_joined_and_kept(folders, tmp_path, capsys):
     assert "built again" in (opened(), capsys.readouterr().err)[1]
 
 
+def test_several_folders_are_joined_in_their_order(folders, tmp_path):
+    first, more = folders
+    third = tmp_path / "third"
+    save(make_font({"一": FRAME, "丁": FRAME}, name="Third"), third / "a.ttf")
+    save(make_font({"丁": FRAME}, name="Twin"), third / "d.ttf")
+    given = [str(more), str(third)]
+    store = open_joined(first, given, 8, 1, characters="一丁三", folder=tmp_path)
+    assert store.names["style"] == ["a", "b", "c", "a+"]
+    told = store.facts["styles"]
+    assert [told[id].get("training") for id in ("a", "b", "c", "a+")] == [None, None, True, True]
+    assert store.path.name.count("+") == 2
+
+
 def test_what_more_names_is_said(folders, tmp_path):
     first, more = folders
     Image.new("L", (8, 8)).save(tmp_path / "a.png")
@@ -158,12 +171,13 @@ def test_what_more_names_is_said(folders, tmp_path):
         (tmp_path / "a.png", str(more), r"data.more joins .* data.path=.*a.png is none"),
     ):
         with pytest.raises(ValueError, match=words):
-            open_joined(path, other, 8, 1, folder=tmp_path / "data")
+            open_joined(path, [other], 8, 1, folder=tmp_path / "data")
 
 
 def test_embedded_styles_are_joined(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     joined, plain = hanzi(8, 1, more="hanzi-web"), hanzi(8, 1)
+    assert hanzi(8, 1, more=["hanzi-web"]).store.path == joined.store.path
     assert joined.store.path.name == "hanzi+hanzi-web-8x8x1.lmdb"
     assert joined.store.count == 66 * 256
     for part in ("validation", "test"):
