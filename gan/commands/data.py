@@ -81,7 +81,7 @@ def _build_sheets(args: argparse.Namespace) -> int:
     from gan.data.sheets import build_sheets, read_index
 
     which: dict[str, Any] = {}
-    if args.store.name == "hanzi-web":
+    if args.store.resolve().name == "hanzi-web":
         characters = read_index(embedded("hanzi"))["characters"]
         which = {"styles": WEB_STYLES, "characters": characters, "prototype": WEB_PROTOTYPE}
     sheets = build_sheets(args.source, args.store, overwrite=args.overwrite, **which)

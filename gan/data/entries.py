@@ -29,8 +29,8 @@ def hanzi(
 ) -> Glyphs:
     """The embedded Chinese characters: 32 styles of 256 characters.
 
-    `more` names folders of fonts or of glyph sheets, whose styles are trained on and never held
-    out; `hanzi-web` comes with the package: 34 styles.
+    `more` names folders of fonts or of glyph sheets. Their styles that draw every character are
+    trained on and never held out; `hanzi-web` comes with the package: 34 styles.
     """
     store = _glyphs(embedded("hanzi"), size, channels, more)
     return Glyphs(store, references, split, prototype, label, style, shots, resident)
@@ -54,7 +54,8 @@ def fonts(
     """A folder of TTF, OTF or TTC fonts, or a store made of one.
 
     `characters` is a text of characters or a UTF-8 file of them, by default region-neutral Hanzi;
-    `more` names other folders, whose styles are trained on and never held out.
+    `more` names other folders: their styles that draw every character are trained on and never
+    held out.
     """
     store = _glyphs(path, size, channels, more, characters, prototype)
     return Glyphs(store, references, split, prototype, label, style, shots, resident)

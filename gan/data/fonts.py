@@ -313,15 +313,16 @@ def families(styles: Sequence[Face]) -> dict[str, str]:
 
 
 def _traits(face: Face) -> list[tuple[str, str]]:
-    holder = [
-        word.lower() for word in re.findall(r"[^\W\d_][^\W\d_A-Z]+|[A-Z]{2,}", face.copyright)
-    ]
-    traits = {
-        "family": _series(face.family),
-        "designer": face.designer.lower(),
-        "copyright": " ".join(sorted({word for word in holder if not _ANYBODY.fullmatch(word)})),
-    }
-    return [(trait, value) for trait, value in traits.items() if value]
+    designer = [("designer", face.designer.lower())] if face.designer else []
+    return [*traits(face.family, face.copyright), *designer]
+
+
+def traits(name: str, copyright: str) -> list[tuple[str, str]]:
+    """What relates fonts: the series that the name tells, and the words of the copyright line."""
+    holder = [word.lower() for word in re.findall(r"[^\W\d_][^\W\d_A-Z]+|[A-Z]{2,}", copyright)]
+    words = " ".join(sorted({word for word in holder if not _ANYBODY.fullmatch(word)}))
+    found = {"family": _series(name), "copyright": words}
+    return [(trait, value) for trait, value in found.items() if value]
 
 
 def _series(family: str) -> str:

@@ -4,32 +4,33 @@ import hashlib
 import json
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from gan.data.builder import Source
-from gan.data.fonts import key, spread, twins
-from gan.data.glyphs import Pixels, faces
+from gan.data.fonts import key, spread, traits, twins
+from gan.data.glyphs import Pixels
 from gan.data.images import digest
 from gan.data.layout import Record, Rejected
 from gan.data.sources import embedded, guess, kept_store, kind, stamp, store_path
 from gan.data.store import Store
 from gan.data.triples import TRAINING
 
+_FIELDS = ("style", "character")
 _SAMPLE = 32  # characters on which designs are compared
+_LONGEST = 120  # characters of a store's name before its shape
 
 
 class Joined:
     """The glyphs of `first`, and its characters in the styles of `more`.
 
-    Styles of `more` follow in their order, with the fact `training` in their description. Those of
-    the same design as a style before them are rejected as near-duplicates, and one whose id is
-    taken gets a plus sign. What `more` draws of other characters is passed over.
+    Styles of `more` follow in their order, where they draw all of the characters and are of no
+    design before them; the others are rejected. One whose id is taken gets a plus sign. Their fact
+    `training` lists the families of `first` that they are related to, by the family's name, the
+    series or the words of the copyright line, with all the rest of their own family.
 
     Raises:
-        ValueError: one of them holds no glyphs, or they share no character; when it is read, that
-            `more` has no new style.
+        ValueError: one of them holds no glyphs, or `more` has no such style.
     """
 
     def __init__(self, first: Source, more: Source) -> None:
@@ -37,48 +38,59 @@ class Joined:
             if not {"style", "character"} <= set(source.names):
                 raise ValueError(f"data.more joins glyphs, and {source.name} holds none")
         self.first, self.more = first, more
-        if not set(first.names["character"]) & set(more.names["character"]):
-            raise ValueError(f"{more.name} draws none of the characters of {first.name}")
         self.name = f"{first.name} and {more.name}"
         self.shape = first.shape
-
-    @cached_property
-    def _used(self) -> dict[str, str]:
-        """The styles of `more` that are new, with their ids in the store."""
-        taken = set(self.first.names["style"])
-        ids = [id for id in self.more.names["style"] if id not in self._twins]
-        if not ids:
+        self.refused = self._refused()
+        self.used: dict[str, str] = {}  # styles of `more`, and their ids in the store
+        taken = set(first.names["style"])
+        for id in more.names["style"]:
+            if id not in self.refused:
+                self.used[id] = _free(id, taken)
+                taken.add(self.used[id])
+        if not self.used:
+            id, reason = next(iter(self.refused.items()))
             raise ValueError(
-                f"data.more: {self.more.name} has no style that {self.first.name} lacks"
+                f"data.more: no style of {more.name} can join {first.name}: {id}: {reason}; "
+                "data.more=null does without"
             )
-        return {id: f"{id}+" if id in taken else id for id in ids}
 
-    @cached_property
-    def _twins(self) -> dict[str, str]:
-        """The styles of `more` that are of a design before them, with the id of that."""
-        shared = set(self.more.names["character"])
-        common = [one for one in self.first.names["character"] if one in shared]
-        sample = set(spread(common, _SAMPLE))
-        before = _drawn(self.first, sample)
-        images = {**before, **{f"+{id}": one for id, one in _drawn(self.more, sample).items()}}
-        return {
-            id.removeprefix("+"): earlier.removeprefix("+")
-            for id, earlier in twins(images).items()
-            if id not in before and earlier != id
+    def _refused(self) -> dict[str, str]:
+        """The styles of `more` that are not used, and why."""
+        wanted = self.first.names["character"]
+        sample = set(spread(wanted, _SAMPLE))
+        before, _ = _surveyed(self.first, wanted, sample)
+        images, counts = _surveyed(self.more, wanted, sample)
+        refused = {
+            id: f"draws {counts.get(id, 0)} of the {len(wanted)} characters"
+            for id in self.more.names["style"]
+            if counts.get(id, 0) < len(wanted)
         }
+        compared = {f"0{id}": drawn for id, drawn in before.items()}
+        compared |= {f"1{id}": drawn for id, drawn in images.items() if id not in refused}
+        for id, earlier in twins(compared).items():
+            if id[0] == "1" and earlier != id:
+                refused[id[1:]] = f"near-duplicate of {earlier[1:]}"
+        return refused
 
     @property
     def names(self) -> Mapping[str, list[str]]:
         """The styles of both and the characters of the first."""
-        styles = [*self.first.names["style"], *self._used.values()]
+        styles = [*self.first.names["style"], *self.used.values()]
         return {"style": styles, "character": list(self.first.names["character"])}
 
     @property
     def facts(self) -> dict[str, Any]:
         """The facts of the first, with the styles of both."""
-        told = self.more.facts["styles"]
-        new = {name: {**told[id], TRAINING: True} for id, name in self._used.items()}
-        return {**self.first.facts, "styles": {**self.first.facts["styles"], **new}}
+        old, told = self.first.facts["styles"], self.more.facts["styles"]
+        related: dict[str, set[str]] = {}
+        for style in told.values():
+            same = {other["family"] for other in old.values() if _traits(style) & _traits(other)}
+            related.setdefault(style["family"], set()).update(same)
+        new = {
+            name: {**told[id], TRAINING: sorted(related[told[id]["family"]])}
+            for id, name in self.used.items()
+        }
+        return {**self.first.facts, "styles": {**old, **new}}
 
     def fingerprint(self) -> str:
         """Digest of both fingerprints."""
@@ -90,39 +102,53 @@ class Joined:
         return len(self.first) + len(self.more)
 
     def __iter__(self) -> Iterator[Record | Rejected]:
-        """The records of the first, the near-duplicates, and the records of the new styles."""
+        """The records of the first, the refused styles, and the records of the others."""
         yield from self.first
-        for id, earlier in self._twins.items():
-            yield Rejected(f"{id}+", f"near-duplicate of {earlier}")
+        for id, reason in self.refused.items():
+            yield Rejected(id, f"{reason} ({self.more.name})")
         styles = {name: place for place, name in enumerate(self.names["style"])}
         characters = {one: place for place, one in enumerate(self.names["character"])}
         for item in self.more:
             if isinstance(item, Rejected):
-                yield item
                 continue
             id, character = _named(self.more, item)
-            if id in self._used and character in characters:
-                name = self._used[id]
+            if id in self.used and character in characters:
+                name = self.used[id]
                 fields = {"style": styles[name], "character": characters[character]}
                 yield Record(key(name, character), item.image, fields)
 
 
+def _free(id: str, taken: Collection[str]) -> str:
+    while id in taken:
+        id += "+"
+    return id
+
+
+def _traits(style: Mapping[str, Any]) -> set[tuple[str, str]]:
+    """What relates a style to others, out of its facts."""
+    return {("stated", style["family"]), *traits(style.get("name", ""), style.get("copyright", ""))}
+
+
 def _named(source: Source, record: Record) -> tuple[str, str]:
     """The style's id and the character of a record."""
-    named = (source.names[field][record.fields[field]] for field in ("style", "character"))
-    style, character = named
+    style, character = (source.names[field][record.fields[field]] for field in _FIELDS)
     return style, character
 
 
-def _drawn(source: Source, characters: Collection[str]) -> dict[str, dict[str, Pixels]]:
-    """The images [H, W] of some characters in every style of a source."""
-    drawn: dict[str, dict[str, Pixels]] = {}
+def _surveyed(
+    source: Source, wanted: Collection[str], sample: Collection[str]
+) -> tuple[dict[str, dict[str, Pixels]], dict[str, int]]:
+    """For each style its images [H, W] of a sample, and how many characters it draws."""
+    listed = set(wanted)
+    images: dict[str, dict[str, Pixels]] = {}
+    counts: dict[str, int] = {}
     for item in source:
         if isinstance(item, Record):
             id, character = _named(source, item)
-            if character in characters:
-                drawn.setdefault(id, {})[character] = item.image[..., 0]
-    return drawn
+            counts[id] = counts.get(id, 0) + (character in listed)
+            if character in sample:
+                images.setdefault(id, {})[character] = item.image[..., 0]
+    return images, counts
 
 
 def open_joined(
@@ -144,45 +170,52 @@ def open_joined(
     Raises:
         ValueError: one of them is something else, or they cannot be joined.
     """
-    first, others = (
-        Path(path),
-        [Path(one) if Path(one).exists() else _embedded(one) for one in more],
-    )
-    for name, there in [("path", first), *(("more", other) for other in others)]:
-        if not there.is_dir() or kind(there) not in ("fonts", "sheets"):
-            raise ValueError(
-                f"data.more joins folders of fonts or glyph sheets, and data.{name}={there} is none"
-            )
+    first, others = Path(path), [_located(one) for one in more]
+    if not _has_glyphs(first):
+        raise ValueError(
+            f"data.more joins folders of fonts or glyph sheets, and data.path={path} is none: "
+            "data.more=null does without"
+        )
 
     def source() -> Source:
+        sheets = {other: guess(other, size, channels) for other in others if _is_sheets(other)}
         joined = guess(first, size, channels, characters, prototype)
         for other in others:
-            joined = Joined(joined, _styles(other, size, channels, joined.names["character"]))
+            wanted = "".join(joined.names["character"])
+            fonts = None if other in sheets else guess(other, size, channels, wanted)
+            joined = Joined(joined, fonts or sheets[other])
         return joined
 
     chosen = [characters, prototype] if characters or prototype else []
     shape = f"-{size}x{size}x{channels}.lmdb"
     parts = [store_path(first, size, channels, folder, chosen)]
     parts += [store_path(other, size, channels, folder) for other in others]
-    target = folder / ("+".join(part.name.removesuffix(shape) for part in parts) + shape)
+    name = "+".join(part.name.removesuffix(shape) for part in parts)
+    if len(name) > _LONGEST:
+        name = f"{name[:_LONGEST]}-{digest([name])[:8]}"
     stamps = [stamp(first, kind(first), characters, prototype)]
     stamps += [stamp(other, kind(other)) for other in others]
-    return kept_store(source, target, digest(stamps), "skip", progress)
+    return kept_store(source, folder / f"{name}{shape}", digest(stamps), "skip", progress)
 
 
-def _styles(path: Path, size: int, channels: int, characters: Sequence[str]) -> Source:
-    """Glyph sheets, or fonts that draw these characters, the fullest of them the standard one."""
-    if kind(path) == "sheets":
-        return guess(path, size, channels)
-    fullest = max(faces(path)[0], key=lambda face: face.covers(characters), default=None)
-    return guess(path, size, channels, "".join(characters), fullest.id if fullest else None)
-
-
-def _embedded(name: str) -> Path:
+def _located(name: str) -> Path:
+    """A folder of glyphs, or the embedded ones of that name."""
+    path = Path(name)
+    if _has_glyphs(path):
+        return path
     try:
         return embedded(name)
     except ValueError:
+        found = "that is none" if path.exists() else "there is nothing"
         raise ValueError(
-            f"there is nothing at {name}: data.more names folders of fonts or of glyph sheets, or "
-            "embedded ones (hanzi-web)"
+            "data.more names folders of fonts or of glyph sheets, or embedded ones (hanzi-web); "
+            f"at {name} {found}"
         ) from None
+
+
+def _has_glyphs(path: Path) -> bool:
+    return path.is_dir() and kind(path) in ("fonts", "sheets")
+
+
+def _is_sheets(path: Path) -> bool:
+    return kind(path) == "sheets"

@@ -3,14 +3,14 @@
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from gan.data.datasets import Plan, Resident, draw, evenly, picked
 from gan.data.store import Store, StoreError
 
-TRAINING = "training"  # the fact of a style that is for training alone
+TRAINING = "training"  # for a style that is for training alone: the families it is related to
 Draw = Callable[[str], np.ndarray]  # uniform uint64 numbers [B] for a purpose
 
 
@@ -28,8 +28,8 @@ class Glyphs:
 
     One epoch visits every pair of a training style and a training character once. References are
     training characters of the same style and never the target. Families of styles, and characters,
-    are split 70/10/20; the prototype is in no split. Styles that are for training alone are left
-    out with their family where that is held out.
+    are split 70/10/20; the prototype is in no split. Styles that are for training alone (see
+    `Joined`) are left out where a family that they are related to is held out.
 
     To make more of them there are a `mate`, another training character in the standard font and in
     the style, and what `other` draws, another training style: target, mate and references.
@@ -77,6 +77,10 @@ class Glyphs:
         self.style_names, self.characters = store.names["style"], store.names["character"]
         self.rows = _table(store)  # [styles, characters], -1 where a glyph is missing
         self.prototype = self._style("prototype", prototype or store.facts["prototype"])
+        if TRAINING in self._told(self.prototype):
+            raise StoreError(
+                f"data.prototype={prototype} is a style of data.more, which are for training alone"
+            )
         self.families = _families(store)
         self.styles = self._styles(style, split)
         drawn = np.flatnonzero(
@@ -183,18 +187,26 @@ class Glyphs:
             )
         return self.style_names.index(name)
 
+    def _told(self, style: int) -> Mapping[str, Any]:
+        told: Mapping[str, Any] = self.store.facts["styles"][self.style_names[style]]
+        return told
+
+    def _related(self, style: int) -> set[str]:
+        """The families that a style for training alone may not be trained on beside."""
+        told = self._told(style)
+        return {told["family"], *told[TRAINING]}
+
     def _styles(self, only: str | None, seed: int) -> Split:
         """The split of the styles, or one style that is all training."""
         own = self.families[self.prototype]
         if only is None:
-            told = self.store.facts["styles"]
-            more = np.array([bool(told[name].get(TRAINING)) for name in self.style_names])
-            split = split_groups(
-                self.families, np.flatnonzero(~more & (self.families != own)), seed
-            )
-            held_out = self.families[[self.prototype, *split.validation, *split.test]]
-            kept = np.flatnonzero(more & ~np.isin(self.families, held_out))
-            return replace(split, train=np.sort(np.concatenate([split.train, kept])))
+            more = np.array([TRAINING in self._told(n) for n in range(len(self.rows))])
+            members = np.flatnonzero(~more & (self.families != own))
+            split = split_groups(self.families, members, seed)
+            apart = (self.prototype, *split.validation, *split.test)
+            held_out = {self._told(n)["family"] for n in apart}
+            kept = [n for n in np.flatnonzero(more) if not self._related(int(n)) & held_out]
+            return replace(split, train=np.sort(np.array([*split.train, *kept])))
         chosen = self._style("style", only)
         if chosen == self.prototype:
             raise StoreError(

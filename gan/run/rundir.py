@@ -52,6 +52,7 @@ LATER = {
     "recipe.bend": 0.0,
     "recipe.turn": 0.0,
     "recipe.hollow": 0.0,
+    "data.more": None,
 }
 
 

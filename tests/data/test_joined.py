@@ -1,5 +1,6 @@
 """More styles for training: another folder's glyphs beside those that are split."""
 
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,24 +15,24 @@ from gan.data.entries import fonts as fonts_entry
 from gan.data.entries import hanzi
 from gan.data.joined import Joined, open_joined
 from gan.data.sources import embedded, open_store
-from gan.data.store import Record, Rejected, Store
+from gan.data.store import Record, Rejected, Store, StoreError
 from gan.data.triples import Glyphs
 
 
 class More(TinyGlyphs):
-    """Three styles of other weights and of fewer characters in another order, and one twin."""
+    """Styles of other drawings, with the characters in another order and one more."""
 
     def __init__(self):
         super().__init__()
-        styles = ["style03", "new", "twin", "other"]
-        characters = [self.names["character"][n] for n in (19, 4, 7, 0, 1, 2)] + ["永"]
+        styles = ["style03", "new", "twin", "partial", "other"]
+        characters = [*reversed(self.names["character"]), "永"]
         self.names = {"style": styles, "character": characters}
-        families = ["far", "near", "near", "style05"]
+        families = ["far", "near", "near", "near", "style05"]
         told = zip(styles, families, strict=True)
         self.facts = {"styles": {s: {"family": f} for s, f in told}, "prototype": "new"}
 
     def __len__(self):
-        return 28
+        return 105
 
     def __iter__(self):
         glyphs = {item.key: item.image for item in TinyGlyphs()}
@@ -39,30 +40,36 @@ class More(TinyGlyphs):
             for character, drawn in enumerate(self.names["character"]):
                 own = glyphs.get(f"style09/{ord(drawn):06x}", np.zeros(self.shape, np.uint8))
                 image = own if name == "twin" else np.roll(own, 1 + style, 0)
-                if (name, drawn) == ("other", self.names["character"][0]):
-                    yield Rejected(f"other/{ord(drawn):06x}", "not mapped to a glyph")
+                if name == "partial" and character % 4 == 3:
+                    yield Rejected(f"partial/{ord(drawn):06x}", "not mapped to a glyph")
                     continue
                 fields = {"style": style, "character": character}
                 yield Record(f"{name}/{ord(drawn):06x}", image, fields)
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    path = tmp_path_factory.mktemp("joined") / "joined.lmdb"
-    build(Joined(TinyGlyphs(), More()), path, on_error="skip", progress=False)
+def joined(path, more=None, **facts):
+    more = more or More()
+    for style, changed in facts.items():
+        more.facts["styles"][style].update(changed)
+    build(Joined(TinyGlyphs(), more), path, on_error="skip", progress=False)
     return Store(path)
 
 
-def test_new_styles_follow_with_the_glyphs_that_both_have(store):
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return joined(tmp_path_factory.mktemp("joined") / "joined.lmdb")
+
+
+def test_new_styles_follow_with_the_characters_of_the_first(store):
     first, more = TinyGlyphs(), More()
     assert store.names["character"] == first.names["character"]
     assert store.names["style"] == [*first.names["style"], "style03+", "new", "other"]
     wanted = {item.key: item for item in first}
     for item in more:
         name = item.key.partition("/")[0]
-        if isinstance(item, Record) and name != "twin" and not item.key.endswith("6c38"):
+        if name not in ("twin", "partial") and not item.key.endswith("6c38"):
             wanted[item.key.replace("style03", "style03+")] = item
-    assert store.count == len(wanted) == 280 + 6 + 6 + 5
+    assert store.count == len(wanted) == 17 * 20
     images = np.empty((store.count, *store.shape), np.uint8)
     store.read(np.arange(store.count), images)
     styles, characters = (
@@ -72,55 +79,117 @@ def test_new_styles_follow_with_the_glyphs_that_both_have(store):
     for image, style, character in zip(images, styles, characters, strict=True):
         np.testing.assert_array_equal(image, wanted[f"{style}/{ord(character):06x}"].image)
     assert [tuple(one) for one in store.rejected] == [
-        ("twin+", "near-duplicate of style00"),  # as all of these are of each other
-        ("other/004e13", "not mapped to a glyph"),
+        ("partial", "draws 15 of the 20 characters (tiny glyphs)"),
+        ("twin", "near-duplicate of style00 (tiny glyphs)"),  # as all of these are of each other
     ]
 
 
 def test_only_styles_of_the_first_are_held_out_and_their_families_with_them(store, glyph_store):
     plain, seen = Glyphs(Store(glyph_store)), set()
     for split in range(40):
-        joined, plain = Glyphs(store, split=split), Glyphs(Store(glyph_store), split=split)
+        more, plain = Glyphs(store, split=split), Glyphs(Store(glyph_store), split=split)
         for part in ("validation", "test"):
-            np.testing.assert_array_equal(getattr(joined.styles, part), getattr(plain.styles, part))
+            np.testing.assert_array_equal(getattr(more.styles, part), getattr(plain.styles, part))
         held_out = {*plain.styles.validation, *plain.styles.test}
         new = {14, 15} if 5 in held_out else {14, 15, 16}  # 16 is of the family of 5
-        assert {*joined.styles.train} == {*plain.styles.train} | new
-        assert (np.diff(joined.styles.train) > 0).all()
-        assert set(joined.pairs[:, 0]) == {*joined.styles.train}
+        assert {*more.styles.train} == {*plain.styles.train} | new
+        assert (np.diff(more.styles.train) > 0).all()
+        assert set(more.pairs[:, 0]) == {*more.styles.train}
         seen.add(5 in held_out)
     assert seen == {False, True}
-    assert plain.facts["styles"] + len(new) == joined.facts["styles"]
+    assert plain.facts["styles"] + len(new) == more.facts["styles"]
     assert Glyphs(store, style="new").styles.train.tolist() == [15]
 
 
-def test_the_prototypes_family_is_never_trained_on(tmp_path):
+def test_families_are_known_by_series_and_copyright_as_well(tmp_path):
+    first = TinyGlyphs()
+    first.facts["styles"]["style05"].update(name="Betaface Black", copyright="2001 A. Drawer")
+    first.facts["styles"]["style07"].update(name="Gamma", copyright="(c) Someone Else")
     more = More()
-    more.facts["styles"]["new"]["family"] = "style00"
-    build(Joined(TinyGlyphs(), more), tmp_path / "a.lmdb", on_error="skip", progress=False)
-    assert 15 not in Glyphs(Store(tmp_path / "a.lmdb")).styles.train
+    told = more.facts["styles"]
+    told["new"].update(name="Betaface Thin", copyright="nobody")
+    told["other"].update(family="alone", name="Delta", copyright="copyright Else, Someone 2024")
+    training = {
+        name: style.get("training") for name, style in Joined(first, more).facts["styles"].items()
+    }
+    assert training.pop("style03+") == []
+    assert training.pop("new") == ["style05"]
+    assert training.pop("other") == ["style07"]
+    assert set(training.values()) == {None}
+    told["twin"].update(name="Gamma Bold")  # is not used, but of the family of `new`
+    assert Joined(first, more).facts["styles"]["new"]["training"] == ["style05", "style07"]
+    build(Joined(first, more), tmp_path / "a.lmdb", on_error="skip", progress=False)
+    for split in range(20):
+        glyphs = Glyphs(Store(tmp_path / "a.lmdb"), split=split)
+        held_out = {*glyphs.styles.validation, *glyphs.styles.test}
+        assert (15 in glyphs.styles.train) == (not held_out & {5, 7})
+        assert (16 in glyphs.styles.train) == (7 not in held_out)
+
+
+def test_the_prototype_is_of_the_first_and_its_family_is_never_trained_on(store, tmp_path):
+    same = joined(tmp_path / "a.lmdb", new={"family": "style00"})
+    assert 15 not in Glyphs(same).styles.train
+    with pytest.raises(StoreError, match=r"data\.prototype=new is a style of data\.more"):
+        Glyphs(store, prototype="new")
+
+
+def test_every_style_has_an_id_of_its_own():
+    more = More()
+    more.names["style"][:2] = ["style03", "style03+"]
+    more.facts["styles"]["style03+"] = {"family": "near"}
+    twice = Joined(Joined(TinyGlyphs(), more), Shifted())
+    names = twice.names["style"]
+    assert names[14:] == ["style03+", "style03++", "other", "style03+++", "new", "twin", "other+"]
+    assert set(twice.facts["styles"]) == set(names)
+    keys = [item.key for item in twice if isinstance(item, Record)]
+    assert len(keys) == len(set(keys)) == 21 * 20
+
+
+class Shifted(More):
+    """The same styles, drawn elsewhere."""
+
+    def __iter__(self):
+        for item in super().__iter__():
+            yield (
+                item._replace(image=np.roll(item.image, 5, 1)) if isinstance(item, Record) else item
+            )
+
+
+def test_a_copy_under_an_id_with_a_sign_is_known():
+    first, more = TinyGlyphs(), More()
+    first.names["style"][9] = "+b"
+    first.facts["styles"]["+b"] = {"family": "b"}
+    assert Joined(first, more).refused["twin"].startswith("near-duplicate of")
+
+
+def test_fingerprint_changes_with_both():
+    first, more = TinyGlyphs(), More()
+    plain = Joined(first, more).fingerprint()
+    assert Joined(TinyGlyphs(), More()).fingerprint() == plain
+    more.fingerprint = lambda: "other"
+    changed = Joined(first, more).fingerprint()
+    first.fingerprint = lambda: "another"
+    assert len({plain, changed, Joined(first, more).fingerprint()}) == 3
 
 
 def test_what_cannot_be_joined_is_refused():
     images = SimpleNamespace(name="image folder photos", names={})
     with pytest.raises(ValueError, match="image folder photos holds none"):
         Joined(TinyGlyphs(), images)
-    foreign = More()
-    foreign.names = {**foreign.names, "character": ["永"]}
-    with pytest.raises(ValueError, match="tiny glyphs draws none of the characters"):
-        Joined(TinyGlyphs(), foreign)
-    with pytest.raises(ValueError, match="tiny glyphs has no style that tiny glyphs lacks"):
-        list(Joined(TinyGlyphs(), TinyGlyphs()))
+    with pytest.raises(ValueError, match=r"no style .* style00: near-duplicate of style00.*=null"):
+        Joined(TinyGlyphs(), TinyGlyphs())
 
 
 @pytest.fixture
 def folders(tmp_path: Path) -> tuple[Path, Path]:
-    """Two folders of fonts; no font of the second draws all characters of the first."""
+    """Two folders of fonts: the second has a twin, one that lacks a character, and a new one."""
     first, more = tmp_path / "first", tmp_path / "more"
     save(make_font({"一": BAR, "丁": CROSS, "三": FRAME}, name="Whole"), first / "a.ttf")
     save(make_font({"一": SQUARE, "丁": BAR}, name="Half"), first / "b.ttf")
-    save(make_font({"一": SQUARE, "丁": BAR, "上": BAR}, name="Twin"), more / "a.ttf")
+    save(make_font(dict.fromkeys("一丁三", ()), name="Blank"), more / "0.ttf")
+    save(make_font({"一": BAR, "丁": CROSS, "三": FRAME, "上": BAR}, name="Twin"), more / "a.ttf")
     save(make_font({"丁": FRAME}, name="Less"), more / "c.ttf")
+    save(make_font({"一": CROSS, "丁": SQUARE, "三": BAR}, name="New"), more / "d.ttf")
     return first, more
 
 
@@ -132,10 +201,10 @@ def test_folders_of_fonts_are_joined_and_kept(folders, tmp_path, capsys):
         return open_joined(first, [str(more)], 8, 1, characters=characters, folder=data)
 
     store = opened()
-    assert store.names == {"style": ["a", "b", "c"], "character": list("一丁三")}
+    assert store.names == {"style": ["a", "b", "d"], "character": list("一丁三")}
     told = store.facts["styles"]
-    assert [told[id].get("training") for id in "abc"] == [None, None, True]
-    assert [store.fields["style"].tolist().count(style) for style in range(3)] == [3, 2, 1]
+    assert [told[id].get("training") for id in "abd"] == [None, None, []]
+    assert [store.fields["style"].tolist().count(style) for style in range(3)] == [3, 2, 3]
     assert "building" in capsys.readouterr().err
     store.close()
     again = opened()
@@ -145,30 +214,33 @@ def test_folders_of_fonts_are_joined_and_kept(folders, tmp_path, capsys):
     assert len({one.path for one in (store, *others)}) == 3
     for one in (again, *others):
         one.close()
-    save(make_font({"丁": SQUARE}, name="Less"), more / "c.ttf")
+    save(make_font({"一": CROSS, "丁": SQUARE, "三": CROSS}, name="New"), more / "d.ttf")
     assert "built again" in (opened(), capsys.readouterr().err)[1]
 
 
 def test_several_folders_are_joined_in_their_order(folders, tmp_path):
     first, more = folders
-    third = tmp_path / "third"
-    save(make_font({"一": FRAME, "丁": FRAME}, name="Third"), third / "a.ttf")
-    save(make_font({"丁": FRAME}, name="Twin"), third / "d.ttf")
+    third = tmp_path / ("third" * 30)
+    save(make_font({"一": FRAME, "丁": BAR, "三": CROSS}, name="Third"), third / "a.ttf")
+    save(make_font({"一": CROSS, "丁": SQUARE, "三": BAR}, name="Twin"), third / "e.ttf")
     given = [str(more), str(third)]
     store = open_joined(first, given, 8, 1, characters="一丁三", folder=tmp_path)
-    assert store.names["style"] == ["a", "b", "c", "a+"]
-    told = store.facts["styles"]
-    assert [told[id].get("training") for id in ("a", "b", "c", "a+")] == [None, None, True, True]
+    assert store.names["style"] == ["a", "b", "d", "a+"]
     assert store.path.name.count("+") == 2
+    many = [*given, str(shutil.copytree(third, tmp_path / "fourth"))]
+    with pytest.raises(ValueError, match="no style of fonts fourth can join .*near-duplicate"):
+        open_joined(first, many, 8, 1, characters="一丁三", folder=tmp_path)
+    assert not [path for path in tmp_path.iterdir() if "building" in path.name]
+    assert len(store.path.name) < 160
 
 
 def test_what_more_names_is_said(folders, tmp_path):
     first, more = folders
     Image.new("L", (8, 8)).save(tmp_path / "a.png")
     for path, other, words in (
-        (first, "nowhere", r"nothing at nowhere: data\.more names .*hanzi-web"),
-        (first, str(tmp_path / "a.png"), r"data.more joins"),
-        (tmp_path / "a.png", str(more), r"data.more joins .* data.path=.*a.png is none"),
+        (first, "nowhere", r"hanzi-web\); at nowhere there is nothing"),
+        (first, str(tmp_path / "a.png"), r"at .*a\.png that is none"),
+        (tmp_path / "a.png", str(more), r"data\.path=.*a\.png is none: data\.more=null"),
     ):
         with pytest.raises(ValueError, match=words):
             open_joined(path, [other], 8, 1, folder=tmp_path / "data")
@@ -176,6 +248,7 @@ def test_what_more_names_is_said(folders, tmp_path):
 
 def test_embedded_styles_are_joined(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "hanzi-web").mkdir()  # not what is meant
     joined, plain = hanzi(8, 1, more="hanzi-web"), hanzi(8, 1)
     assert hanzi(8, 1, more=["hanzi-web"]).store.path == joined.store.path
     assert joined.store.path.name == "hanzi+hanzi-web-8x8x1.lmdb"
