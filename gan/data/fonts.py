@@ -249,10 +249,10 @@ def _distinct(
     return [face for face in found if original.get(face.id) == face.id], rejected
 
 
-def twins(images: Mapping[str, Mapping[str, Pixels]]) -> dict[str, str]:
+def twins(images: Mapping[str, Mapping[str, Pixels]], same: float = SAME) -> dict[str, str]:
     """The first face of the same design for every face, by images of the same characters.
 
-    Two faces are linked when their ink differs by less than `SAME` per pixel on average over the
+    Two faces are linked when their ink differs by less than `same` per pixel on average over the
     characters that both draw, at least half of either's; designs are the connected groups.
     """
     ids = list(images)
@@ -271,7 +271,7 @@ def twins(images: Mapping[str, Mapping[str, Pixels]]) -> dict[str, str]:
         shared = both.sum(axis=1)
         mean = (difference * both).sum(axis=1) / shared.clip(1)
         enough = 2 * shared >= np.maximum(drawn[:row].sum(axis=1), drawn[row].sum())
-        pairs += [(ids[other], ids[row]) for other in np.flatnonzero(enough & (mean < SAME))]
+        pairs += [(ids[other], ids[row]) for other in np.flatnonzero(enough & (mean < same))]
     return _first_of_group(ids, pairs)
 
 

@@ -18,6 +18,7 @@ from gan.data.triples import TRAINING
 
 _FIELDS = ("style", "character")
 _SAMPLE = 32  # characters on which designs are compared
+_SAME = 0.04  # mean difference of ink: a font drawn at two sizes may differ by 0.02 from itself
 _LONGEST = 120  # characters of a store's name before its shape
 
 
@@ -67,7 +68,7 @@ class Joined:
         }
         compared = {f"0{id}": drawn for id, drawn in before.items()}
         compared |= {f"1{id}": drawn for id, drawn in images.items() if id not in refused}
-        for id, earlier in twins(compared).items():
+        for id, earlier in twins(compared, _SAME).items():
             if id[0] == "1" and earlier != id:
                 refused[id[1:]] = f"near-duplicate of {earlier[1:]}"
         return refused
