@@ -386,6 +386,11 @@ def test_a_run_from_before_a_free_setting_existed_goes_on(tiny):
         build(tiny("dcgan"))
 
 
+def test_settings_that_came_later_are_known():
+    recipe = {f"recipe.{name}" for name in ("bend", "turn", "hollow")}
+    assert {*rundir.LATER} == {"generator.self_ensemble", "data.more", *recipe}
+
+
 @pytest.mark.parametrize("key", rundir.LATER)
 def test_a_run_from_before_a_setting_existed_goes_on_with_what_was_so_then(tiny, key):
     section, name = key.split(".")

@@ -3,13 +3,14 @@
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from gan.data.builder import Source
 from gan.data.fonts import key, spread, traits, twins
-from gan.data.glyphs import Pixels
+from gan.data.glyphs import FontError, Pixels
 from gan.data.images import digest
 from gan.data.layout import Record, Rejected
 from gan.data.sources import embedded, guess, kept_store, kind, stamp, store_path
@@ -19,6 +20,7 @@ from gan.data.triples import TRAINING
 _FIELDS = ("style", "character")
 _SAMPLE = 32  # characters on which designs are compared
 _SAME = 0.04  # mean difference of ink: a font drawn at two sizes may differ by 0.02 from itself
+_SAID = 8  # styles that are named where some are left out
 _LONGEST = 120  # characters of a store's name before its shape
 
 
@@ -49,10 +51,9 @@ class Joined:
                 self.used[id] = _free(id, taken)
                 taken.add(self.used[id])
         if not self.used:
-            id, reason = next(iter(self.refused.items()))
             raise ValueError(
-                f"data.more: no style of {more.name} can join {first.name}: {id}: {reason}; "
-                "data.more=null does without"
+                f"data.more: no style of {more.name} can join {first.name}, leave it away: "
+                f"{self._left_out()}"
             )
 
     def _refused(self) -> dict[str, str]:
@@ -70,8 +71,23 @@ class Joined:
         compared |= {f"1{id}": drawn for id, drawn in images.items() if id not in refused}
         for id, earlier in twins(compared, _SAME).items():
             if id[0] == "1" and earlier != id:
-                refused[id[1:]] = f"near-duplicate of {earlier[1:]}"
+                there = self.first if earlier[0] == "0" else self.more
+                refused[id[1:]] = f"near-duplicate of {earlier[1:]} of {there.name}"
         return refused
+
+    def summary(self) -> str:
+        """Which styles of `more` are used, in words."""
+        given = len(self.more.names["style"])
+        used = f"{len(self.used)} of {given} styles of {self.more.name} are for training"
+        return f"{used}; left out: {self._left_out()}" if self._left_out() else used
+
+    def _left_out(self) -> str:
+        """What of `more` is not used and why, so far as a line holds it."""
+        why = {**self.more.facts.get("refused", {}), **self.refused}
+        styles = {id: reason for id, reason in why.items() if "/" not in id}  # no single glyphs
+        said = "; ".join(f"{id} ({reason})" for id, reason in [*styles.items()][:_SAID])
+        more = len(styles) - _SAID
+        return f"{said}; and {more} more" if more > 0 else said
 
     @property
     def names(self) -> Mapping[str, list[str]]:
@@ -106,7 +122,7 @@ class Joined:
         """The records of the first, the refused styles, and the records of the others."""
         yield from self.first
         for id, reason in self.refused.items():
-            yield Rejected(id, f"{reason} ({self.more.name})")
+            yield Rejected(id, f"{self.more.name}: {reason}")
         styles = {name: place for place, name in enumerate(self.names["style"])}
         characters = {one: place for place, one in enumerate(self.names["character"])}
         for item in self.more:
@@ -184,7 +200,11 @@ def open_joined(
         for other in others:
             wanted = "".join(joined.names["character"])
             fonts = None if other in sheets else guess(other, size, channels, wanted)
-            joined = Joined(joined, fonts or sheets[other])
+            try:
+                joined = Joined(joined, fonts or sheets[other])
+            except FontError as error:
+                raise ValueError(f"data.more={other}: {error}") from error
+            print(joined.summary(), file=sys.stderr)
         return joined
 
     chosen = [characters, prototype] if characters or prototype else []

@@ -80,8 +80,8 @@ def test_new_styles_follow_with_the_characters_of_the_first(store):
     for image, style, character in zip(images, styles, characters, strict=True):
         np.testing.assert_array_equal(image, wanted[f"{style}/{ord(character):06x}"].image)
     assert [tuple(one) for one in store.rejected] == [
-        ("partial", "draws 15 of the 20 characters (tiny glyphs)"),
-        ("twin", "near-duplicate of style00 (tiny glyphs)"),  # as all of these are of each other
+        ("partial", "tiny glyphs: draws 15 of the 20 characters"),
+        ("twin", "tiny glyphs: near-duplicate of style00 of tiny glyphs"),  # as all of these are
     ]
 
 
@@ -193,7 +193,9 @@ def test_what_cannot_be_joined_is_refused():
     images = SimpleNamespace(name="image folder photos", names={})
     with pytest.raises(ValueError, match="image folder photos holds none"):
         Joined(TinyGlyphs(), images)
-    with pytest.raises(ValueError, match=r"no style .* style00: near-duplicate of style00.*=null"):
+    with pytest.raises(
+        ValueError, match=r"no style .* style00 \(near-dup.*00 of tiny.*; and 6 more"
+    ):
         Joined(TinyGlyphs(), TinyGlyphs())
 
 
@@ -222,7 +224,15 @@ def test_folders_of_fonts_are_joined_and_kept(folders, tmp_path, capsys):
     told = store.facts["styles"]
     assert [told[id].get("training") for id in "abd"] == [None, None, []]
     assert [store.fields["style"].tolist().count(style) for style in range(3)] == [3, 2, 3]
-    assert "building" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "building" in said
+    assert "1 of 3 styles of fonts more are for training; left out: " in said
+    for reason in (
+        "0 (draws none of 3 samples",
+        "a (near-duplicate of a of fonts first)",
+        "c (draws 1",
+    ):
+        assert reason in said
     store.close()
     again = opened()
     assert again.path == store.path
@@ -240,15 +250,18 @@ def test_several_folders_are_joined_in_their_order(folders, tmp_path):
     third = tmp_path / ("third" * 30)
     save(make_font({"一": FRAME, "丁": BAR, "三": CROSS}, name="Third"), third / "a.ttf")
     save(make_font({"一": CROSS, "丁": SQUARE, "三": BAR}, name="Twin"), third / "e.ttf")
-    given = [str(more), str(third)]
+    given = [str(more.rename(tmp_path / ("more" * 30))), str(third)]
     store = open_joined(first, given, 8, 1, characters="一丁三", folder=tmp_path)
     assert store.names["style"] == ["a", "b", "d", "a+"]
-    assert store.path.name.count("+") == 2
     many = [*given, str(shutil.copytree(third, tmp_path / "fourth"))]
+    less = tmp_path / "less"
+    save(make_font({"一": FRAME}, name="Less"), less / "a.ttf")
+    with pytest.raises(ValueError, match=r"data\.more=.*less: no font in .* draws all 3"):
+        open_joined(first, [str(less)], 8, 1, characters="一丁三", folder=tmp_path)
     with pytest.raises(ValueError, match="no style of fonts fourth can join .*near-duplicate"):
         open_joined(first, many, 8, 1, characters="一丁三", folder=tmp_path)
     assert not [path for path in tmp_path.iterdir() if "building" in path.name]
-    assert len(store.path.name) < 160
+    assert 120 < len(store.path.name) < 145
 
 
 def test_what_more_names_is_said(folders, tmp_path):
