@@ -45,7 +45,7 @@ def build(config: dict[str, Any], say: Say = distributed.say, stop: Stop | None 
     asleep = parts.freeze(recipe, checked.freeze)
     if settings.compile:
         compiling.compile_calls(recipe, say)
-    trainer = pieces.trainer_for(settings, device, say)(
+    trainer = pieces.trainer_for(settings, device, say, checked.ours)(
         recipe,
         generator=parts.player(checked, recipe, "generator", asleep),
         discriminator=parts.player(checked, recipe, "discriminator", asleep),

@@ -21,13 +21,14 @@ from gan.orientations import CHANGES, ORIENTATIONS
 OFTEN = 0.5  # how probable each of the following changes is in a changed sample
 SLANT = 0.25  # of a glyph's height that its top moves at most
 SCALE = 0.15  # of its width or height that it grows or shrinks at most
-WEIGHT = (-0.4, 0.8)  # pixels that all edges move, inwards and outwards
-CONTRAST = 0.4  # pixels that edges of upright strokes move, and those of level ones the other way
+UNIT = 1 / 32  # of the side: what edges move in, a pixel of 32
+WEIGHT = (-0.4, 0.8)  # units that all edges move, inwards and outwards
+CONTRAST = 0.4  # units that edges of upright strokes move, and those of level ones the other way
 BEND = 0.05  # of the side that a place moves at most, together with a fourth of the glyph
 ROUGH = 0.012  # of the side that a place moves at most, together with its close surroundings
 
-OUTSIDE = (0.2, 1.0)  # pixels that the outer edges of a hollow glyph move
-LINE = (0.9, 1.2)  # pixels between its outer and inner edges
+OUTSIDE = (0.2, 1.0)  # units that the outer edges of a hollow glyph move
+LINE = (0.9, 1.2)  # units between its outer and inner edges
 SWAY = ((0.06, 2), (0.06, 4))  # of the side that places of a bent character move at most, and how
 # many places there are on a side; between them a bicubic surface overshoots
 
@@ -70,7 +71,7 @@ def mixed(glyphs: Tensor, others: Tensor, share: float) -> tuple[Tensor, Tensor]
 def hollowed(glyphs: Tensor, share: float) -> tuple[Tensor, Tensor]:
     """Glyphs [B, N, C, H, W], a `share` of the samples drawn in outline.
 
-    Paper is in the place of the ink, and a line around it; strokes of one or two pixels may stay
+    Paper is in the place of the ink, and a line around it; strokes of one or two units may stay
     filled, and become double lines where the line lies outside.
     """
     batch = len(glyphs)
@@ -197,8 +198,14 @@ def _sampled(ink: Tensor, grid: Tensor) -> Tensor:
 
 
 def _thickened(ink: Tensor, across: Tensor, down: Tensor) -> Tensor:
-    """Ink in [0, 1] whose edges move by so many pixels, inwards where it is negative."""
-    for weight, window in ((across, (1, 3)), (down, (3, 1))):
+    """Ink in [0, 1] whose edges move by so many units, inwards where it is negative.
+
+    A pass over the neighbours moves them by a pixel at most.
+    """
+    pixels = UNIT * ink.shape[-1]
+    passes = max(1, round(pixels))
+    across, down = (change * (pixels / passes) for change in (across, down))
+    for weight, window in passes * [(across, (1, 3)), (down, (3, 1))]:
         around = window[0] // 2, window[1] // 2
         more = max_pool2d(ink, window, 1, around) - ink
         less = ink + max_pool2d(-ink, window, 1, around)  # ink minus its minimum around

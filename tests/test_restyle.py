@@ -290,6 +290,25 @@ def test_a_hollow_glyph_is_the_line_along_its_edges(monkeypatch, outside):
     torch.testing.assert_close(across.sum(-1), torch.full((4, 2, 1), 2.0), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("size", [16, 32, 64, 128, 256])
+def test_edges_move_by_the_same_share_of_every_size(only, monkeypatch, size):
+    """One glyph at two sizes has the same new style at both: a pixel of 32 is four of 128."""
+    unit = size // 16
+    glyphs = torch.ones(4, 2, 1, size, size)
+    glyphs[..., 4 * unit : 12 * unit, 5 * unit : 10 * unit] = -1
+
+    def width(glyphs):  # of the ink of a row across it, as a share of the side
+        return ((1 - glyphs[..., 7 * unit, :]) / 2).sum(-1) / size
+
+    torch.manual_seed(0)
+    monkeypatch.setattr(restyle, "OUTSIDE", (0.5, 0.5))
+    monkeypatch.setattr(restyle, "LINE", (1.0, 1.0))
+    torch.testing.assert_close(width(hollowed(glyphs, 1.0)[0]), torch.full((4, 2, 1), 2 / 32))
+    only(WEIGHT=(0.8, 0.8))
+    bold = width(restyled(glyphs, 1.0)[0])
+    torch.testing.assert_close(bold, torch.full((4, 2, 1), 5 / 16 + 1.6 / 32), rtol=0, atol=1e-5)
+
+
 def test_outlines_differ_between_samples_and_not_within_one(cross):
     torch.manual_seed(0)
     found, _ = hollowed(cross, 1.0)

@@ -18,6 +18,7 @@ from gan.config.settings import Settings
 from gan.draws import Share
 from gan.registry import ConfigError
 from gan.step import pieces
+from gan.step.graphs import GraphedTrainer
 from gan.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
@@ -117,6 +118,33 @@ def test_a_run_in_one_piece_has_the_plain_trainer():
         pieces.trainer_for(Settings(batch_size=8, micro_batch=4), CPU, print)
         is pieces.PiecewiseTrainer
     )
+
+
+@pytest.mark.parametrize(
+    ("settings", "ours", "device", "recorded"),
+    [
+        ({}, True, "cuda", True),
+        ({}, False, "cuda", False),
+        ({}, True, "cpu", False),
+        ({"compile": True}, True, "cuda", False),
+        ({"micro_batch": 4}, True, "cuda", False),
+        ({"graphs": False}, True, "cuda", False),
+        ({"graphs": True}, False, "cuda", True),
+        ({"graphs": True, "compile": True}, True, "cuda", True),
+    ],
+)
+def test_what_comes_with_gan_is_recorded_by_itself(settings, ours, device, recorded):
+    told = []
+    chosen = Settings(batch_size=8, **settings)
+    found = pieces.trainer_for(chosen, torch.device(device), told.append, ours)
+    assert (found is GraphedTrainer) == recorded
+    assert not told
+
+
+def test_who_asks_for_recordings_that_cannot_be_made_is_told():
+    told = []
+    assert pieces.trainer_for(Settings(graphs=True), CPU, told.append) is Trainer
+    assert "trainer.graphs" in told[0]
 
 
 def test_one_graph_is_alive_at_a_time():

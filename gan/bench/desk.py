@@ -1,7 +1,7 @@
 """Where steps of games are measured: which games, how many steps a round, on what device."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from statistics import median
@@ -100,12 +100,12 @@ class Desk:
         unit, per = ("us per step", 1e6) if absolute else ("ms per step", 1e3)
         return row(identity, case, unit, paired, per / steps, goal, said, difference=absolute)
 
-    def over_bare(self, identity: str, case: str, model: str, goal: Goal) -> Row:
+    def over_bare(self, identity: str, case: str, model: str, goal: Goal, *overrides: str) -> Row:
         """A step beside a bare loop that does the same tensor work.
 
         A goal that is not `resolved` bounds the difference, in microseconds.
         """
-        make = self.maker(model)
+        make = self.maker(model, *overrides)
         bare, null = (repeated(by_hand.bare(make()), self.options.steps) for _ in range(2))
         ours, absolute = self.plays(make()), not goal.resolved
         return self.compare(identity, case, model, goal, ours, bare, null, absolute)
@@ -123,9 +123,17 @@ class Desk:
         ours, said = self.plays(self.maker(model, *overrides)()), {"tf32": tf32}
         return self.compare(identity, case, model, goal, ours, usual, null, settings=said)
 
-    def over_plain(self, identity: str, case: str, model: str, goal: Goal, *overrides: str) -> Row:
-        """A step with these settings beside one without."""
-        make = self.maker(model)
+    def over_plain(
+        self,
+        identity: str,
+        case: str,
+        model: str,
+        goal: Goal,
+        *overrides: str,
+        beside: Sequence[str] = (),
+    ) -> Row:
+        """A step with these settings `beside` one with those."""
+        make = self.maker(model, *beside)
         plain, null = (self.plays(make()) for _ in range(2))
         ours = self.plays(self.maker(model, *overrides)())
         return self.compare(identity, case, model, goal, ours, plain, null)

@@ -120,7 +120,7 @@ def trainer_of(
     if settings.compile:
         compile_calls(recipe, _say)
     generator, discriminator = (parts.player(checked, recipe, side, asleep) for side in SIDES)
-    return pieces.trainer_for(settings, device, _say)(
+    return pieces.trainer_for(settings, device, _say, checked.ours)(
         recipe,
         generator,
         discriminator,

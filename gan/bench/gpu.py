@@ -43,11 +43,11 @@ SECONDS = 1.5  # of a comparison, or its least rounds
 STEPS = 10  # of a round
 BATCHES = 8  # that are read for each of those, where nothing else happens
 IMAGES = 16_384  # of a made-up store
-GRAPHS = ("trainer.graphs=true",)
+GRAPHS, EAGER = ("trainer.graphs=true",), ("trainer.graphs=false",)
 
 _DCGAN = "model=dcgan", "image.size=64", "image.channels=3"
 _SNGAN = "model=sngan", "image.channels=3"
-_WNET = "experiment=wnet_64", "generator.width=64", "discriminator.width=32"  # as published
+_WNET = "model=wnet", "image.size=64", "generator.width=64", "discriminator.width=32"  # published
 GAMES: Mapping[str, tuple[str, ...]] = {
     "dcgan64_b64": (*_DCGAN, "trainer.batch_size=64"),
     "dcgan64_b256": (*_DCGAN, "trainer.batch_size=256"),
@@ -61,12 +61,12 @@ FLOORS = {"dcgan64_b256": 2.5, "sngan32_b256": 2.0, "wnet64_b64": 2.5}
 
 def graph(desk: Desk, model: str) -> Iterator[Row]:
     """G1: steps replayed as CUDA graphs against the same steps operation by operation."""
-    yield desk.over_plain("G1", "graph", model, Goal(2.0, "at least"), *GRAPHS)
+    yield desk.over_plain("G1", "graph", model, Goal(2.0, "at least"), *GRAPHS, beside=EAGER)
 
 
 def floor(desk: Desk, model: str) -> Iterator[Row]:
     """G2: a step against the least time that its arithmetic and its maps need on this device."""
-    eager = desk.maker(model)()
+    eager = desk.maker(model, *EAGER)()
     for _ in range(3):  # slips are looked for in the first two
         eager.play()
     counts = limits.count(eager.play)
@@ -122,13 +122,13 @@ def defaults(desk: Desk, model: str) -> Iterator[Row]:
 
 
 def overhead(desk: Desk, model: str) -> Iterator[Row]:
-    """G4: a trainer's step against a bare loop that does the same tensor work."""
-    yield desk.over_bare("G4", "overhead", model, Goal(1.02, resolved=True))
+    """G4: a trainer's step against a bare loop that does the same tensor work, both eager."""
+    yield desk.over_bare("G4", "overhead", model, Goal(1.02, resolved=True), *EAGER)
 
 
 def feed(desk: Desk, model: str) -> Iterator[Row]:
     """G5: training out of a store against images on the device; the store against pinned memory."""
-    games = {False: desk.maker(model)(), True: desk.maker(model, *GRAPHS)()}
+    games = {False: desk.maker(model, *EAGER)(), True: desk.maker(model, *GRAPHS)()}
     real = next(games[False].stream)["real"]
     pictures = Pictures(desk.options.images or IMAGES, real.shape[-1], real.shape[1])
     with tempfile.TemporaryDirectory(prefix="gan-bench-", dir=desk.options.folder) as folder:

@@ -78,6 +78,12 @@ class Checked:
         )
 
     @property
+    def ours(self) -> bool:
+        """Whether all that plays comes with gan: neither networks nor losses of a user's own."""
+        makers = (entry.build for section, (entry, _) in self.entries.items() if section != "data")
+        return all(maker.__module__.partition(".")[0] == "gan" for maker in makers)
+
+    @property
     def facts(self) -> dict[str, int]:
         """What the recipe's networks are built with, whatever the data say."""
         recipe = self.entries["recipe"][0].build

@@ -66,7 +66,7 @@ class Settings:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     compile: bool = False  # what the recipe calls while it trains
-    graphs: bool = False  # turns recorded and replayed, on CUDA
+    graphs: Literal["auto", True, False] = "auto"  # turns recorded and replayed, on CUDA
     profile: Whole = 0  # steps to trace, once a run has warmed up
     log_every: Count = 20
     sample_every: Count = 500

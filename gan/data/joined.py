@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from gan.config.signature import nearest
 from gan.data.builder import Source
 from gan.data.fonts import key, spread, traits, twins
 from gan.data.glyphs import FontError, Pixels
@@ -19,6 +20,7 @@ from gan.data.triples import TRAINING
 
 _FIELDS = ("style", "character")
 _SAMPLE = 32  # characters on which designs are compared
+EMBEDDED = ("hanzi", "hanzi-web")  # glyphs that come with the package
 _SAME = 0.04  # mean difference of ink: a font drawn at two sizes may differ by 0.02 from itself
 _SAID = 8  # styles that are named where some are left out
 _LONGEST = 120  # characters of a store's name before its shape
@@ -52,8 +54,8 @@ class Joined:
                 taken.add(self.used[id])
         if not self.used:
             raise ValueError(
-                f"data.more: no style of {more.name} can join {first.name}, leave it away: "
-                f"{self._left_out()}"
+                f"data.more: no style of {more.name} can join {first.name}; leave it away, or name "
+                f"fewer characters by data.characters: {self._left_out()}"
             )
 
     def _refused(self) -> dict[str, str]:
@@ -227,7 +229,7 @@ def _located(name: str) -> Path:
     try:
         return embedded(name)
     except ValueError:
-        found = "that is none" if path.exists() else "there is nothing"
+        found = "that is none" if path.exists() else f"there is nothing; {nearest(name, EMBEDDED)}"
         raise ValueError(
             "data.more names folders of fonts or of glyph sheets, or embedded ones (hanzi-web); "
             f"at {name} {found}"

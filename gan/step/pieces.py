@@ -24,15 +24,20 @@ from gan.trainer import Trainer
 
 
 def trainer_for(
-    settings: Settings, device: torch.device, say: Callable[[str], None]
+    settings: Settings, device: torch.device, say: Callable[[str], None], ours: bool = True
 ) -> type[Trainer]:
-    """The trainer that plays a process's share of a batch, whole, in pieces or from recordings."""
+    """The trainer that plays a process's share of a batch, whole, in pieces or from recordings.
+
+    By itself it records what comes with gan (that is `ours`) and is not compiled: a user's own part
+    may decide in Python what a recording would fix.
+    """
     share = settings.batch_size // distributed.size()
     whole = settings.rows(distributed.size()) == share
-    recorded = whole and device.type == "cuda" and distributed.size() == 1
-    if settings.graphs and recorded:
+    recordable = whole and device.type == "cuda" and distributed.size() == 1
+    asked, chosen = settings.graphs is True, settings.graphs == "auto"
+    if recordable and (asked or (chosen and ours and not settings.compile)):
         return GraphedTrainer
-    if settings.graphs:
+    if asked:
         say("trainer.graphs: only whole batches of one process on CUDA are recorded; none is here")
     return Trainer if whole else PiecewiseTrainer
 

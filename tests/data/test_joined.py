@@ -269,6 +269,7 @@ def test_what_more_names_is_said(folders, tmp_path):
     Image.new("L", (8, 8)).save(tmp_path / "a.png")
     for path, other, words in (
         (first, "nowhere", r"hanzi-web\); at nowhere there is nothing"),
+        (first, "hanzi_web", "there is nothing; did you mean 'hanzi-web'"),
         (first, str(tmp_path / "a.png"), r"at .*a\.png that is none"),
         (tmp_path / "a.png", str(more), r"data\.path=.*a\.png is none: data\.more=null"),
     ):
