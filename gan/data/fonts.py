@@ -36,6 +36,14 @@ _SAMPLE, _SAMPLE_SIZE = 32, 64  # characters and pixels on which designs are com
 log = logging.getLogger(__name__)
 
 
+class NoStandardError(FontError):
+    """No font of a folder draws all characters: a `fact`, and what to do where one is needed."""
+
+    def __init__(self, fact: str) -> None:
+        super().__init__(f"{fact}: name a prototype, or give other characters")
+        self.fact = fact
+
+
 class FontFolder:
     """All distinct styles in a folder of TTF, OTF and TTC files, at one scale per font.
 
@@ -202,10 +210,9 @@ def _standard(
             if not drawn.rejected:
                 return face, drawn
     fullest = max(found, key=lambda face: face.covers(wanted))
-    raise FontError(
+    raise NoStandardError(
         f"no font in {path} draws all {len(wanted)} characters ({''.join(wanted[:8])}...), the "
-        f"fullest is {fullest.id} with {fullest.covers(wanted)}: name a prototype, or give other "
-        f"characters"
+        f"fullest is {fullest.id} with {fullest.covers(wanted)}"
     )
 
 

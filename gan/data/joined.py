@@ -10,7 +10,7 @@ from typing import Any
 
 from gan.config.signature import nearest
 from gan.data.builder import Source
-from gan.data.fonts import key, spread, traits, twins
+from gan.data.fonts import NoStandardError, key, spread, traits, twins
 from gan.data.glyphs import FontError, Pixels
 from gan.data.images import digest
 from gan.data.layout import Record, Rejected
@@ -204,6 +204,11 @@ def open_joined(
             fonts = None if other in sheets else guess(other, size, channels, wanted)
             try:
                 joined = Joined(joined, fonts or sheets[other])
+            except NoStandardError as error:
+                raise ValueError(
+                    f"data.more={other}: {error.fact}, and styles join that draw every character "
+                    f"of {joined.name}; leave it away, or name fewer by data.characters"
+                ) from error
             except FontError as error:
                 raise ValueError(f"data.more={other}: {error}") from error
             print(joined.summary(), file=sys.stderr)
