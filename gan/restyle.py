@@ -24,6 +24,7 @@ SCALE = 0.15  # of its width or height that it grows or shrinks at most
 UNIT = 1 / 32  # of the side: what edges move in, a pixel of 32
 WEIGHT = (-0.4, 0.8)  # units that all edges move, inwards and outwards
 CONTRAST = 0.4  # units that edges of upright strokes move, and those of level ones the other way
+MOST = WEIGHT[1] + CONTRAST  # units that any edge moves
 BEND = 0.05  # of the side that a place moves at most, together with a fourth of the glyph
 ROUGH = 0.012  # of the side that a place moves at most, together with its close surroundings
 
@@ -200,17 +201,22 @@ def _sampled(ink: Tensor, grid: Tensor) -> Tensor:
 def _thickened(ink: Tensor, across: Tensor, down: Tensor) -> Tensor:
     """Ink in [0, 1] whose edges move by so many units, inwards where it is negative.
 
-    A pass over the neighbours moves them by a pixel at most.
+    A pass over the neighbours moves them by a pixel at most, of `MOST` units.
     """
     pixels = UNIT * ink.shape[-1]
-    passes = max(1, round(pixels))
-    across, down = (change * (pixels / passes) for change in (across, down))
-    for weight, window in passes * [(across, (1, 3)), (down, (3, 1))]:
-        around = window[0] // 2, window[1] // 2
-        more = max_pool2d(ink, window, 1, around) - ink
-        less = ink + max_pool2d(-ink, window, 1, around)  # ink minus its minimum around
-        ink = ink + weight.clamp(min=0) * more + weight.clamp(max=0) * less
+    for moved in range(math.ceil(MOST * pixels)):
+        for change, window in ((across, (1, 3)), (down, (3, 1))):
+            left = (change.abs() * pixels - moved).clamp(0, 1)
+            ink = _pass(ink, left * change.sign(), window)
     return ink
+
+
+def _pass(ink: Tensor, weight: Tensor, window: tuple[int, int]) -> Tensor:
+    """Ink whose edges move by a share of a pixel, from -1 to 1, along one direction."""
+    around = window[0] // 2, window[1] // 2
+    more = max_pool2d(ink, window, 1, around) - ink
+    less = ink + max_pool2d(-ink, window, 1, around)  # ink minus its minimum around
+    return ink + weight.clamp(min=0) * more + weight.clamp(max=0) * less
 
 
 def _blurred(ink: Tensor, deviation: float) -> Tensor:

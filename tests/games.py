@@ -175,7 +175,7 @@ def started(
     chosen = Settings(
         batch_size=TOTAL, micro_batch=micro, device="cpu", precision="fp32", **settings
     )
-    kind = graphed or pieces.trainer_for(chosen, torch.device("cpu"), print)
+    kind = graphed or pieces.trainer_for(chosen, torch.device("cpu"), print, True)
     averages = {"ema": Ema(recipe.generator, halflife=30.0)} if graphed else {}
     monitor = Monitor(Path(folder), 10)
     made = ("mate", "other") if getattr(recipe, "restyle", 0) else ()

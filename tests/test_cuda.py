@@ -163,6 +163,7 @@ def test_training_on_the_device_resumes_to_the_bit(tiny, exact, model, graphs):
         ("dcgan64", ["graphs"]),
         ("sngan", ["graphs"]),
         ("wnet", ["graphs"]),
+        ("wnet", []),
         ("dcgan", ["compile"]),
         ("dcgan", ["graphs", "compile"]),
     ],
@@ -174,8 +175,30 @@ def test_networks_of_the_presets_in_bf16(composed, model, modes):
     for _ in range(8):
         run.play()
     assert finite(run)
-    if "graphs" in modes:
+    if modes != ["compile"]:  # by themselves, too
         assert [turn.recorded for turn in run._turns.values()] == [True, True]
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "rmsprop", "sgd"])
+def test_optimizers_take_recorded_steps(composed, exact, optimizer):
+    """With bounded weights and gradients, whose rates change: as without recordings."""
+    small = ["generator.width=2", "discriminator.width=2"]
+    chosen = [f"optimizer@optimizer.{side}={optimizer}" for side in ("generator", "discriminator")]
+    rates = [f"optimizer.{side}.lr=1e-3" for side in ("generator", "discriminator")]
+    bounds = ["clip.discriminator.weights=0.1", "clip.generator.norm=1"]
+    still = [word for word in games.COMMON if not word.startswith("schedule")]
+    words = ["model=wgan", "image.size=16", *small, *still, *chosen, *rates, *bounds]
+    runs = [
+        games.trainer(composed(*words, "trainer.precision=fp32", f"trainer.graphs={on}"))
+        for on in ("false", "true")
+    ]
+    for run in runs:
+        for _ in range(10):
+            run.play()
+    assert all(turn.recorded for turn in runs[1]._turns.values())
+    weights, others = (dict(run.recipe.named_parameters()) for run in runs)
+    for name, weight in weights.items():
+        torch.testing.assert_close(others[name], weight, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("flip", [False, True])

@@ -218,6 +218,21 @@ def test_what_is_not_finite_is_skipped_between_the_halves(told):
         run.discriminate(shared=True)
 
 
+def test_what_diverged_is_told_with_the_batch_that_was_played(told):
+    """Styles and characters are made within the recording: a diagnosis must not lack them."""
+    run = started("wnet", "wasserstein", "wgan_gp", graphed=graphed(Again()))
+    played(run, steps=WARM + 2)
+    poison = run.recipe.discriminator_losses
+    run.recipe.discriminator_losses = lambda *given: {
+        name: term * torch.nan for name, term in poison(*given).items()
+    }
+    for _ in range(3):
+        run.discriminate(shared=True)
+    with pytest.raises(DivergedError) as error:
+        run.discriminate(shared=True)
+    assert {"made_style", "made_character"} <= error.value.batch.keys()
+
+
 @pytest.mark.parametrize("used", [lambda n: n % 2, lambda n: 1 / (n + 1), lambda n: n > 3, bool])
 def test_a_number_refuses_to_decide(used):
     with pytest.raises(TypeError, match="number of the update"):

@@ -290,7 +290,11 @@ def test_a_hollow_glyph_is_the_line_along_its_edges(monkeypatch, outside):
     torch.testing.assert_close(across.sum(-1), torch.full((4, 2, 1), 2.0), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("size", [16, 32, 64, 128, 256])
+def most_of(low, high, count, device):
+    return torch.full((count,), float(high), device=device)
+
+
+@pytest.mark.parametrize("size", [16, 32, 48, 64, 80, 128, 256])
 def test_edges_move_by_the_same_share_of_every_size(only, monkeypatch, size):
     """One glyph at two sizes has the same new style at both: a pixel of 32 is four of 128."""
     unit = size // 16
@@ -298,6 +302,7 @@ def test_edges_move_by_the_same_share_of_every_size(only, monkeypatch, size):
     glyphs[..., 4 * unit : 12 * unit, 5 * unit : 10 * unit] = -1
 
     def width(glyphs):  # of the ink of a row across it, as a share of the side
+        assert glyphs.abs().max() <= 1 + 1e-5
         return ((1 - glyphs[..., 7 * unit, :]) / 2).sum(-1) / size
 
     torch.manual_seed(0)
@@ -307,6 +312,13 @@ def test_edges_move_by_the_same_share_of_every_size(only, monkeypatch, size):
     only(WEIGHT=(0.8, 0.8))
     bold = width(restyled(glyphs, 1.0)[0])
     torch.testing.assert_close(bold, torch.full((4, 2, 1), 5 / 16 + 1.6 / 32), rtol=0, atol=1e-5)
+    only(WEIGHT=(-0.4, -0.4))
+    thin = width(restyled(glyphs, 1.0)[0])
+    torch.testing.assert_close(thin, torch.full((4, 2, 1), 5 / 16 - 0.8 / 32), rtol=0, atol=1e-5)
+    monkeypatch.setattr(restyle, "_sometimes", most_of)
+    only(WEIGHT=(-0.4, 0.8), CONTRAST=0.4)  # the heaviest: 1.2 units at upright edges
+    heavy = width(restyled(glyphs, 1.0)[0])
+    torch.testing.assert_close(heavy, torch.full((4, 2, 1), 5 / 16 + 2.4 / 32), rtol=0, atol=1e-5)
 
 
 def test_outlines_differ_between_samples_and_not_within_one(cross):

@@ -3,6 +3,7 @@
 import warnings
 import weakref
 from contextlib import nullcontext
+from functools import wraps
 from itertools import product
 
 import pytest
@@ -12,7 +13,9 @@ from ranks import forked
 from small import newest
 from test_ranks import started as ring_game
 
-from gan import distributed, draws
+from gan import distributed, draws, registry
+from gan.bench import games
+from gan.build import build
 from gan.config.check import check
 from gan.config.settings import Settings
 from gan.draws import Share
@@ -113,9 +116,9 @@ def test_power_iterations_of_pieces_start_where_those_of_a_batch_do(monkeypatch)
 
 def test_a_run_in_one_piece_has_the_plain_trainer():
     for settings in ({}, {"micro_batch": 0}, {"micro_batch": 8}, {"micro_batch": 16}):
-        assert pieces.trainer_for(Settings(batch_size=8, **settings), CPU, print) is Trainer
+        assert pieces.trainer_for(Settings(batch_size=8, **settings), CPU, print, True) is Trainer
     assert (
-        pieces.trainer_for(Settings(batch_size=8, micro_batch=4), CPU, print)
+        pieces.trainer_for(Settings(batch_size=8, micro_batch=4), CPU, print, True)
         is pieces.PiecewiseTrainer
     )
 
@@ -138,12 +141,51 @@ def test_what_comes_with_gan_is_recorded_by_itself(settings, ours, device, recor
     chosen = Settings(batch_size=8, **settings)
     found = pieces.trainer_for(chosen, torch.device(device), told.append, ours)
     assert (found is GraphedTrainer) == recorded
-    assert not told
+    assert len(told) == (not ours and not recorded)  # who could have it is told
+
+
+def test_parts_of_a_users_own_are_told_apart(tiny, monkeypatch):
+    there = {kind: dict(entries) for kind, entries in registry._entries.items()}
+    monkeypatch.setattr(registry, "_entries", there)
+    lsgan = registry.entry("adversarial", "lsgan").build
+
+    @registry.register("adversarial", "own")
+    class Own(lsgan):
+        pass
+
+    @registry.register("adversarial", "wrapped")
+    @wraps(lsgan)
+    def wrapped(*args, **kwargs):
+        return lsgan(*args, **kwargs)
+
+    registry.register("schedule", "flat")(lambda: lambda count: 1.0)
+    chosen = tiny("dcgan")
+    assert check(chosen).ours
+    for name in ("own", "wrapped"):
+        assert not check({**chosen, "adversarial": {"name": name}}).ours, name
+    flat = {**chosen["schedule"], "generator": {"name": "flat"}}
+    assert not check({**chosen, "schedule": flat}).ours
+    assert not check({**chosen, "plugins": ["anything"]}).ours
+
+
+@pytest.mark.parametrize("given", [{}, {"plugins": ["anything"]}])
+def test_who_plays_is_chosen_by_whose_parts_they_are(tiny, monkeypatch, given):
+    asked, choose = [], pieces.trainer_for
+
+    def noted(settings, device, say, ours):
+        asked.append(ours)
+        return choose(settings, device, say, ours)
+
+    monkeypatch.setattr(pieces, "trainer_for", noted)
+    config = {**tiny("dcgan"), **given}
+    build(config).stream.close()
+    games.trainer(config)
+    assert asked == 2 * [not given]
 
 
 def test_who_asks_for_recordings_that_cannot_be_made_is_told():
     told = []
-    assert pieces.trainer_for(Settings(graphs=True), CPU, told.append) is Trainer
+    assert pieces.trainer_for(Settings(graphs=True), CPU, told.append, True) is Trainer
     assert "trainer.graphs" in told[0]
 
 

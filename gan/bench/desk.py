@@ -1,7 +1,7 @@
 """Where steps of games are measured: which games, how many steps a round, on what device."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from statistics import median
@@ -17,6 +17,7 @@ from gan.config.settings import exact
 from gan.trainer import Trainer
 
 WARM = 2  # rounds that do not count
+EAGER = ("trainer.graphs=false",)
 
 
 def repeated(step: Work, times: int) -> Work:
@@ -100,12 +101,12 @@ class Desk:
         unit, per = ("us per step", 1e6) if absolute else ("ms per step", 1e3)
         return row(identity, case, unit, paired, per / steps, goal, said, difference=absolute)
 
-    def over_bare(self, identity: str, case: str, model: str, goal: Goal, *overrides: str) -> Row:
-        """A step beside a bare loop that does the same tensor work.
+    def over_bare(self, identity: str, case: str, model: str, goal: Goal) -> Row:
+        """A step beside a bare loop that does the same tensor work, operation by operation.
 
         A goal that is not `resolved` bounds the difference, in microseconds.
         """
-        make = self.maker(model, *overrides)
+        make = self.maker(model, *EAGER)
         bare, null = (repeated(by_hand.bare(make()), self.options.steps) for _ in range(2))
         ours, absolute = self.plays(make()), not goal.resolved
         return self.compare(identity, case, model, goal, ours, bare, null, absolute)
@@ -130,12 +131,11 @@ class Desk:
         model: str,
         goal: Goal,
         *overrides: str,
-        beside: Sequence[str] = (),
     ) -> Row:
-        """A step with these settings `beside` one with those."""
-        make = self.maker(model, *beside)
+        """A step with these settings beside one without; nothing is recorded by itself."""
+        make = self.maker(model, *EAGER)
         plain, null = (self.plays(make()) for _ in range(2))
-        ours = self.plays(self.maker(model, *overrides)())
+        ours = self.plays(self.maker(model, *EAGER, *overrides)())
         return self.compare(identity, case, model, goal, ours, plain, null)
 
     def over_written(self, identity: str, case: str, model: str, goal: Goal) -> Row:

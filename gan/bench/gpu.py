@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from gan.bench import devices, limits
-from gan.bench.desk import WARM, Desk, milliseconds
+from gan.bench.desk import EAGER, WARM, Desk, milliseconds
 from gan.bench.games import MODELS, Compose
 from gan.bench.limits import Ceilings, Counts
 from gan.bench.options import Options
@@ -43,7 +43,7 @@ SECONDS = 1.5  # of a comparison, or its least rounds
 STEPS = 10  # of a round
 BATCHES = 8  # that are read for each of those, where nothing else happens
 IMAGES = 16_384  # of a made-up store
-GRAPHS, EAGER = ("trainer.graphs=true",), ("trainer.graphs=false",)
+GRAPHS = ("trainer.graphs=true",)
 
 _DCGAN = "model=dcgan", "image.size=64", "image.channels=3"
 _SNGAN = "model=sngan", "image.channels=3"
@@ -61,7 +61,7 @@ FLOORS = {"dcgan64_b256": 2.5, "sngan32_b256": 2.0, "wnet64_b64": 2.5}
 
 def graph(desk: Desk, model: str) -> Iterator[Row]:
     """G1: steps replayed as CUDA graphs against the same steps operation by operation."""
-    yield desk.over_plain("G1", "graph", model, Goal(2.0, "at least"), *GRAPHS, beside=EAGER)
+    yield desk.over_plain("G1", "graph", model, Goal(2.0, "at least"), *GRAPHS)
 
 
 def floor(desk: Desk, model: str) -> Iterator[Row]:
@@ -122,8 +122,8 @@ def defaults(desk: Desk, model: str) -> Iterator[Row]:
 
 
 def overhead(desk: Desk, model: str) -> Iterator[Row]:
-    """G4: a trainer's step against a bare loop that does the same tensor work, both eager."""
-    yield desk.over_bare("G4", "overhead", model, Goal(1.02, resolved=True), *EAGER)
+    """G4: a trainer's step against a bare loop that does the same tensor work."""
+    yield desk.over_bare("G4", "overhead", model, Goal(1.02, resolved=True))
 
 
 def feed(desk: Desk, model: str) -> Iterator[Row]:
@@ -239,7 +239,7 @@ def advice(rows: list[Row]) -> str:
         return ""
     return (
         f"{'; '.join(said)}. Where at_least_ms has more for launch than for its floor, the host "
-        "starts operations too slowly for the device: trainer.graphs=true or a larger "
+        "starts operations too slowly for the device: recorded turns (trainer.graphs) or a larger "
         "trainer.batch_size help, smaller networks do not. Where a step is close to its floor, "
         "only less work is faster."
     )

@@ -9,7 +9,7 @@ from statistics import median
 import torch
 
 from gan.bench import devices, games, limits, stores
-from gan.bench.desk import played
+from gan.bench.desk import EAGER, played
 from gan.bench.games import COMMON, MODELS, Compose
 from gan.bench.options import Options
 from gan.bench.paired import Goal, Row, Work, alternate, by, noted, row, surroundings
@@ -22,7 +22,8 @@ ADVICE = {
     "data": "Training waits for data: put the store on a local disk, keep it on the device "
     "(data.resident=on), or leave more cores to the stream.",
     "launch": "Starting operations limits the step, not their size: a larger trainer.batch_size or "
-    "wider networks cost little time; trainer.compile=true joins small operations.",
+    "wider networks cost little time; recorded turns (trainer.graphs) on CUDA, and elsewhere "
+    "trainer.compile=true, save starts.",
     "memory": "Moving maps in and out of memory limits the step: on CUDA trainer.precision=bf16 "
     "halves the bytes, and trainer.compile=true joins passes over the same map.",
     "compute": "Arithmetic limits the step: fewer channels (generator.width, discriminator.width), "
@@ -56,7 +57,8 @@ def waiting(options: Options, compose: Compose) -> Iterator[Row]:
         }
         goal = Goal(1.02, resolved=True)
         yield row("E1", "waiting", "ms per step", paired, 1e3 / steps, goal, settings)
-        yield _limited(still, settings)
+        eager = games.trainer(compose(*MODELS[model], *COMMON, *EAGER))
+        yield _limited(still, eager, settings)
 
 
 def _awaited(work: Work, device: torch.device) -> Work:
@@ -69,10 +71,10 @@ def _awaited(work: Work, device: torch.device) -> Work:
     return awaited
 
 
-def _limited(still: Trainer, settings: Row) -> Row:
-    """What a step of a trainer is bound by, beside what it takes."""
-    still.play()
-    counts = limits.count(still.play)
+def _limited(still: Trainer, eager: Trainer, settings: Row) -> Row:
+    """What a step is bound by, beside what it takes; one that is not recorded is counted."""
+    eager.play()
+    counts = limits.count(eager.play)
     most = limits.ceilings(still.device, counts.flops)
 
     step = _awaited(still.play, still.device)

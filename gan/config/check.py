@@ -80,8 +80,8 @@ class Checked:
     @property
     def ours(self) -> bool:
         """Whether all that plays comes with gan: neither networks nor losses of a user's own."""
-        makers = (entry.build for section, (entry, _) in self.entries.items() if section != "data")
-        return all(maker.__module__.partition(".")[0] == "gan" for maker in makers)
+        played = [entry.build for section, (entry, _) in self.entries.items() if section != "data"]
+        return not self.values["plugins"] and all(map(_ours, played))
 
     @property
     def facts(self) -> dict[str, int]:
@@ -284,6 +284,12 @@ def _mind_what_adapts(checked: Checked, changes: Sequence[str]) -> None:
             f"augment.ada follows the sign of real images' logits, which says nothing with "
             f"adversarial={loss}: choose adversarial=nonsaturating or hinge, or leave ada out"
         )
+
+
+def _ours(build: Any) -> bool:
+    """Whether a class or function is written in gan; a decorator may hide where a function is."""
+    scope = getattr(build, "__globals__", {"__name__": getattr(build, "__module__", "")})
+    return str(scope["__name__"]).partition(".")[0] == "gan"
 
 
 def _unnamed(node: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from gan.data.triples import TRAINING
 
 _FIELDS = ("style", "character")
 _SAMPLE = 32  # characters on which designs are compared
-EMBEDDED = ("hanzi", "hanzi-web")  # glyphs that come with the package
+_EMBEDDED = ("hanzi-web",)  # for training alone, with the package
 _SAME = 0.04  # mean difference of ink: a font drawn at two sizes may differ by 0.02 from itself
 _SAID = 8  # styles that are named where some are left out
 _LONGEST = 120  # characters of a store's name before its shape
@@ -54,8 +54,8 @@ class Joined:
                 taken.add(self.used[id])
         if not self.used:
             raise ValueError(
-                f"data.more: no style of {more.name} can join {first.name}; leave it away, or name "
-                f"fewer characters by data.characters: {self._left_out()}"
+                f"data.more: no style of {more.name} can join {first.name}, leave it away: "
+                f"{self._left_out()}"
             )
 
     def _refused(self) -> dict[str, str]:
@@ -196,6 +196,8 @@ def open_joined(
             "data.more=null does without"
         )
 
+    fewer = "" if _is_sheets(first) else "; data.characters can name fewer"
+
     def source() -> Source:
         sheets = {other: guess(other, size, channels) for other in others if _is_sheets(other)}
         joined = guess(first, size, channels, characters, prototype)
@@ -207,7 +209,7 @@ def open_joined(
             except NoStandardError as error:
                 raise ValueError(
                     f"data.more={other}: {error.fact}, and styles join that draw every character "
-                    f"of {joined.name}; leave it away, or name fewer by data.characters"
+                    f"of {joined.name}{fewer}"
                 ) from error
             except FontError as error:
                 raise ValueError(f"data.more={other}: {error}") from error
@@ -234,7 +236,7 @@ def _located(name: str) -> Path:
     try:
         return embedded(name)
     except ValueError:
-        found = "that is none" if path.exists() else f"there is nothing; {nearest(name, EMBEDDED)}"
+        found = "that is none" if path.exists() else f"there is nothing; {nearest(name, _EMBEDDED)}"
         raise ValueError(
             "data.more names folders of fonts or of glyph sheets, or embedded ones (hanzi-web); "
             f"at {name} {found}"

@@ -1,8 +1,9 @@
 """CUDA graphs: turns are recorded once and replayed, where starting operations takes longest.
 
 A turn is recorded in two halves, up to the gradients and from the optimizer's step on, with the
-guard's decision between them. Every kind of turn is played a few times before it is recorded: with
-and without a penalty that is due, with fakes for one player or for both, with parts still frozen.
+guard's decision between them. Every kind of turn is one recording: with and without a penalty that
+is due, with fakes for one player or for both, with parts still frozen. Those that make fakes are
+played a few times before.
 A replay draws the numbers that the turn would have drawn. What a recipe decides in Python is
 decided once, at the recording; one whose losses compute with the update's number stays eager.
 """
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from gan.player import Losses, Player
 from gan.recipe import Batch, due
-from gan.step.guard import NonFiniteError
+from gan.step.guard import DivergedError, NonFiniteError
 from gan.step.turns import Dealt
 from gan.trainer import Trainer
 
@@ -80,7 +81,11 @@ class GraphedTrainer(Trainer):
     def _turn(self, player: Player, count: int, dealt: Dealt | None, shared: bool) -> Dealt:
         player.prepare(count)
         self._now = self._find(player, count, dealt, shared)
-        return super()._turn(player, count, dealt, shared)
+        try:
+            return super()._turn(player, count, dealt, shared)
+        except DivergedError as error:  # what is looked into is the batch that was played
+            error.batch = self._now.dealing.batch if self._now else error.batch
+            raise
 
     def _batch(self) -> Batch:
         return self._now.deal(next(self.stream)) if self._now else super()._batch()

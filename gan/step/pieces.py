@@ -24,7 +24,7 @@ from gan.trainer import Trainer
 
 
 def trainer_for(
-    settings: Settings, device: torch.device, say: Callable[[str], None], ours: bool = True
+    settings: Settings, device: torch.device, say: Callable[[str], None], ours: bool
 ) -> type[Trainer]:
     """The trainer that plays a process's share of a batch, whole, in pieces or from recordings.
 
@@ -37,6 +37,8 @@ def trainer_for(
     asked, chosen = settings.graphs is True, settings.graphs == "auto"
     if recordable and (asked or (chosen and ours and not settings.compile)):
         return GraphedTrainer
+    if recordable and chosen and not settings.compile:
+        say("trainer.graphs=auto: turns with parts of your own are not recorded, but by true")
     if asked:
         say("trainer.graphs: only whole batches of one process on CUDA are recorded; none is here")
     return Trainer if whole else PiecewiseTrainer
