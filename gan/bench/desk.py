@@ -124,14 +124,7 @@ class Desk:
         ours, said = self.plays(self.maker(model, *overrides)()), {"tf32": tf32}
         return self.compare(identity, case, model, goal, ours, usual, null, settings=said)
 
-    def over_plain(
-        self,
-        identity: str,
-        case: str,
-        model: str,
-        goal: Goal,
-        *overrides: str,
-    ) -> Row:
+    def over_plain(self, identity: str, case: str, model: str, goal: Goal, *overrides: str) -> Row:
         """A step with these settings beside one without; nothing is recorded by itself."""
         make = self.maker(model, *EAGER)
         plain, null = (self.plays(make()) for _ in range(2))

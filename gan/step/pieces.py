@@ -38,7 +38,7 @@ def trainer_for(
     if recordable and (asked or (chosen and ours and not settings.compile)):
         return GraphedTrainer
     if recordable and chosen and not settings.compile:
-        say("trainer.graphs=auto: turns with parts of your own are not recorded, but by true")
+        say("trainer.graphs=auto records no turns with parts of your own; trainer.graphs=true does")
     if asked:
         say("trainer.graphs: only whole batches of one process on CUDA are recorded; none is here")
     return Trainer if whole else PiecewiseTrainer
