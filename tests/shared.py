@@ -48,6 +48,12 @@ def glyph_store(tmp_path_factory) -> Path:
     return path
 
 
+@pytest.fixture
+def two_cores(monkeypatch):
+    """Two workers are no more than there are cores, of which torch warns."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1})
+
+
 @functools.cache
 def _chosen(choices):
     with hydra.initialize_config_dir(str(conf_dir().resolve()), version_base="1.3"):

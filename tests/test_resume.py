@@ -406,6 +406,25 @@ def test_a_run_from_before_a_setting_existed_goes_on_with_what_was_so_then(tiny,
     assert rundir.run_id(other) != run.run_id
 
 
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [("fonts/", "fonts"), (["fonts/"], "fonts"), (["fonts/", "hanzi-web"], ["fonts", "hanzi-web"])],
+)
+def test_a_folder_is_the_same_with_a_slash_at_its_end(before, now):
+    for key in ("path", "more"):
+        old, new = {"data": {key: before}}, {"data": {key: now}}
+        assert not rundir.differences(old, new)
+        assert rundir.run_id(old) == rundir.run_id(new)
+
+
+def test_other_folders_are_others():
+    both, one = {"data": {"more": ["fonts", "hanzi-web"]}}, {"data": {"more": "fonts"}}
+    assert rundir.differences(both, one) == [("data.more", ["fonts", "hanzi-web"], "fonts")]
+    assert not rundir.differences({"init": "runs/a/"}, {"init": "runs/a"})
+    assert rundir.differences({"data": {"path": "/"}}, {"data": {"path": ""}})
+    assert rundir.differences({"recipe": {"name": "a/"}}, {"recipe": {"name": "a"}})
+
+
 def test_an_older_checkpoint_puts_the_newer_ones_aside(tmp_path):
     play(trainer(tmp_path), 2)
     first = newest(tmp_path)

@@ -54,6 +54,7 @@ LATER = {
     "recipe.hollow": 0.0,
     "data.more": None,
 }
+FOLDERS = "data.path", "data.more", "init"  # with or without a slash at their end
 
 
 def previous(
@@ -220,8 +221,15 @@ def run_id(values: Mapping[str, Any]) -> str:
 
 def _fixed(values: Mapping[str, Any]) -> dict[str, Any]:
     """Dotted keys that a run is known by, with their values."""
-    every = flat(values).items()
+    every = [(k, _folder(v) if k in FOLDERS else v) for k, v in flat(values).items()]
     return {k: v for k, v in every if k not in FREE and (k, v) not in LATER.items()}
+
+
+def _folder(value: Any) -> Any:
+    """A folder as its plain name, several as theirs; one in a list is that one."""
+    if isinstance(value, list):
+        return _folder(value[0]) if len(value) == 1 else [_folder(one) for one in value]
+    return value.rstrip("/") or value if isinstance(value, str) else value
 
 
 def _require_same(run_dir: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

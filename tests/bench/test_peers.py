@@ -339,6 +339,7 @@ def test_absent_packages_have_stand_ins_only_while_a_peer_is_built(monkeypatch):
         importlib.import_module("nothing_like_this")
 
 
+@pytest.mark.usefixtures("two_cores")
 def test_encoded_images_and_ffcv_are_measured(install, tmp_path):
     install("ffcv", FFCV)
     options = replace(SHORT, folder=tmp_path)

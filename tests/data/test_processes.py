@@ -48,6 +48,7 @@ WAYS = [
 
 
 @pytest.mark.row("S10")
+@pytest.mark.usefixtures("two_cores")
 @pytest.mark.parametrize(("method", "workers"), WAYS)
 def test_training_and_evaluation_read_one_file(method: str, workers: int, built: Path) -> None:
     expected = everything(built)[0]
