@@ -137,11 +137,16 @@ def _batches(order: np.ndarray, many: int) -> Iterator[np.ndarray]:
         yield order[first : first + many]
 
 
+def _buffer(shape: tuple[int, ...]) -> np.ndarray:
+    """Memory as a stream reuses it: numpy's own begins 16 bytes into a page, copies to which wait."""
+    return torch.zeros(shape, dtype=torch.uint8).numpy()
+
+
 def _stream(store: Store, size: int) -> Work:
     """One epoch of plans and copies into a reused buffer: the work of the thread that feeds."""
     dataset, many = Images(store), _batch(size)
     stream = Stream(dataset, many, 0, torch.device("cpu"), ("real",))
-    buffer = np.empty((many, *store.shape), np.uint8)
+    buffer = _buffer((many, *store.shape))
 
     def epoch() -> None:
         for position in range(store.count // many):
@@ -155,7 +160,7 @@ def _read_by_two(pool: ThreadPoolExecutor, pictures: Pictures, folder: Path, siz
     halves = [list(_batches(half, _batch(size))) for half in np.array_split(order, 2)]
 
     def half(number: int) -> None:
-        buffer = np.empty((_batch(size), *pictures.shape), np.uint8)
+        buffer = _buffer((_batch(size), *pictures.shape))
         for rows in halves[number]:
             store.read(rows, buffer)
 
@@ -164,7 +169,7 @@ def _read_by_two(pool: ThreadPoolExecutor, pictures: Pictures, folder: Path, siz
 
 def _copied(pictures: Pictures, size: int) -> Work:
     """The same bytes, from one place into a ring of three buffers."""
-    buffers = [np.zeros((_batch(size), *pictures.shape), np.uint8) for _ in range(4)]
+    buffers = [_buffer((_batch(size), *pictures.shape)) for _ in range(4)]
 
     def copy() -> None:
         for number in range(len(pictures) // _batch(size)):
@@ -176,7 +181,7 @@ def _copied(pictures: Pictures, size: int) -> Work:
 def _taken(pixels: np.ndarray, size: int) -> Work:
     """One epoch by `np.take` into a reused buffer."""
     pixels = np.asarray(pixels)
-    buffer = np.empty((_batch(size), *pixels.shape[1:]), np.uint8)
+    buffer = _buffer((_batch(size), *pixels.shape[1:]))
 
     def take() -> None:
         for rows in _batches(_shuffled(len(pixels)), len(buffer)):
