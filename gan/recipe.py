@@ -59,8 +59,9 @@ def penalise(
     penalties: Mapping[str, Penalty], judge: Judge, real: Tensor, fake: Tensor, update: int
 ) -> dict[str, Tensor]:
     """The penalties that are due at this update, by name."""
+    number = getattr(update, "value", update)  # which are due is known of a turn that is recorded
     with eager():  # they differentiate twice, which compiled code cannot
-        return {n: penalties[n](judge, real, fake, update) for n in due(penalties, int(update))}
+        return {n: penalties[n](judge, real, fake, update) for n in due(penalties, number)}
 
 
 def due(penalties: Mapping[str, Penalty], update: int) -> list[str]:

@@ -1,12 +1,14 @@
 """Recorded turns compute what played ones do, with the recording itself replaced on the CPU."""
 
+import math
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from games import SCHEDULES, doubles, error, started
 
-from gan.recipe import due
+from gan.recipe import penalise
 from gan.step import graphs
 from gan.step.graphs import WARM, GraphedTrainer, Number
 from gan.step.guard import DivergedError
@@ -233,12 +235,65 @@ def test_what_diverged_is_told_with_the_batch_that_was_played(told):
     assert {"made_style", "made_character"} <= error.value.batch.keys()
 
 
-@pytest.mark.parametrize("used", [lambda n: n % 2, lambda n: 1 / (n + 1), lambda n: n > 3, bool])
-def test_a_number_refuses_to_decide(used):
+TENSOR = torch.ones(2)
+USES = {
+    "n % 2": lambda n: n % 2,
+    "7 % n": lambda n: 7 % n,
+    "1 / (n + 1)": lambda n: 1 / (n + 1),
+    "1 / n": lambda n: 1 / n,
+    "1000 // n": lambda n: 1000 // n,
+    "0.001 * n": lambda n: 0.001 * n,
+    "1.0 - n": lambda n: 1.0 - n,
+    "0.5**n": lambda n: 0.5**n,
+    "-n": lambda n: -n,
+    "abs": abs,
+    "divmod": lambda n: divmod(n, 2),
+    "n & 1": lambda n: n & 1,
+    "1 << n": lambda n: 1 << n,
+    "n > 3": lambda n: n > 3,
+    "3.5 < n": lambda n: n > 3.5,
+    "n == 4": lambda n: n == 4,
+    "4 != n": lambda n: n != 4,
+    "min": lambda n: min(1.0, n),
+    "in": lambda n: n in [1, 2],
+    "of a table": lambda n: {0: 25}.get(n),
+    "of a list": lambda n: [1, 2, 3, 4, 5][n],
+    "range": range,
+    "bool": bool,
+    "int": int,
+    "float": float,
+    "round": round,
+    "math.exp": math.exp,
+    "math.floor": math.floor,
+    "tensor * n": lambda n: TENSOR * n,
+    "n * tensor": lambda n: n * TENSOR,
+    "tensor - n": lambda n: TENSOR - n,
+    "tensor**n": lambda n: TENSOR**n,
+    "tensor < n": lambda n: n > TENSOR,
+    "numpy * n": lambda n: np.float64(2) * n,
+}
+
+
+@pytest.mark.parametrize("use", USES.values(), ids=USES)
+def test_a_number_refuses_to_decide(use):
+    assert use(4) is not NotImplemented  # the control: it is something that a number does
     with pytest.raises(TypeError, match="number of the update"):
-        used(Number(4))
+        use(Number(4))
+
+
+def test_a_number_makes_no_tensor():
+    for make in (torch.tensor, torch.as_tensor, lambda n: torch.full((), n), torch.arange):
+        with pytest.raises((TypeError, RuntimeError)):
+            make(Number(4))
+    with pytest.raises(TypeError):
+        TENSOR.mul(Number(4))
+
+
+def test_a_number_can_be_shown_and_tells_which_penalties_are_due():
     assert f"{Number(4)}" == "4"
-    assert due({"r1": lambda *_: 0}, int(Number(4))) == ["r1"]
+    penalties = {"r1": lambda judge, real, fake, update: update}
+    for number in (4, Number(4)):
+        assert penalise(penalties, None, None, None, number) == {"r1": number}
 
 
 def test_optimizers_keep_their_rate_on_the_device():

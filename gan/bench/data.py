@@ -138,7 +138,7 @@ def _batches(order: np.ndarray, many: int) -> Iterator[np.ndarray]:
 
 
 def _buffer(shape: tuple[int, ...]) -> np.ndarray:
-    """Memory as a stream reuses it: numpy's own begins 16 bytes into a page, copies to which wait."""
+    """Memory as a stream has: numpy's begins 16 bytes into a page, where copies take longer."""
     return torch.zeros(shape, dtype=torch.uint8).numpy()
 
 

@@ -22,6 +22,7 @@ _FIELDS = ("style", "character")
 _SAMPLE = 32  # characters on which designs are compared
 _EMBEDDED = ("hanzi-web",)  # for training alone, with the package
 _SAME = 0.04  # mean difference of ink: a font drawn at two sizes may differ by 0.02 from itself
+_RULES = 2  # changes when what is joined, or told of it, does
 _SAID = 8  # styles that are named where some are left out
 _LONGEST = 120  # characters of a store's name before its shape
 
@@ -101,13 +102,16 @@ class Joined:
     def facts(self) -> dict[str, Any]:
         """The facts of the first, with the styles of both."""
         old, told = self.first.facts["styles"], self.more.facts["styles"]
+        held = [style for style in old.values() if TRAINING not in style]  # or may be
         related: dict[str, set[str]] = {}
-        for style in told.values():
-            same = {other["family"] for other in old.values() if _traits(style) & _traits(other)}
-            related.setdefault(style["family"], set()).update(same)
+        for style in [*old.values(), *told.values()]:
+            same = {other["family"] for other in held if _traits(style) & _traits(other)}
+            related.setdefault(style["family"], set()).update(same, style.get(TRAINING, ()))
+        joined = {id: style for id, style in old.items() if TRAINING in style}
+        joined |= {name: told[id] for id, name in self.used.items()}
         new = {
-            name: {**told[id], TRAINING: sorted(related[told[id]["family"]])}
-            for id, name in self.used.items()
+            id: {**style, TRAINING: sorted(related[style["family"]])}
+            for id, style in joined.items()
         }
         return {**self.first.facts, "styles": {**old, **new}}
 
@@ -223,7 +227,7 @@ def open_joined(
     name = "+".join(part.name.removesuffix(shape) for part in parts)
     if len(name) > _LONGEST:
         name = f"{name[:_LONGEST]}-{digest([name])[:8]}"
-    stamps = [stamp(first, kind(first), characters, prototype)]
+    stamps = [_RULES, stamp(first, kind(first), characters, prototype)]
     stamps += [stamp(other, kind(other)) for other in others]
     return kept_store(source, folder / f"{name}{shape}", digest(stamps), "skip", progress)
 

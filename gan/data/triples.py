@@ -1,6 +1,6 @@
 """Glyphs: triples of prototype, reference and target, and a split that keeps some back."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
@@ -11,6 +11,7 @@ from gan.data.datasets import Plan, Resident, draw, evenly, picked
 from gan.data.store import Store, StoreError
 
 TRAINING = "training"  # for a style that is for training alone: the families it is related to
+LEAST = 8  # groups that can always be split
 Draw = Callable[[str], np.ndarray]  # uniform uint64 numbers [B] for a purpose
 
 
@@ -86,7 +87,7 @@ class Glyphs:
         drawn = np.flatnonzero(
             self.rows[self.prototype] >= 0
         )  # the prototype must have the character
-        self.split = split_groups(np.arange(len(self.characters)), drawn, split)
+        self.split = split_groups(np.arange(len(self.characters)), drawn, split, "characters")
         if shots is not None:
             self.split = replace(self.split, train=evenly(self.split.train, shots))
         self.pairs = self._pairs(self.styles.train, self.split.train)
@@ -235,7 +236,7 @@ class Glyphs:
         lists = [
             self.split.train[self.rows[s, self.split.train] >= 0] for s in range(len(self.rows))
         ]
-        for style in self.styles.train:
+        for style in (*self.styles.train, *self.styles.validation, *self.styles.test):
             if len(lists[style]) <= self.references:
                 raise StoreError(
                     f"style {self.style_names[style]!r} has {len(lists[style])} usable training "
@@ -257,28 +258,48 @@ class Glyphs:
         return table[np.arange(len(style)), place]
 
 
-def split_groups(groups: np.ndarray, members: np.ndarray, seed: int) -> Split:
+def split_groups(
+    groups: np.ndarray, members: np.ndarray, seed: int, what: str = "families"
+) -> Split:
     """Split members 70/10/20 so that no group is divided, in an order drawn by the seed.
 
     A group larger than a third of a held-out part is trained on, so that such a part holds several.
+    Where that leaves too few, the three smallest are held out first.
+
+    Raises: StoreError if there are fewer than 8 groups and too few of them are small.
     """
     rng = np.random.Generator(np.random.Philox(key=[seed, 0x5917]))
     order = rng.permutation(np.unique(groups[members]))
-    quota = {"test": 0.2 * len(members), "validation": 0.1 * len(members), "train": np.inf}
-    parts: dict[str, list[int]] = {name: [] for name in quota}
-    for group in order:
-        inside = members[groups[members] == group]
-        for name, part in parts.items():
-            small = len(inside) <= max(1, quota[name] / 3)
-            if small and len(part) + len(inside) / 2 <= quota[name]:
-                part.extend(inside)
-                break
-    if not parts["validation"] or len({groups[member] for member in parts["test"]}) < 2:
+    apart = [members[groups[members] == group] for group in order]
+    held_out = _dealt(apart, len(members), first=0)
+    if len(apart) >= LEAST and not _several(held_out):
+        held_out = _dealt(sorted(apart, key=len), len(members), first=3)
+    if not _several(held_out):
         raise StoreError(
-            f"{len(order)} families are too few to hold any out for validation and test; "
-            "at least 8 are needed"
+            f"{len(apart)} {what} are too few to hold any out for validation and test; "
+            f"at least {LEAST} are needed"
         )
-    return Split(*(np.array(sorted(parts[name])) for name in ("train", "validation", "test")))
+    test, validation = (np.sort(np.concatenate(part)) for part in held_out)
+    return Split(np.setdiff1d(members, [*test, *validation]), validation, test)
+
+
+def _dealt(
+    groups: Sequence[np.ndarray], count: int, first: int
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """The groups for test and validation; the `first` of them whatever their size."""
+    test, validation = list(groups[: first - first // 3]), list(groups[first - first // 3 : first])
+    for group in groups[first:]:
+        for part, quota in ((test, 0.2 * count), (validation, 0.1 * count)):
+            small = len(group) <= max(1, quota / 3)
+            if small and sum(map(len, part)) + len(group) / 2 <= quota:
+                part.append(group)
+                break
+    return test, validation
+
+
+def _several(held_out: tuple[list[np.ndarray], list[np.ndarray]]) -> bool:
+    test, validation = held_out
+    return len(test) > 1 and len(validation) > 0
 
 
 def _table(store: Store) -> np.ndarray:

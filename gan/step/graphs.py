@@ -149,7 +149,7 @@ class Turn:
         self.kind, self.trainer, self.player, self.shared = kind, trainer, player, shared
         self.dealer, self.dealing = dealer, dealer or self
         self.recorded = self.eager = False
-        self.number = 0
+        self.number: Any = 0
         self.raw: dict[str, Tensor] = {}
         self.batch: Batch = {}
         self.fakes: dict[str, Tensor] = {} if dealer is None else dealer.fakes
@@ -227,16 +227,24 @@ def _host_randomness() -> list[object]:
     return [random.getstate(), own, legacy["state"]["pos"], legacy["state"]["key"].tolist()]
 
 
-def _refuse(self: int, *_: object) -> NoReturn:
+class Number:
+    """An update's number while a turn is recorded: what is computed from it would be frozen in.
+
+    It can be shown, and handed on to a penalty; `value` is for what is part of a turn's kind.
+    """
+
+    def __init__(self, value: int) -> None:
+        self.value = value
+
+    def __str__(self) -> str:
+        return str(self.value)
+
+
+def _refuse(self: Number, *_: object) -> NoReturn:
     raise TypeError("its losses compute with the number of the update")
 
 
-class Number(int):
-    """An update's number while a turn is recorded: what is computed from it would be frozen in."""
-
-
-for _name in (
-    *("add", "radd", "sub", "rsub", "mul", "rmul", "truediv", "rtruediv", "floordiv", "mod", "pow"),
-    *("rpow", "lt", "le", "gt", "ge", "eq", "ne", "bool", "float"),
-):
+_BOTH = "add sub mul matmul truediv floordiv mod divmod pow lshift rshift and or xor"
+_ALONE = "lt le gt ge eq ne neg pos abs invert bool int float complex index round trunc floor ceil"
+for _name in [*_BOTH.split(), *(f"r{name}" for name in _BOTH.split()), *_ALONE.split(), "hash"]:
     setattr(Number, f"__{_name}__", _refuse)

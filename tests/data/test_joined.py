@@ -48,6 +48,21 @@ class More(TinyGlyphs):
                 yield Record(f"{name}/{ord(drawn):06x}", image, fields)
 
 
+class Shifted(More):
+    """The same styles, drawn elsewhere."""
+
+    by = 5
+
+    def __iter__(self):
+        for item in super().__iter__():
+            drawn = isinstance(item, Record)
+            yield item._replace(image=np.roll(item.image, self.by, 1)) if drawn else item
+
+
+class Sideways(Shifted):
+    by = 1
+
+
 def joined(path, more=None, **facts):
     more = more or More()
     for style, changed in facts.items():
@@ -127,6 +142,36 @@ def test_families_are_known_by_series_and_copyright_as_well(tmp_path):
         assert (16 in glyphs.styles.train) == (7 not in held_out)
 
 
+def test_what_relates_a_family_counts_for_all_of_it_in_several_sources(tmp_path):
+    """`new` of the second folder is a sibling of that of the first, which is by a known drawer."""
+
+    def facts(drawer, sibling):
+        first, more, other = TinyGlyphs(), More(), Sideways()
+        first.facts["styles"]["style05"].update(name="Beta", copyright="2001 A. Drawer")
+        more.facts["styles"]["new"].update(name="Alpha", copyright=drawer)
+        other.facts["styles"]["new"].update(name="Alpha Bold", copyright=sibling)
+        both = Joined(Joined(first, more), other)
+        path = tmp_path / f"{drawer}{sibling}.lmdb"
+        build(both, path, on_error="skip", progress=False)
+        found = {id: told.get("training") for id, told in both.facts["styles"].items()}
+        return found, Store(path)
+
+    for drawer, sibling in (("A. Drawer 2001", "nobody"), ("nobody", "A. Drawer 2001")):
+        found, store = facts(drawer, sibling)
+        assert found["new"] == found["new+"] == ["style05"]
+        assert found["other"] == found["other+"] == ["style05"]  # its family
+        assert found["style03+"] == []
+        assert found["style05"] is None
+        for split in range(20):
+            glyphs = Glyphs(store, split=split)
+            trained = {glyphs.style_names[n] for n in glyphs.styles.train}
+            held_out = 5 in {*glyphs.styles.validation, *glyphs.styles.test}
+            assert {"new", "new+"} <= trained or held_out
+            assert not ({"new", "new+"} & trained and held_out)
+    found, _ = facts("nobody", "somebody")
+    assert found["new"] == found["new+"] == []
+
+
 def test_the_prototype_is_of_the_first_and_its_family_is_never_trained_on(store, tmp_path):
     same = joined(tmp_path / "a.lmdb", new={"family": "style00"})
     assert 15 not in Glyphs(same).styles.train
@@ -144,16 +189,6 @@ def test_every_style_has_an_id_of_its_own():
     assert set(twice.facts["styles"]) == set(names)
     keys = [item.key for item in twice if isinstance(item, Record)]
     assert len(keys) == len(set(keys)) == 21 * 20
-
-
-class Shifted(More):
-    """The same styles, drawn elsewhere."""
-
-    def __iter__(self):
-        for item in super().__iter__():
-            yield (
-                item._replace(image=np.roll(item.image, 5, 1)) if isinstance(item, Record) else item
-            )
 
 
 def test_a_copy_under_an_id_with_a_sign_is_known():

@@ -258,9 +258,34 @@ def test_families_are_never_divided_and_parts_are_disjoint():
         assert len(families[2]) >= 3
 
 
+@pytest.mark.parametrize("count", [8, 12, 20, 30])
+@pytest.mark.parametrize("sizes", [[1], [2], [5], [1, 1, 9], [1, 2, 3, 40]])
+def test_eight_families_of_any_size_can_be_split(count, sizes):
+    groups = np.repeat(np.arange(count), np.resize(sizes, count))
+    for seed in range(20):
+        split = split_groups(groups, np.arange(len(groups)), seed)
+        parts = split.train, split.validation, split.test
+        assert np.array_equal(np.sort(np.concatenate(parts)), np.arange(len(groups)))
+        families = [set(groups[part]) for part in parts]
+        assert sum(map(len, families)) == count
+        assert len(families[1]) >= 1
+        assert len(families[2]) >= 2
+        assert len(split.train) >= 0.6 * len(groups)
+    others = [split_groups(groups, np.arange(len(groups)), seed).test for seed in (0, 1)]
+    assert not np.array_equal(*others)
+
+
 def test_too_few_families_are_refused():
-    with pytest.raises(StoreError, match="at least 8 are needed"):
-        split_groups(np.array([0, 0, 1, 1]), np.arange(4), 0)
+    for groups, what in (([0, 0, 1, 1], "2 families"), (range(7), "7 characters")):
+        with pytest.raises(StoreError, match=f"{what} are too few .*at least 8 are needed"):
+            split_groups(np.array(groups), np.arange(len(groups)), 0, what.split()[1])
+
+
+def test_a_held_out_style_without_enough_references_is_refused_by_name(glyphs):
+    held_out = glyphs.styles.test[0]
+    glyphs.rows[held_out, glyphs.split.train[1:]] = -1
+    with pytest.raises(StoreError, match=f"{glyphs.style_names[held_out]}' has 1 usable training"):
+        glyphs._reference_table()
 
 
 def test_a_style_with_one_usable_character_is_refused_by_name(tmp_path):
