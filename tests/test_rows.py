@@ -101,6 +101,18 @@ def test_all_splits_together_are_told_as_one_evaluation(runs):
     assert found.tests["transfers"]
 
 
+def test_an_evaluation_from_before_the_end_is_refused(runs):
+    run = runs[7, 0]
+    file = run / "evaluation/evaluation.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "step": 3}))
+    pooled(runs)  # it has not come to an end
+    (run / "finished.json").write_text(json.dumps({"step": 3}))
+    pooled(runs)
+    (run / "finished.json").write_text(json.dumps({"step": 4}))
+    with pytest.raises(ValueError, match=r"evaluated at step 3 and has ended at step 4: gan eval"):
+        pooled(runs)
+
+
 def test_the_adapted_one_is_judged_where_all_are_adapted_alike(glyph_store, reports, runs):
     learnt = glyph_report(
         {"raw": lambda prototype, _: prototype * 0.9},

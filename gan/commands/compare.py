@@ -123,6 +123,9 @@ def table(groups: Sequence["Group"], baseline: "Group", tags: Sequence[str]) -> 
     if unfinished:
         listed = [f"- {run.path}: step {run.step} of {run.steps}" for run in unfinished]
         parts.append("\n".join(["\\* with unfinished runs, as far as they are:", "", *listed]))
+    others = [f"- {run.path}" for group in ordered for run in group.others]
+    if others:
+        parts.append("\n".join(["Left out, as another run of these repeats them:", "", *others]))
     return "\n\n".join(parts)
 
 

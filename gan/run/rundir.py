@@ -209,18 +209,18 @@ def fix_lengths(checked: Checked) -> None:
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
     """Dotted keys whose values differ, with both, apart from those that are free to change."""
-    old, new = _fixed(before), _fixed(now)
+    old, new = fixed(before), fixed(now)
     keys = sorted({*old, *new})
     return [(key, old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)]
 
 
 def run_id(values: Mapping[str, Any]) -> str:
     """The same for every start of one run, another for every other configuration."""
-    return hashlib.sha256(repr(sorted(_fixed(values).items())).encode()).hexdigest()[:12]
+    return hashlib.sha256(repr(sorted(fixed(values).items())).encode()).hexdigest()[:12]
 
 
-def _fixed(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted keys that a run is known by, with their values."""
+def fixed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted keys that a run is known by, with values; without later ones that change nothing."""
     every = [(k, _folder(v) if k in FOLDERS else v) for k, v in flat(values).items()]
     return {k: v for k, v in every if k not in FREE and (k, v) not in LATER.items()}
 

@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gan.config.plain import parsed
-from gan.config.signature import flat, nearest
+from gan.config.signature import nearest
 from gan.metrics.scores import bootstrap
 from gan.run.ending import STOPPED
-from gan.run.rundir import FINISHED, FREE
+from gan.run.rundir import FINISHED, LATER, fixed
 
-ASIDE = {*FREE, "seed", "data.split"} - {"trainer.steps"}  # what runs of one group may differ in
+ASIDE = "seed", "data.split"  # what runs of one group may differ in, beside what is free to change
 CLOCKS = ("step", "images", "discriminator_updates")
 HEADLINE = [f"UFUC/{name}" for name in ("l1", "ssim", "sharpness", "content", "style")]
 Scores = dict[str, dict[str, dict[str, float]]]  # cell -> font -> metric -> value
@@ -84,10 +84,12 @@ class Group:
     Attributes:
         settings: those in which the groups differ.
         runs: by seed and split.
+        others: those left out, since another one has all their settings and has come as far.
     """
 
     settings: Mapping[str, Any]
     runs: dict[Repeat, Record]
+    others: list[Record] = field(default_factory=list)
 
     def values(self, tag: str) -> dict[Repeat, float]:
         """The last value of each run that has one, by seed and split."""
@@ -116,7 +118,8 @@ def found(patterns: Iterable[str | Path]) -> list[Path]:
     """
     runs: dict[Path, None] = {}
     for pattern in patterns:
-        here = [p for name in sorted(glob.glob(str(pattern))) for p in _inside(Path(name))]
+        names = [str(pattern)] if Path(pattern).exists() else sorted(glob.glob(str(pattern)))
+        here = [path for name in names for path in _inside(Path(name))]
         if not here:
             raise ValueError(
                 f"{pattern} holds no run: name runs' directories, such as runs/wnet-hanzi, or a "
@@ -141,8 +144,8 @@ def _inside(folder: Path) -> list[Path]:
 def read(path: Path) -> Record:
     """What a run directory says.
 
-    Values by font are those of `evaluation/evaluation.json`, else those taken at the end of the
-    training (`finished.json`).
+    Values by font are those of `evaluation/evaluation.json`, unless the training has ended later:
+    then those taken at its end (`finished.json`).
 
     Raises: ValueError where its configuration cannot be read.
     """
@@ -157,10 +160,10 @@ def read(path: Path) -> Record:
             if tag not in CLOCKS and (number := _number(value)) is not None:
                 curves.setdefault(tag, {})[line["step"]] = number
     scores, families = _scores(path)
-    values = flat(config)
+    steps = config["trainer"]["steps"]
+    values = {**fixed(config), "trainer.steps": steps}
     settings = {key: value for key, value in values.items() if key not in ASIDE}
     repeat = config["seed"], values.get("data.split", 0)
-    steps = config["trainer"]["steps"]
     return Record(path, repeat, settings, steps, step, curves, scores, families)
 
 
@@ -190,16 +193,20 @@ def _scores(path: Path) -> tuple[Scores, dict[str, Any]]:
     or `{"rows": {"W-Net": {cell: {"fonts": [...], metric: {"by_font": [...]}}}}, "split":
     {"families": ...}}`; anything else is passed over.
     """
-    scores: Scores = {}
-    families: dict[str, Any] = {}
+    found: list[tuple[float, Scores, dict[str, Any]]] = []
     for file in (path / FINISHED, path / "evaluation" / "evaluation.json"):
         try:
             said = json.loads(file.read_text(encoding="utf-8"))
             rows = said.get("rows", {}).get("W-Net", {})
-            scores |= said.get("scores", {}) | {cell: _by_font(row) for cell, row in rows.items()}
-            families |= said.get("families") or said.get("split", {}).get("families", {})
+            scores = said.get("scores", {}) | {cell: _by_font(row) for cell, row in rows.items()}
+            families = said.get("families") or said.get("split", {}).get("families", {})
+            found.append((float(said.get("step", math.inf)), {**scores}, {**families}))
         except (OSError, ValueError, AttributeError, TypeError, KeyError):
             continue
+    scores, families = {}, {}
+    for _, theirs, kinds in sorted(found, key=lambda said: said[0]):  # the latest says the most
+        scores |= theirs
+        families |= kinds
     return scores, families
 
 
@@ -221,11 +228,14 @@ def grouped(records: Sequence[Record]) -> list[Group]:
     differing = [k for k in keys if len({repr(r.settings.get(k)) for r in records}) > 1]
     groups: dict[str, Group] = {}
     for record in records:
-        settings = {key: record.settings.get(key) for key in differing}
+        settings = {key: record.settings.get(key, LATER.get(key)) for key in differing}
         group = groups.setdefault(repr(settings), Group(settings, {}))
         known = group.runs.get(record.repeat)
         if known is None or known.step < record.step:
             group.runs[record.repeat] = record
+            group.others.extend(() if known is None else [known])
+        else:
+            group.others.append(record)
     return list(groups.values())
 
 
@@ -258,7 +268,7 @@ def chosen(groups: Sequence[Group], wanted: str | None) -> Group:
     """
     if wanted is None:
         return groups[0]
-    fitting = [g for g in groups if any(run.path == Path(wanted) for run in g.runs.values())]
+    fitting = [g for g in groups if Path(wanted) in {r.path for r in (*g.runs.values(), *g.others)}]
     if not fitting:
         pairs = [part.partition("=")[::2] for part in wanted.split(",")]
         fitting = [g for g in groups if all(_has(g, key, value) for key, value in pairs)]

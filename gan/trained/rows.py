@@ -11,6 +11,7 @@ import numpy as np
 from gan.metrics.claims import Verdict
 from gan.metrics.glyph_report import AMONG, told
 from gan.metrics.scores import CellScores, Scores
+from gan.run.rundir import FINISHED
 from gan.trained.comparison import Repeat
 
 Said = Mapping[str, Any]  # what a run's `evaluation.json` says
@@ -42,8 +43,8 @@ class Pooled:
 def pooled(runs: Mapping[Repeat, Path]) -> Pooled:
     """The evaluations of runs by seed and split.
 
-    Raises: ValueError for a run whose evaluation has no rows by font, is of other fonts, or was
-    made in another way.
+    Raises: ValueError for a run whose evaluation has no rows by font, is of other fonts or of an
+    earlier step than its end, or was made in another way.
     """
     said = {run: _evaluation(run) for run in runs.values()}
     first, *_ = said.values()
@@ -79,7 +80,21 @@ def _evaluation(run: Path) -> Said:
             raise ValueError("a part is missing")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{run} has no evaluation by font: gan evaluate {run}") from error
+    end = _end(run)
+    if end not in (None, said.get("step")):
+        raise ValueError(
+            f"{run} was evaluated at step {said.get('step')} and has ended at step {end}: "
+            f"gan evaluate {run}"
+        )
     return said
+
+
+def _end(run: Path) -> int | None:
+    """The step at which a run's training ended; None if it has not."""
+    try:
+        return int(json.loads((run / FINISHED).read_text(encoding="utf-8"))["step"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _way(said: Said, of: str) -> dict[str, Any]:

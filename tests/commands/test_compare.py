@@ -194,6 +194,21 @@ def test_an_evaluation_with_rows_counts_before_what_training_has_measured(tmp_pa
         assert comparison.read(path).fonts("UFUC/l1").keys() == FAMILIES.keys()
 
 
+@pytest.mark.parametrize(
+    ("evaluated", "ended", "value"), [(5, 10, 0.1), (10, 10, 0.9), (None, 10, 0.9), (20, 10, 0.9)]
+)
+def test_an_evaluation_from_before_the_end_does_not_count(tmp_path, evaluated, ended, value):
+    at_end = {**scored(0.1), "step": ended}
+    path = written(tmp_path / "a", scores=at_end)
+    said = {"scores": {"UFUC": {"a1": {"l1": 0.9}}}, "families": {"a1": "late"}}
+    (path / "evaluation").mkdir()
+    step = {} if evaluated is None else {"step": evaluated}
+    (path / "evaluation/evaluation.json").write_text(json.dumps({**said, **step}))
+    record = comparison.read(path)
+    ours = at_end["scores"]["UFUC"] if value == 0.1 else said["scores"]["UFUC"]
+    assert record.fonts("UFUC/l1") == {font: found["l1"] for font, found in ours.items()}
+
+
 @pytest.mark.parametrize("word", ["nan", "inf"])
 def test_an_evaluation_may_hold_values_that_are_not_finite(tmp_path, word):
     for place, (seed, last) in enumerate(((0, word), (1, 0.4), (0, 0.3), (1, 0.2))):
@@ -220,6 +235,27 @@ def test_of_two_runs_alike_the_one_that_has_come_further_counts(tmp_path):
     (group,) = groups_of(tmp_path)
     assert {repeat: run.path.name for repeat, run in group.runs.items()} == {(0, 0): "b"}
     assert group.values("metric/l1") == {(0, 0): 0.1}
+    assert {run.path.name for run in group.others} == {"a", "c"}
+    text = compare([tmp_path])
+    assert f"Left out, as another run of these repeats them:\n\n- {tmp_path / 'a'}\n" in text
+    assert comparison.chosen([group], str(tmp_path / "c")) is group
+    assert "Left out" not in compare([tmp_path / "b"])
+
+
+def test_runs_are_told_apart_by_what_a_run_directory_is_known_by(tmp_path):
+    written(tmp_path / "a0", 0, recipe__bend=0.0, data__path="photos/")
+    written(tmp_path / "a1", 1, data__path="photos")  # from before there was bend
+    (group,) = groups_of(tmp_path)
+    assert [*group.runs] == [(0, 0), (1, 0)]
+    written(tmp_path / "b", 0, recipe__bend=0.7, data__path="photos")
+    first, second = groups_of(tmp_path)
+    assert comparison.named(first, first) == "recipe.bend=0"
+    assert comparison.named(second, first) == "recipe.bend=0.7"
+
+
+def test_a_directory_whose_name_looks_like_a_pattern_is_found(tmp_path):
+    written(tmp_path / "freeze=[generator.x]")
+    assert comparison.found([tmp_path / "freeze=[generator.x]"])
 
 
 def test_runs_from_before_a_free_setting_existed_are_of_the_same_group(tmp_path):
