@@ -22,7 +22,7 @@ from gan.recipes.modules import GlyphCritic, GlyphWriter, Observer
 from gan.registry import Fraction, NonNegative, register
 from gan.restyle import bent, hollowed, mixed, restyled, spliced, turned
 
-SURE = 30.0  # the logit of a class beyond doubt: its cross entropy is below 1e-9
+SURE = 30.0  # the logit of a class beyond doubt
 
 
 @register(
@@ -233,12 +233,14 @@ class WNet(Recipe):
         return {**shown, "truth": batch["target"]} if "target" in batch else shown
 
     def _named(self, field: str, logits: Tensor, batch: Batch) -> Tensor:
-        """The class loss; what is made counts among the samples as one that is named surely."""
+        """The class loss; what is made counts among the samples, and adds nothing."""
         label = batch[field]
-        if f"made_{field}" in batch:
-            sure = label[:, None] == torch.arange(logits.shape[1], device=label.device)
-            logits = torch.where(batch[f"made_{field}"][:, None], SURE * sure, logits)
-        return self.classification(logits, label)
+        if f"made_{field}" not in batch:
+            return self.classification(logits, label)
+        made = batch[f"made_{field}"]
+        sure = SURE * (label[:, None] == torch.arange(logits.shape[1], device=label.device))
+        named = self.classification(torch.where(made[:, None], sure, logits), label)
+        return named - made.float().mean() * self.classification(sure, label)  # smoothed labels
 
     def _judge(self, prototype: Tensor, reference: Tensor, image: Tensor) -> Tensor:
         return self.discriminator(prototype, image, reference).logits

@@ -107,6 +107,27 @@ def test_discriminator_terms_equal_their_definitions(batch):
     assert set(terms) == {"adversarial", "style_class", "wgan_gp", "logits_real", "logits_fake"}
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("made", [[1, 0, 0], [0, 1, 1], [1, 1, 1]])
+def test_samples_that_are_made_add_nothing_to_a_class_term(batch, smoothing, made):
+    """Neither a gradient nor what smoothed labels would leave of a class that is named surely."""
+    made = torch.tensor(made, dtype=torch.bool)
+    game = recipe(smoothing=smoothing)
+    plain = generator_terms(game, batch)[1]
+    marked = {**batch, "made_style": made, "made_character": made}
+    fakes, terms = generator_terms(game, marked)
+    for field, term in (("style", "encoder_style"), ("character", "encoder_character")):
+        logits = fakes["style_logits" if field == "style" else "content_logits"]
+        logits.retain_grad()
+        each = cross_entropy(logits, batch[field], reduction="none", label_smoothing=smoothing)
+        expected = 0.2 * (each * ~made).sum() / 3
+        torch.testing.assert_close(terms[term], expected, rtol=1e-4, atol=1e-5)
+        assert not torch.isclose(terms[term], plain[term])
+        terms[term].backward(retain_graph=True)
+        assert logits.grad[made].eq(0).all()
+        assert logits.grad[~made].ne(0).all()
+
+
 @pytest.mark.parametrize("name", TERMS)
 def test_doubling_a_weight_adds_exactly_its_term(batch, name):
     _, terms = generator_terms(recipe(), batch)
