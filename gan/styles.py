@@ -25,7 +25,10 @@ RATE = 1e-4  # of its optimizer, Adam
 ROWS = 8  # least pairs in its batch, which has each reference in each orientation
 BENT = 0.9  # share of them that is bent: shapes change, the style stays
 KEPT = 0.5  # weight of what other characters lose, beside a difference of ink
-HOW = {"optimizer": "Adam", "lr": RATE, "least_batch": ROWS, "bent": BENT, "kept": KEPT}
+PALE = 0.25  # weight of how grey they are
+HOW = {
+    "optimizer": "Adam", "lr": RATE, "least_batch": ROWS, "bent": BENT, "kept": KEPT, "pale": PALE
+}  # fmt: skip
 KNOWN = 128  # glyphs that say how well a generator draws what it was trained on
 
 
@@ -45,8 +48,9 @@ def adapted(
     draws in, each pair bent anew every time. It stops where the difference is `enough`: to draw
     them better than it draws what it was trained on would be at the cost of other characters.
     Where strokes of the style lie elsewhere than the prototype's, it would learn to leave them
-    pale. So `others` that it draws in the style must keep their content for the encoder: W-Net's
-    loss of constant content (Jiang et al. 2018). Random numbers follow from `seed`.
+    pale. So `others` that it draws in the style must keep their content for the encoder, which is
+    W-Net's loss of constant content (Jiang et al. 2018), and be ink or paper: for pixels that are x
+    ink, x (1 - x) is small. Random numbers follow from `seed`.
     Zakharov et al. 2019, arXiv:1905.08233, tune a generator to a few pictures of one head, there
     with a discriminator.
 
@@ -86,7 +90,7 @@ def adapted(
                 break
             if others is not None:
                 some = others[(rows + step * len(rows)) % len(others)]
-                loss = loss + KEPT * _lost(fixed, own, _turned(some, ways), style)
+                loss = loss + _harm(fixed, own, _turned(some, ways), style)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -100,11 +104,12 @@ def _turned(images: Tensor, ways: int) -> Tensor:
     return torch.cat([oriented(images, way) for way in range(ways)])
 
 
-def _lost(reader: GlyphWriter, writer: GlyphWriter, prototypes: Tensor, style: Any) -> Tensor:
-    """How far from their own content is what a reader sees of prototypes drawn in a style."""
+def _harm(reader: GlyphWriter, writer: GlyphWriter, prototypes: Tensor, style: Any) -> Tensor:
+    """How far prototypes drawn in a style are from their own content to a reader, and how pale."""
     content = reader.encode_content(prototypes)
     drawn = writer.decode(content, style)
-    return mse_loss(reader.encode_content(drawn).code, content.code)
+    pale = (1 - drawn.square()).mean() / 4  # ink is (1 - drawn) / 2
+    return KEPT * mse_loss(reader.encode_content(drawn).code, content.code) + PALE * pale
 
 
 def known(dataset: Glyphs, device: torch.device) -> dict[str, Tensor]:

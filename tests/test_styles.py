@@ -59,12 +59,15 @@ def test_references_are_drawn_better_and_nothing_else_has_changed(writer, pair, 
     assert not torch.equal(other.decoder.image[1].weight, own.decoder.image[1].weight)
 
 
-@pytest.mark.parametrize("kept", [None, 0.0, 10.0])
-def test_a_step_is_adams_down_the_losses_in_every_orientation(writer, pair, monkeypatch, kept):
+@pytest.mark.parametrize(("kept", "pale"), [(None, 0.0), (0.0, 0.0), (10.0, 0.0), (0.0, 10.0)])
+def test_a_step_is_adams_down_the_losses_in_every_orientation(
+    writer, pair, monkeypatch, kept, pale
+):
     """Adam's first step is its rate against the sign of each gradient."""
     monkeypatch.setattr(styles, "BENT", 0.0)
     monkeypatch.setattr(styles, "ROWS", 1)
     monkeypatch.setattr(styles, "KEPT", kept)
+    monkeypatch.setattr(styles, "PALE", pale)
     others = None if kept is None else torch.rand(5, 1, 16, 16)
     own = adapted(writer, *pair, steps=1, others=others)
     assert own.self_ensemble == writer.self_ensemble
@@ -81,6 +84,9 @@ def test_a_step_is_adams_down_the_losses_in_every_orientation(writer, pair, monk
             content = writer.encode_content(oriented(others[:3], way)).code
             read = writer.encode_content(writer(oriented(others[:3], way), given)).code
             losses.append(kept * (read - content).square().mean())
+        if pale:
+            ink = (1 - writer(oriented(others[:3], way), given)) / 2
+            losses.append(pale * (ink * (1 - ink)).mean())
     (torch.stack(losses).sum() / len(ways)).backward()
     stepped = 0
     for before, after in zip(writer.decoder.parameters(), own.decoder.parameters(), strict=True):
@@ -91,11 +97,11 @@ def test_a_step_is_adams_down_the_losses_in_every_orientation(writer, pair, monk
     assert stepped > 10_000
 
 
-def test_others_come_in_turn_and_keep_more_of_their_content(writer, pair, monkeypatch):
+def test_others_come_in_turn_and_stay_legible(writer, pair, monkeypatch):
     others, seen = torch.rand(5, 1, 16, 16) * 2 - 1, []
-    real = styles._lost
+    real = styles._harm
     monkeypatch.setattr(styles, "ROWS", 1)
-    monkeypatch.setattr(styles, "_lost", lambda *given: seen.append(given[2]) or real(*given))
+    monkeypatch.setattr(styles, "_harm", lambda *given: seen.append(given[2]) or real(*given))
     own = adapted(writer, *pair, steps=30, others=others)
     turns = torch.cat([some[:3] for some in seen])
     assert torch.equal(turns, others.repeat(18, 1, 1, 1))
@@ -106,8 +112,14 @@ def test_others_come_in_turn_and_keep_more_of_their_content(writer, pair, monkey
         codes = [writer.encode_content(x).code for x in (generator(others, style), others)]
         return (codes[0] - codes[1]).square().mean()
 
+    def pale(generator):
+        ink = (1 - generator(others, style)) / 2
+        return (ink * (1 - ink)).mean()
+
     plain = adapted(writer, *pair, steps=30)
     assert lost(own) < 0.97 * lost(plain)
+    monkeypatch.setattr(styles, "PALE", 0.0)
+    assert pale(own) < pale(adapted(writer, *pair, steps=30, others=others))
 
 
 def test_it_stops_where_the_references_are_drawn_well_enough(writer, pair, monkeypatch):

@@ -127,6 +127,8 @@ def run(args: argparse.Namespace) -> int:
     )
     scores = make(loaded, wanted, given, args.out, entries)
     if scores is None:
+        if shown:
+            print("gan: fewer --adapt steps, or no --shows, keep more of strokes", file=sys.stderr)
         return 1
     page = specimen(args.out, entries.family, [*wanted])
     for suffix in ("png", "pdf"):
@@ -232,12 +234,13 @@ def drawings(
     `references` are [K, C, size, size] in [-1, 1].
     """
     from gan.font import outlines
+    from gan.font.ink import shapes
 
     names, style = iter(wanted), loaded.style(references)
     for batch in torch.split(_floats(loaded, [*wanted.values()]), BATCH):
         made = loaded.dressed(batch, style)
         ink = (0.5 - 0.5 * made.mean(1, keepdim=True)).clamp(0, 1)  # [B, 1, H, W]
-        for one, field in zip(ink, outlines.shapes(ink)[:, 0].numpy(), strict=True):
+        for one, field in zip(ink, shapes(ink)[:, 0].numpy(), strict=True):
             contours = outlines.outline(field, loaded.size)
             yield next(names), one, outlines.glyph(contours)
 

@@ -1,9 +1,8 @@
 """Images of glyphs to outlines of few curves, and those to TrueType glyphs.
 
-A pixel's grey is the share of it that is ink. `shapes` finds a smooth field at several times the
-resolution whose inside, at level 0.5, has these shares; its contour is then fitted by curves
-between corners (Schneider 1990, "An Algorithm for Automatically Fitting Digitized Curves", in
-Graphics Gems). Points are complex numbers, x to the right, y up.
+The contour of a field (`gan.font.ink`) is fitted by curves between corners (Schneider 1990, "An
+Algorithm for Automatically Fitting Digitized Curves", in Graphics Gems). Points are complex
+numbers, x to the right, y up.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,15 +11,13 @@ from typing import Any
 
 import contourpy
 import numpy as np
-import torch
 from fontTools.pens.cu2quPen import Cu2QuPen
 from fontTools.pens.ttGlyphPen import TTGlyphPen
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn.functional import avg_pool2d, interpolate
+
+from gan.font.ink import FINER
 
 EM, ASCENT = 1024, 896  # units of the em square, which is the glyph's canvas, and of its top
-FINER = 4  # samples of the field per pixel, along each side
 SPECK = 0.5  # pixels of area: what is smaller is left out
 TOLERANCE = 0.17  # pixels between contour and curve; at 0.2 hairlines grow by a fifth
 CORNER = 0.9  # radians turned within about two pixels
@@ -28,23 +25,6 @@ _REACH = 4  # points of the contour, about one pixel, over which directions are 
 
 Points = NDArray[np.complex128]
 Curve = tuple[complex, ...]  # 2 points of a line, or 4 of a cubic
-
-
-def shapes(ink: Tensor, rounds: int = 6, steepness: float = 16.0, rate: float = 0.5) -> Tensor:
-    """Fields [N, 1, 4*H, 4*W] above 0.5 within the ink; `ink` [N, 1, H, W] is in [0, 1].
-
-    Each round compares the shares of the present inside with the pixels and corrects the field
-    smoothly, so that strokes thinner than a pixel keep their weight instead of vanishing.
-    """
-    field = _finer(ink)
-    for _ in range(rounds):
-        inside = torch.sigmoid(steepness * (field - 0.5))
-        field = field + rate * _finer(ink - avg_pool2d(inside, FINER))
-    return field
-
-
-def _finer(image: Tensor) -> Tensor:
-    return interpolate(image, scale_factor=FINER, mode="bicubic", align_corners=False)
 
 
 def outline(field: NDArray[np.float32], size: int) -> list[list[Curve]]:

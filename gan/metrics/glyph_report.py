@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from gan import images
 from gan.data.triples import Glyphs
+from gan.font.ink import inked
 from gan.metrics.baselines import Fonts, baselines
 from gan.metrics.claims import FIELDS, Verdict, cautions, verdict
 from gan.metrics.glyph_evaluation import cells_of
@@ -19,6 +20,7 @@ from gan.metrics.glyphs import (
     CELLS,
     CONTROLS,
     Cells,
+    Control,
     Draw,
     Pairs,
     faithful,
@@ -33,6 +35,8 @@ from gan.metrics.tables import LONG, SHORT, body, signed, table
 NAME = "W-Net"
 WRONG, SHUFFLED = f"{NAME}, wrong prototype", "shuffled reference"
 ADAPTED = f"{NAME}, adapted"
+FONT = "as a font"
+INK = f"{FONT}: drawn as before, with what is grey made ink or paper, as a font's outlines have it."
 SEVERAL = 4  # references in the rows beside those of one
 AMONG = tuple(cell for cell in CELLS if cell != "validation")
 UNSEEN = tuple(cell for cell in AMONG if CELLS[cell][0] == "test")  # styles to adapt to
@@ -84,15 +88,17 @@ def glyph_report(
     rows = baselines(cells, AMONG, measure)
     *others, chosen = draws
     several = min(SEVERAL, len(cells.references) - 1)
-    ways: dict[str, tuple[str, dict[str, Any]]] = {
-        NAME: (chosen, {}),
-        f"{NAME}, {several} references": (chosen, {"references": several}),
-        **{f"{NAME}, {other} weights": (other, {}) for other in others},
-        **{f"{NAME}, {name}": (chosen, {"control": control}) for name, control in CONTROLS.items()},
+    draw = draws[chosen]
+    ways: dict[str, tuple[Draw, dict[str, Any]]] = {
+        NAME: (draw, {}),
+        f"{NAME}, {FONT}": (lambda *given: inked(draw(*given)), {}),
+        f"{NAME}, {several} references": (draw, {"references": several}),
+        **{f"{NAME}, {other} weights": (draws[other], {}) for other in others},
+        **{f"{NAME}, {name}": (draw, {"control": control}) for name, control in CONTROLS.items()},
     }
     ways[WRONG][1]["measure"] = Judged(judge, characters, device, wrong_prototype)
-    for row, (weights, way) in ways.items():
-        rows[row] = score(cells, draws[weights], among=AMONG, **{"measure": measure, **way})
+    for row, (drawing, way) in ways.items():
+        rows[row] = score(cells, drawing, among=AMONG, **{"measure": measure, **way})
     learnt = Learnt(cells, adaptation, device) if adaptation else None
     if learnt:
         rows |= learnt.rows(rows, several, measure)
@@ -111,7 +117,7 @@ def glyph_report(
             "rows": {row: _facts(scores, dataset) for row, scores in rows.items()},
         },
         {
-            f"{cell}. {what} * sees more than a {NAME}.": _sheet(cells, draws[chosen], learnt, cell)
+            f"{cell}. {what} * sees more than a {NAME}.": _sheet(cells, draw, learnt, cell)
             for cell, what in SECTIONS.items()
         },
     )
@@ -138,6 +144,7 @@ def told(
         f"Of held-out real glyphs the judges read rightly: {_ceilings(ceiling)}.\n"
         "Shown another character's prototype, it is that one which is read, as it should be, in "
         f"{rows[WRONG].cells['UFUC'].mean('followed'):.1%} of UFUC.",
+        *(INK for row in rows if row == f"{name}, {FONT}"),
         *also,
         _differences(rows, name),
         "\n".join(cautions(rows[name], ceiling, seeds, splits)),
@@ -160,19 +167,20 @@ class Learnt:
         self, plain: Mapping[str, Scores], several: int, measure: Measure
     ) -> dict[str, Scores]:
         """Scores by row; in seen styles, where nothing is to learn, those of `plain` rows."""
-        ways = {
-            NAME: (1, faithful),
-            f"{NAME}, {several} references": (several, faithful),
-            f"{NAME}, {SHUFFLED}": (1, shuffled_reference),
+        ways: dict[str, tuple[int, Control, Callable[[Pairs], Tensor]]] = {
+            NAME: (1, faithful, self),
+            f"{NAME}, {FONT}": (1, faithful, lambda pairs: inked(self(pairs))),
+            f"{NAME}, {several} references": (several, faithful, self),
+            f"{NAME}, {SHUFFLED}": (1, shuffled_reference, self),
         }
         self._draw(
             control(self.cells, self.cells.pairs(cell, k))
-            for k, control in ways.values()
+            for k, control, _ in ways.values()
             for cell in UNSEEN
         )
         found = {}
-        for row, (k, control) in ways.items():
-            new = score_pairs(self.cells, self, k, control, UNSEEN, measure=measure)
+        for row, (k, control, paint) in ways.items():
+            new = score_pairs(self.cells, paint, k, control, UNSEEN, measure=measure)
             cells = {**plain[row].cells, **new.cells}
             found[row.replace(NAME, ADAPTED)] = Scores({cell: cells[cell] for cell in AMONG})
         return found
@@ -318,8 +326,9 @@ def _sheet(cells: Cells, draw: Draw, learnt: Learnt | None, cell: str) -> np.nda
     columns = {
         "prototype": prototype,
         "reference": references[:, 0],
-        NAME: draw(prototype, references),
-        **({ADAPTED: learnt(pairs)} if learnt and cell in UNSEEN else {}),
+        NAME: (drawn := draw(prototype, references)),
+        **({ADAPTED: (drawn := learnt(pairs))} if learnt and cell in UNSEEN else {}),
+        FONT: inked(drawn),
         "truth": cells.ink(pairs.styles, pairs.characters),
         "nearest font *": Fonts(cells).nearest(pairs),
     }

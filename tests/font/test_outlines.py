@@ -11,9 +11,11 @@ from fontTools.pens.boundsPen import BoundsPen
 from torch.nn.functional import avg_pool2d, interpolate
 
 from gan.data.sheets import GlyphSheets
-from gan.font import outlines
-from gan.font.outlines import ASCENT, EM, FINER, fitted, glyph, outline, shapes
+from gan.font import outlines, truetype
+from gan.font.ink import FINER, inked, shapes
+from gan.font.outlines import ASCENT, EM, fitted, glyph, outline
 from gan.images import to_floats
+from gan.metrics.images import ssim
 
 SIZE, FINE = 32, 16
 
@@ -27,6 +29,13 @@ def coverage(inside):
 
 def traced(ink):
     return outline(shapes(ink)[0, 0].numpy(), SIZE)
+
+
+def real(*places):
+    """Ink of glyphs of the embedded sheets, so many or a slice of them."""
+    sheets = GlyphSheets(Path(__file__).parents[2] / "data/hanzi", SIZE)
+    pixels = np.stack([record.image for record in itertools.islice(sheets, *places)])
+    return (1 - to_floats(pixels)) / 2
 
 
 def area(curves):
@@ -80,6 +89,24 @@ def test_specks_are_left_out_and_a_blank_page_has_no_contour():
     assert traced(torch.zeros(1, 1, SIZE, SIZE)) == []
 
 
+def test_drawings_as_a_font_has_them_are_as_it_is_rendered(tmp_path):
+    """Grey strokes become ink of their weight, or vanish, alike in both."""
+    ink = real(0, 2000, 97)[:20]
+    for drawn, least in ((ink, 0.98), (0.7 * ink, 0.97), (avg_pool2d(ink, 3, 1, 1), 0.97)):
+        traces = [outline(field, SIZE) for field in shapes(drawn)[:, 0].numpy()]
+        names = [chr(0x4E00 + place) for place in range(len(drawn))]
+        truetype.write(
+            tmp_path / "a.ttf",
+            {name: glyph(trace) for name, trace in zip(names, traces, strict=True)},
+            truetype.Names("a"),
+        )
+        rendered = truetype.rendered(tmp_path / "a.ttf", names, SIZE)
+        assert ssim(inked(drawn), rendered).mean() > least
+        assert not torch.allclose(inked(drawn), drawn, atol=0.1)
+    halves = torch.tensor([-0.5, 1.5]).repeat_interleave(8).expand(1, 1, 16, 16)
+    assert inked(halves).unique().tolist() == [0.0, 1.0]
+
+
 def test_ink_at_the_border_is_closed():
     (contour,) = traced(coverage(lambda x, y: x < 8))
     assert area([contour]) == pytest.approx(-8 * SIZE, rel=0.02)
@@ -102,10 +129,7 @@ def test_curves_keep_to_the_tolerance_and_join():
 
 
 def test_a_real_glyph_has_few_points():
-    sheets = GlyphSheets(Path(__file__).parents[2] / "data/hanzi", SIZE)
-    pixels = np.stack([record.image for record in itertools.islice(sheets, 12)])
-    ink = (1 - to_floats(pixels)) / 2
-    fields = shapes(ink)[:, 0].numpy()
+    fields = shapes(real(12))[:, 0].numpy()
     made = [glyph(outline(field, SIZE)) for field in fields]
     points = sorted(len(one.coordinates) for one in made)
     assert points[6] < 100  # a tolerance of 0.12 pixels makes 115

@@ -9,13 +9,14 @@ import torch
 
 from gan.data.store import Store
 from gan.data.triples import Glyphs
+from gan.font.ink import inked
 from gan.metrics.baselines import baselines
 from gan.metrics.glyph_evaluation import GlyphEvaluation, cells_of
 from gan.metrics.glyph_judges import Judged
 from gan.metrics.glyph_report import Adaptation, Learnt, glyph_report
 from gan.metrics.glyphs import faithful, shuffled_reference
 from gan.metrics.judges import Judge
-from gan.metrics.scores import score
+from gan.metrics.scores import score, score_pairs
 
 CPU = torch.device("cpu")
 
@@ -158,7 +159,7 @@ def test_every_choice_of_references_is_learnt_once_and_drawn_where_it_belongs(
     learnt, asked = Learnt(cells, adaptation, CPU), adaptation.settings["asked"]
     measure = Judged(judge, characters, CPU)
     plain = score(cells, lambda prototype, _: prototype, measure=measure)
-    names = "W-Net", "W-Net, 4 references", "W-Net, shuffled reference"
+    names = [f"W-Net{way}" for way in ("", ", as a font", ", 4 references", ", shuffled reference")]
     rows = learnt.rows(dict.fromkeys(names, plain), 4, measure)
     assert [*rows] == [name.replace("W-Net", "W-Net, adapted") for name in names]
     for row, many, control in (
@@ -178,6 +179,9 @@ def test_every_choice_of_references_is_learnt_once_and_drawn_where_it_belongs(
             off = (taught - cells.ink(pairs.styles, pairs.characters)).abs().mean((1, 2, 3)).numpy()
             means = [off[pairs.styles == style].mean() for style in np.unique(pairs.styles)]
             assert rows[row].cells[cell].mean("l1") == pytest.approx(np.mean(means))
+    for cell in ("UFSC", "UFUC"):
+        as_font = score_pairs(cells, lambda pairs: inked(learnt(pairs)), among=[cell]).cells[cell]
+        assert rows["W-Net, adapted, as a font"].cells[cell].mean("l1") == as_font.mean("l1")
     assert len(asked) == len(set(asked))
     every = [cells.pairs(cell, many) for cell in ("UFSC", "UFUC") for many in (1, 4)]
     choices = {
@@ -199,6 +203,8 @@ def test_the_verdict_is_on_the_adapted_generator_where_there_is_one(dataset, jud
         assert ours[cell]["l1"]["mean"] != plain[cell]["l1"]["mean"]
     assert report.numbers["adapted/UFUC/l1"] == ours["UFUC"]["l1"]["mean"]
     assert "adapted_shuffled_reference/UFUC/l1" in report.numbers
+    assert "adapted_as_a_font/UFUC/l1" in report.numbers
+    assert "as a font: drawn as before" in report.text
     assert report.facts["adaptation"]["steps"] == 7
     assert report.facts["adaptation"]["enough"] == 0.125
     assert report.verdict.startswith("When it has learnt its references by heart: ")
@@ -207,7 +213,13 @@ def test_the_verdict_is_on_the_adapted_generator_where_there_is_one(dataset, jud
     ahead = {test["what"]: test["numbers"] for test in report.facts["tests"]["transfers"]}
     difference = float(ahead["ahead of prototype copy on L1 (UFUC)"].split()[0])
     assert difference == pytest.approx(ours["UFUC"]["l1"]["mean"] - copy, abs=1e-4)
-    alone = glyph_report(blank, dataset, judge, CPU)
+    grey = {"raw": lambda prototype, _: 0.8 * prototype}
+    alone = glyph_report(grey, dataset, judge, CPU)
+    cells, _ = cells_of(dataset)
+    as_font = score(cells, lambda prototype, _: inked(0.8 * prototype), among=["UFUC"])
+    told = alone.facts["rows"]["W-Net, as a font"]["UFUC"]["l1"]["mean"]
+    assert told == as_font.cells["UFUC"].mean("l1")
+    assert told != alone.facts["rows"]["W-Net"]["UFUC"]["l1"]["mean"]
     assert alone.facts["adaptation"] is None
     assert "adapted" not in alone.text
     assert not alone.verdict.startswith("When")
