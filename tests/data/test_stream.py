@@ -271,8 +271,8 @@ def test_eight_families_of_any_size_can_be_split(count, sizes):
         assert len(families[1]) >= 1
         assert len(families[2]) >= 2
         assert len(split.train) >= 0.6 * len(groups)
-    others = [split_groups(groups, np.arange(len(groups)), seed).test for seed in (0, 1)]
-    assert not np.array_equal(*others)
+    drawn = {tuple(split_groups(groups, np.arange(len(groups)), seed).test) for seed in range(20)}
+    assert len(drawn) > 1 or len(set(sizes)) == 4  # where only three are small, it is those
 
 
 def test_too_few_families_are_refused():
