@@ -128,7 +128,7 @@ def run(args: argparse.Namespace) -> int:
     scores = make(loaded, wanted, given, args.out, entries)
     if scores is None:
         if shown:
-            print("gan: fewer --adapt steps, or no --shows, keep more of strokes", file=sys.stderr)
+            print("gan: strokes fade less without --shows, as it was trained", file=sys.stderr)
         return 1
     page = specimen(args.out, entries.family, [*wanted])
     for suffix in ("png", "pdf"):
