@@ -417,6 +417,19 @@ def test_a_folder_is_the_same_with_a_slash_at_its_end(before, now):
         assert rundir.run_id(old) == rundir.run_id(new)
 
 
+def test_a_run_that_goes_on_keeps_its_id(tiny):
+    """It may have begun with a slash at the end of a folder: its checkpoints are its own still."""
+    run = build(tiny("dcgan"))
+    run.run_id = "before"
+    play(run, 1)
+    assert run.save()
+    run.stream.close()
+    again = build(tiny("dcgan"))
+    assert (again.step, again.run_id) == (1, "before")
+    assert again.save()  # in the place of the one that it goes on from
+    again.stream.close()
+
+
 def test_other_folders_are_others():
     both, one = {"data": {"more": ["fonts", "hanzi-web"]}}, {"data": {"more": "fonts"}}
     assert rundir.differences(both, one) == [("data.more", ["fonts", "hanzi-web"], "fonts")]

@@ -169,6 +169,7 @@ def numbers(groups: Sequence["Group"], baseline: "Group", tags: Sequence[str]) -
                     }
                     for (seed, split), run in group.runs.items()
                 ],
+                "left_out": [str(run.path) for run in group.others],
                 "metrics": {t: {"mean": m, "deviation": d} for t, (m, d) in spreads.items()},
                 "differences": {t: d._asdict() for t, d in apart.items() if d},
                 "by_font": {t: d._asdict() for t, d in fonts.items() if d},

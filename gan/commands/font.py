@@ -127,8 +127,8 @@ def run(args: argparse.Namespace) -> int:
     )
     scores = make(loaded, wanted, given, args.out, entries)
     if scores is None:
-        if shown:
-            print("gan: strokes fade less without --shows, as it was trained", file=sys.stderr)
+        if shown and steps:
+            print("gan: without --shows strokes may fade less", file=sys.stderr)
         return 1
     page = specimen(args.out, entries.family, [*wanted])
     for suffix in ("png", "pdf"):

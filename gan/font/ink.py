@@ -24,7 +24,7 @@ def shapes(ink: Tensor, rounds: int = 6, steepness: float = 16.0, rate: float = 
 
 
 def inked(ink: Tensor) -> Tensor:
-    """Drawings [N, 1, H, W] in [0, 1] as a font of them looks at that size, but for its curves."""
+    """Drawings [N, 1, H, W] in [0, 1] as their font looks that large, but for curves and specks."""
     return avg_pool2d((shapes(ink.clamp(0, 1)) > 0.5).float(), FINER)
 
 

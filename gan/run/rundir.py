@@ -14,6 +14,7 @@ from gan.config.plain import parsed
 from gan.config.signature import flat
 from gan.locks import HeldError, Lock
 from gan.registry import ConfigError
+from gan.run.sealed import read_manifest
 
 LOCK, FINISHED = ".lock", "finished.json"
 _held: dict[tuple[int, Path], Lock] = {}  # by process, since a fork inherits it
@@ -108,6 +109,7 @@ def begin(run: Any, resumed: Path | None, say: Callable[[str], None]) -> None:
     folder = run.monitor.run_dir
     if resumed is not None:
         run.resume(resumed)
+        run.run_id = read_manifest(resumed)["run_id"]  # which a folder's other spelling leaves
         _require_rates(run, folder / "config.yaml")
         say(f"{folder} goes on at step {run.step}")
     stated = {"config": run.run_id, "data": run.stream.content, **run.counts()}

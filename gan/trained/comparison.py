@@ -204,9 +204,11 @@ def _scores(path: Path) -> tuple[Scores, dict[str, Any]]:
         except (OSError, ValueError, AttributeError, TypeError, KeyError):
             continue
     scores, families = {}, {}
-    for _, theirs, kinds in sorted(found, key=lambda said: said[0]):  # the latest says the most
-        scores |= theirs
-        families |= kinds
+    latest = max((step for step, *_ in found), default=0)
+    for step, theirs, kinds in found:
+        if step == latest:
+            scores |= theirs
+            families |= kinds
     return scores, families
 
 
@@ -284,7 +286,8 @@ def chosen(groups: Sequence[Group], wanted: str | None) -> Group:
 def _has(group: Group, key: str, value: str) -> bool:
     """Whether a setting, named by the last parts of its key, has this value."""
     ends = [known for known in group.settings if f".{known}".endswith(f".{key}")]
-    return any(value in (_value(group.settings[k]), str(group.settings[k])) for k in ends)
+    values = {shown for k in ends for shown in (_value(group.settings[k]), str(group.settings[k]))}
+    return not values.isdisjoint((value, value.rstrip("/")))
 
 
 def measures(records: Sequence[Record], wanted: Sequence[str] = ()) -> list[str]:

@@ -200,13 +200,15 @@ def test_an_evaluation_with_rows_counts_before_what_training_has_measured(tmp_pa
 def test_an_evaluation_from_before_the_end_does_not_count(tmp_path, evaluated, ended, value):
     at_end = {**scored(0.1), "step": ended}
     path = written(tmp_path / "a", scores=at_end)
-    said = {"scores": {"UFUC": {"a1": {"l1": 0.9}}}, "families": {"a1": "late"}}
+    late = {"UFUC": {"a1": {"l1": 0.9}}, "SFUC": {"a2": {"l1": 0.8}}}
+    said = {"scores": late, "families": {"a1": "late"}}
     (path / "evaluation").mkdir()
     step = {} if evaluated is None else {"step": evaluated}
     (path / "evaluation/evaluation.json").write_text(json.dumps({**said, **step}))
     record = comparison.read(path)
     ours = at_end["scores"]["UFUC"] if value == 0.1 else said["scores"]["UFUC"]
     assert record.fonts("UFUC/l1") == {font: found["l1"] for font, found in ours.items()}
+    assert record.fonts("SFUC/l1") == ({} if value == 0.1 else {"a2": 0.8})
 
 
 @pytest.mark.parametrize("word", ["nan", "inf"])
@@ -236,7 +238,9 @@ def test_of_two_runs_alike_the_one_that_has_come_further_counts(tmp_path):
     assert {repeat: run.path.name for repeat, run in group.runs.items()} == {(0, 0): "b"}
     assert group.values("metric/l1") == {(0, 0): 0.1}
     assert {run.path.name for run in group.others} == {"a", "c"}
-    text = compare([tmp_path])
+    text = compare([tmp_path], out=tmp_path / "out")
+    (said,) = json.loads((tmp_path / "out/compare.json").read_text())["groups"]
+    assert said["left_out"] == [str(run.path) for run in group.others]
     assert f"Left out, as another run of these repeats them:\n\n- {tmp_path / 'a'}\n" in text
     assert comparison.chosen([group], str(tmp_path / "c")) is group
     assert "Left out" not in compare([tmp_path / "b"])
@@ -251,6 +255,10 @@ def test_runs_are_told_apart_by_what_a_run_directory_is_known_by(tmp_path):
     first, second = groups_of(tmp_path)
     assert comparison.named(first, first) == "recipe.bend=0"
     assert comparison.named(second, first) == "recipe.bend=0.7"
+    written(tmp_path / "c", 0, data__path="other/")
+    for wanted in ("path=other", "data.path=other/"):
+        chosen = comparison.chosen(groups_of(tmp_path), wanted)
+        assert [run.path.name for run in chosen.runs.values()] == ["c"]
 
 
 def test_a_directory_whose_name_looks_like_a_pattern_is_found(tmp_path):
