@@ -137,16 +137,11 @@ def _batches(order: np.ndarray, many: int) -> Iterator[np.ndarray]:
         yield order[first : first + many]
 
 
-def _buffer(shape: tuple[int, ...]) -> np.ndarray:
-    """Memory as a stream has: numpy's begins 16 bytes into a page, where copies take longer."""
-    return torch.zeros(shape, dtype=torch.uint8).numpy()
-
-
 def _stream(store: Store, size: int) -> Work:
     """One epoch of plans and copies into a reused buffer: the work of the thread that feeds."""
     dataset, many = Images(store), _batch(size)
     stream = Stream(dataset, many, 0, torch.device("cpu"), ("real",))
-    buffer = _buffer((many, *store.shape))
+    buffer = np.empty((many, *store.shape), np.uint8)
 
     def epoch() -> None:
         for position in range(store.count // many):
@@ -160,7 +155,7 @@ def _read_by_two(pool: ThreadPoolExecutor, pictures: Pictures, folder: Path, siz
     halves = [list(_batches(half, _batch(size))) for half in np.array_split(order, 2)]
 
     def half(number: int) -> None:
-        buffer = _buffer((_batch(size), *pictures.shape))
+        buffer = np.empty((_batch(size), *pictures.shape), np.uint8)
         for rows in halves[number]:
             store.read(rows, buffer)
 
@@ -169,7 +164,7 @@ def _read_by_two(pool: ThreadPoolExecutor, pictures: Pictures, folder: Path, siz
 
 def _copied(pictures: Pictures, size: int) -> Work:
     """The same bytes, from one place into a ring of three buffers."""
-    buffers = [_buffer((_batch(size), *pictures.shape)) for _ in range(4)]
+    buffers = [np.zeros((_batch(size), *pictures.shape), np.uint8) for _ in range(4)]
 
     def copy() -> None:
         for number in range(len(pictures) // _batch(size)):
@@ -181,7 +176,7 @@ def _copied(pictures: Pictures, size: int) -> Work:
 def _taken(pixels: np.ndarray, size: int) -> Work:
     """One epoch by `np.take` into a reused buffer."""
     pixels = np.asarray(pixels)
-    buffer = _buffer((_batch(size), *pixels.shape[1:]))
+    buffer = np.empty((_batch(size), *pixels.shape[1:]), np.uint8)
 
     def take() -> None:
         for rows in _batches(_shuffled(len(pixels)), len(buffer)):
