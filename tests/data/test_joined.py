@@ -170,6 +170,12 @@ def test_what_relates_a_family_counts_for_all_of_it_in_several_sources(tmp_path)
             assert not ({"new", "new+"} & trained and held_out)
     found, _ = facts("nobody", "somebody")
     assert found["new"] == found["new+"] == []
+    first, more = TinyGlyphs(), More()
+    first.facts["styles"]["style05"].update(name="Beta", copyright="2001 A. Drawer")
+    more.facts["styles"]["twin"].update(copyright="A. Drawer 2001")  # is not used: it is left out
+    one = Joined(first, more)
+    for both in (one, Joined(one, Sideways())):
+        assert both.facts["styles"]["new"]["training"] == ["style05"]
 
 
 def test_the_prototype_is_of_the_first_and_its_family_is_never_trained_on(store, tmp_path):
