@@ -27,8 +27,13 @@ BENT = 0.9  # share of them that is bent: shapes change, the style stays
 KEPT = 0.5  # weight of what other characters lose, beside a difference of ink
 PALE = 0.25  # weight of how grey they are
 HOW = {
-    "optimizer": "Adam", "lr": RATE, "least_batch": ROWS, "bent": BENT, "kept": KEPT, "pale": PALE
-}  # fmt: skip
+    "optimizer": "Adam",
+    "lr": RATE,
+    "least_batch": ROWS,
+    "bent": BENT,
+    "kept": KEPT,
+    "pale": PALE,
+}
 KNOWN = 128  # glyphs that say how well a generator draws what it was trained on
 
 

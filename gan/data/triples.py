@@ -271,9 +271,10 @@ def split_groups(
     rng = np.random.Generator(np.random.Philox(key=[seed, 0x5917]))
     order = rng.permutation(np.unique(groups[members]))
     apart = [members[groups[members] == group] for group in order]
-    held_out = _dealt(apart, len(members), first=0)
+    held_out = _dealt(apart, len(members), [], [])
     if len(apart) >= LEAST and not _several(held_out):
-        held_out = _dealt(sorted(apart, key=len), len(members), first=3)
+        one, two, three, *others = sorted(apart, key=len)
+        held_out = _dealt(others, len(members), [one, two], [three])
     if not _several(held_out):
         raise StoreError(
             f"{len(apart)} {what} are too few to hold any out for validation and test; "
@@ -284,11 +285,13 @@ def split_groups(
 
 
 def _dealt(
-    groups: Sequence[np.ndarray], count: int, first: int
+    groups: Sequence[np.ndarray],
+    count: int,
+    test: list[np.ndarray],
+    validation: list[np.ndarray],
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """The groups for test and validation; the `first` of them whatever their size."""
-    test, validation = list(groups[: first - first // 3]), list(groups[first - first // 3 : first])
-    for group in groups[first:]:
+    """Those for test and validation, and of the groups those that are small and still fit in."""
+    for group in groups:
         for part, quota in ((test, 0.2 * count), (validation, 0.1 * count)):
             small = len(group) <= max(1, quota / 3)
             if small and sum(map(len, part)) + len(group) / 2 <= quota:

@@ -144,7 +144,7 @@ def told(
         f"Of held-out real glyphs the judges read rightly: {_ceilings(ceiling)}.\n"
         "Shown another character's prototype, it is that one which is read, as it should be, in "
         f"{rows[WRONG].cells['UFUC'].mean('followed'):.1%} of UFUC.",
-        *(INK for row in rows if row == f"{name}, {FONT}"),
+        *([INK] if f"{name}, {FONT}" in rows else []),
         *also,
         _differences(rows, name),
         "\n".join(cautions(rows[name], ceiling, seeds, splits)),
