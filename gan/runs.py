@@ -29,7 +29,7 @@ from gan.recipes.wnet import WNet
 from gan.registry import ConfigError, Entry
 from gan.run.best import path_of, weights_of
 from gan.step.buffers import settled
-from gan.styles import STEPS, adapted, repeated
+from gan.styles import STEPS, Relatives, adapted, repeated
 
 CHUNK = 64  # images drawn at once
 CLOCKS = ("step", "images", "discriminator_updates")
@@ -168,21 +168,21 @@ class Run:
         steps: int = STEPS,
         enough: float = 0.0,
         others: Tensor | None = None,
+        relatives: Relatives | None = None,
     ) -> "Run":
         """This run with a generator that has learnt references of one style, see `gan.styles`.
 
         Args:
             shown, references: characters in the standard font and in the style, [K, C, H, W].
             steps: at most.
-            enough: the mean difference of ink at which it stops earlier.
-            others: more characters in the standard font, [N, C, H, W], which stay legible.
+            enough, others, relatives: as `gan.styles.adapted` has them.
         """
         self._require(WNet, "styles are learnt")
         writer: Any = self.generator
         pair = shown.to(self.device), references.to(self.device)
         kept = None if others is None else others.to(self.device)
-        learnt = adapted(writer, *pair, coerce(Whole, steps, "steps"), enough, kept)
-        return replace(self, generator=learnt)
+        count = coerce(Whole, steps, "steps")
+        return replace(self, generator=adapted(writer, *pair, count, enough, kept, relatives))
 
     def _require(self, recipe: type, what: str) -> None:
         if not issubclass(self.recipe, recipe):

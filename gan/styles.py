@@ -2,13 +2,15 @@
 
 An encoder has one look at a style that it never met. Where it is known which characters the
 references show, the standard font says what they were to be drawn from, and a few steps on these
-pairs bring what is drawn closer to the style, the more the stranger it is.
+pairs bring what is drawn closer to the style, the more the stranger it is. So do steps on the
+styles that were trained on and are like it, the more the liker they are.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import l1_loss, mse_loss
@@ -18,14 +20,18 @@ from gan.data.stream import Stream
 from gan.data.triples import Glyphs
 from gan.orientations import ORIENTATIONS, oriented
 from gan.recipes.modules import GlyphWriter
-from gan.restyle import bent
+from gan.restyle import bent, turned
 
 STEPS = 40  # of an adaptation at most
-RATE = 1e-4  # of its optimizer, Adam
+RATE = 3e-4  # of its optimizer, Adam; it falls to zero in a straight line
 ROWS = 8  # least pairs in its batch, which has each reference in each orientation
-BENT = 0.9  # share of them that is bent: shapes change, the style stays
+BENT = 0.9  # share of its samples that is bent: shapes change, the style stays
 KEPT = 0.5  # weight of what other characters lose, beside a difference of ink
-PALE = 0.25  # weight of how grey they are
+PALE = 0.125  # weight of how grey they are
+BESIDE = 24  # samples of related styles in its batch
+NEAR = 6.0  # their weight, where a style is as near as drawings are to what was trained on
+FALL = 6  # the power of its nearness by which that falls where none is
+POWER = 8  # the power of its nearness by which a style has more samples
 HOW = {
     "optimizer": "Adam",
     "lr": RATE,
@@ -33,8 +39,62 @@ HOW = {
     "bent": BENT,
     "kept": KEPT,
     "pale": PALE,
+    "beside": BESIDE,
+    "near": NEAR,
+    "fall": FALL,
+    "power": POWER,
 }
 KNOWN = 128  # glyphs that say how well a generator draws what it was trained on
+READS = ("prototype", "reference", "target")
+
+
+class Relatives:
+    """Samples of the styles that were trained on, more of those that are like some references.
+
+    A style is as far from the references as its own glyphs of their characters are, by a mean
+    difference of ink. To learn from what lies near alone is local learning (Bottou and Vapnik 1992,
+    "Local Learning Algorithms", Neural Computation 4).
+
+    Attributes:
+        distance: of the nearest style, from 0 to 1.
+        names: of all styles that have such glyphs, the nearest first.
+    """
+
+    def __init__(
+        self, dataset: Glyphs, device: torch.device, characters: Sequence[str], references: Tensor
+    ) -> None:
+        """`references` [K, C, H, W] in [-1, 1] show the `characters`.
+
+        Raises:
+            ValueError: no style that was trained on has any of the characters.
+        """
+        self.dataset, self.stream = dataset, Stream(dataset, 1, 0, device, READS)
+        known = [k for k, character in enumerate(characters) if character in dataset.characters]
+        columns = [dataset.characters.index(characters[k]) for k in known]
+        styles = dataset.styles.train
+        rows = dataset.rows[styles][:, columns]  # [S, K]
+        own, shown = np.nonzero(rows >= 0)
+        if not len(own):
+            raise ValueError(f"no style that was trained on has {''.join(characters)}")
+        glyphs = self.stream.images(rows[own, shown])
+        off = (glyphs - references.to(device)[np.array(known)[shown]]).abs().mean((1, 2, 3)) / 2
+        counts = np.bincount(own, minlength=len(styles))
+        sums = np.bincount(own, off.double().cpu().numpy(), len(styles))
+        distances = np.divide(sums, counts, np.full(len(styles), np.inf), where=counts > 0)
+        self.distance = max(float(distances.min()), 1e-6)
+        order = np.argsort(distances, kind="stable")
+        self.names = [dataset.style_names[styles[n]] for n in order if counts[n]]
+        nearness = (self.distance / np.maximum(distances, self.distance)) ** POWER  # [S]
+        places = np.searchsorted(styles, dataset.pairs[:, 0])
+        share = (nearness / np.maximum(np.bincount(places, minlength=len(styles)), 1))[places]
+        self._share = share / share.sum()  # of samples, for each pair that is trained on
+
+    def batches(self, size: int, steps: int, seed: int) -> Iterator[dict[str, Tensor]]:
+        """So many batches of prototypes, references and targets."""
+        rng = np.random.default_rng(seed)
+        for step in range(steps):
+            pairs = rng.choice(len(self._share), size, p=self._share)
+            yield self.stream.read(self.dataset.plan(seed, step, pairs))
 
 
 def adapted(
@@ -44,14 +104,16 @@ def adapted(
     steps: int = STEPS,
     enough: float = 0.0,
     others: Tensor | None = None,
+    relatives: Relatives | None = None,
     seed: int = 0,
 ) -> GlyphWriter:
     """A copy of a W-Net's generator that has learnt the references of one style by heart.
 
     The encoders stay as they are; what puts their codes together takes steps on the mean absolute
     difference between the references and what it draws in their place, in each orientation that it
-    draws in, each pair bent anew every time. It stops where the difference is `enough`: to draw
-    them better than it draws what it was trained on would be at the cost of other characters.
+    draws in, each pair bent anew every time. Where the difference is `enough` it learns them no
+    more: to draw them better than it draws what it was trained on would be at the cost of other
+    characters. Samples of `relatives` are learnt beside, and count the more the nearer those are.
     Where strokes of the style lie elsewhere than the prototype's, it would learn to leave them
     pale. So `others` that it draws in the style must keep their content for the encoder, which is
     W-Net's loss of constant content (Jiang et al. 2018), and be ink or paper: for pixels that are x
@@ -63,45 +125,58 @@ def adapted(
         writer: in evaluation mode; it is left as it is.
         shown: the references' characters in the standard font, [K, C, H, W] in [-1, 1].
         references: the same characters in the style, [K, C, H, W].
-        steps: at most.
-        enough: a difference of ink, from 0 to 1.
+        steps: at most: without relatives it stops where references are drawn well enough.
+        enough: a difference of ink, from 0 to 1, such as `accuracy` finds; relatives need it.
         others: more characters in the standard font, [N, C, H, W], some of them at every step.
+        relatives: trained styles that are like the references.
 
     Raises:
-        ValueError: shapes differ, or there is no reference.
+        ValueError: shapes differ, there is no reference, or relatives come without `enough`.
     """
     if shown.shape != references.shape or not len(shown):
         raise ValueError(
             "there must be a reference, and for each its character in the standard font, of the "
             f"same shape: shown {[*shown.shape]}, references {[*references.shape]}"
         )
+    if relatives and not enough > 0:
+        raise ValueError(
+            "relatives count by how near they are beside `enough`: say how far drawings are from "
+            "what was trained on, as gan.styles.accuracy finds it"
+        )
     ways = ORIENTATIONS if getattr(writer, "self_ensemble", False) else 1
     fixed: Any = deepcopy(writer).requires_grad_(False)
     fixed.self_ensemble = False  # it learns every orientation by itself
     own: Any = deepcopy(fixed).requires_grad_(True)
     rows = torch.arange(max(ROWS // ways, len(shown)), device=shown.device)
+    kept = torch.arange(max(ROWS // ways, 1), device=shown.device)
     with torch.no_grad():
         style = fixed.encode_style(_turned(references[None], ways))
-        style = mapped(lambda code: code.repeat_interleave(len(rows), 0), style)
     optimizer = torch.optim.Adam(own.parameters(), RATE)
-    with torch.enable_grad(), draws.shared(draws.Share(0, len(rows), len(rows)), seed):
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / max(steps, 1))
+    beside = relatives.batches(BESIDE, steps, seed) if relatives else None
+    near = NEAR * min(1, enough / relatives.distance) ** FALL if relatives else 0.0
+    with torch.enable_grad(), draws.shared(draws.Share(0, 1, 1), seed):
         for step in range(steps):
             same = rows % len(shown)
             pair = bent(shown[same], references[same], BENT)
-            prototype, target = (_turned(images, ways) for images in pair)
-            content = fixed.encode_content(prototype)
-            loss = l1_loss(own.decode(content, style), target) / 2  # of ink
-            if loss.item() <= enough:
+            prototypes, truth = (_turned(images, ways) for images in pair)
+            loss = _missed(fixed, own, prototypes, truth, style)
+            learnt = loss.item() <= enough
+            if learnt and beside is None:
                 break
+            losses = [] if learnt else [loss]
             if others is not None:
-                some = others[(rows + step * len(rows)) % len(others)]
-                loss = loss + _harm(fixed, own, _turned(some, ways), style)
+                some = others[(kept + step * len(kept)) % len(others)]
+                losses.append(_harm(fixed, own, _turned(some, ways), style))
+            if beside is not None:
+                losses.append(near * _of_relatives(fixed, own, next(beside), ways))
             optimizer.zero_grad()
-            loss.backward()
+            torch.stack(losses).sum().backward()
             optimizer.step()
+            schedule.step()
     own.self_ensemble = ways > 1
-    learnt: GlyphWriter = own.requires_grad_(False)
-    return learnt
+    adapted_writer: GlyphWriter = own.requires_grad_(False)
+    return adapted_writer
 
 
 def _turned(images: Tensor, ways: int) -> Tensor:
@@ -109,19 +184,41 @@ def _turned(images: Tensor, ways: int) -> Tensor:
     return torch.cat([oriented(images, way) for way in range(ways)])
 
 
+def _missed(
+    reader: GlyphWriter, writer: GlyphWriter, prototypes: Tensor, truth: Tensor, style: Any
+) -> Tensor:
+    """The mean difference of ink between characters drawn in a style and the truth."""
+    content = reader.encode_content(prototypes)
+    return l1_loss(writer.decode(content, _of_each(style, len(prototypes))), truth) / 2
+
+
 def _harm(reader: GlyphWriter, writer: GlyphWriter, prototypes: Tensor, style: Any) -> Tensor:
     """How far prototypes drawn in a style are from their own content to a reader, and how pale."""
     content = reader.encode_content(prototypes)
-    drawn = writer.decode(content, style)
+    drawn = writer.decode(content, _of_each(style, len(prototypes)))
     pale = (1 - drawn.square()).mean() / 4  # ink is (1 - drawn) / 2
     return KEPT * mse_loss(reader.encode_content(drawn).code, content.code) + PALE * pale
 
 
+def _of_relatives(
+    reader: GlyphWriter, writer: GlyphWriter, batch: Mapping[str, Tensor], ways: int
+) -> Tensor:
+    """The difference of samples from their truth, bent, each in an orientation of its own."""
+    pair = torch.stack(bent(batch["prototype"], batch["target"], BENT), 1)
+    glyphs, _ = turned(torch.cat([pair, batch["reference"]], 1), 1 - 1 / ways)
+    prototype, target, references = glyphs[:, 0], glyphs[:, 1], glyphs[:, 2:]
+    return _missed(reader, writer, prototype, target, reader.encode_style(references))
+
+
+def _of_each(style: Any, count: int) -> Any:
+    """Codes of some images as those of so many, in runs of one code."""
+    return mapped(lambda code: code.repeat_interleave(count // len(code), 0), style)
+
+
 def known(dataset: Glyphs, device: torch.device) -> dict[str, Tensor]:
     """Prototypes, references and targets of glyphs that were trained on, 128 at most."""
-    reads = ("prototype", "reference", "target")
-    plan = dataset.shown(reads, KNOWN)["seen-style-seen-character"]
-    return Stream(dataset, 1, 0, device, reads).read(plan)
+    plan = dataset.shown(READS, KNOWN)["seen-style-seen-character"]
+    return Stream(dataset, 1, 0, device, READS).read(plan)
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.functional import l1_loss
@@ -9,9 +10,10 @@ from torch.nn.functional import l1_loss
 import gan
 from gan import runs, styles
 from gan.font.prototypes import trained_on
+from gan.images import to_floats
 from gan.networks.wnet import Generator
 from gan.orientations import ORIENTATIONS, oriented
-from gan.styles import accuracy, adapted, known
+from gan.styles import Relatives, accuracy, adapted, known
 
 
 @pytest.fixture(params=[False, True], ids=["one orientation", "eight"])
@@ -80,12 +82,12 @@ def test_a_step_is_adams_down_the_losses_in_every_orientation(
         given = oriented(references, way).expand(3, 3, 1, 16, 16)
         drawn = writer(oriented(shown, way), given)
         losses.append((drawn - oriented(references, way)).abs().mean() / 2)
-        if kept:  # the first three of the others: as many as there are references
-            content = writer.encode_content(oriented(others[:3], way)).code
-            read = writer.encode_content(writer(oriented(others[:3], way), given)).code
+        if kept:  # the first of the others
+            content = writer.encode_content(oriented(others[:1], way)).code
+            read = writer.encode_content(writer(oriented(others[:1], way), given[:1])).code
             losses.append(kept * (read - content).square().mean())
         if pale:
-            ink = (1 - writer(oriented(others[:3], way), given)) / 2
+            ink = (1 - writer(oriented(others[:1], way), given[:1])) / 2
             losses.append(pale * (ink * (1 - ink)).mean())
     (torch.stack(losses).sum() / len(ways)).backward()
     stepped = 0
@@ -103,8 +105,8 @@ def test_others_come_in_turn_and_stay_legible(writer, pair, monkeypatch):
     monkeypatch.setattr(styles, "ROWS", 1)
     monkeypatch.setattr(styles, "_harm", lambda *given: seen.append(given[2]) or real(*given))
     own = adapted(writer, *pair, steps=30, others=others)
-    turns = torch.cat([some[:3] for some in seen])
-    assert torch.equal(turns, others.repeat(18, 1, 1, 1))
+    turns = torch.cat([some[:1] for some in seen])
+    assert torch.equal(turns, others.repeat(6, 1, 1, 1))
     style = pair[1].expand(5, 3, 1, 16, 16)
 
     def lost(generator):  # for the encoder as it was before
@@ -135,11 +137,198 @@ def test_it_stops_where_the_references_are_drawn_well_enough(writer, pair, monke
     seen.clear()
     some = adapted(writer, *pair, steps=30, enough=enough)
     assert len(seen) == first + 1  # the last one is only looked at
-    expected = adapted(writer, *pair, steps=first)
+    assert [loss.item() / 2 for loss in seen] == ink[: first + 1]
+    moved = iter([0.0] * first)  # of the same rates, with nothing to learn after so many steps
+    monkeypatch.setattr(
+        styles, "l1_loss", lambda *images: real(*images) + next(moved, float("-inf"))
+    )
+    expected = adapted(writer, *pair, steps=30)
     assert torch.equal(some.decoder.image[1].weight, expected.decoder.image[1].weight)
+    monkeypatch.setattr(styles, "l1_loss", real)
     for same in (adapted(writer, *pair, steps=0), adapted(writer, *pair, enough=1.0)):
         both = zip(same.parameters(), writer.parameters(), strict=True)
         assert all(torch.equal(*pair) for pair in both)
+
+
+@pytest.fixture
+def dataset(trained):
+    """The tiny glyphs that a run was trained on."""
+    trained("wnet")
+    return trained_on(runs.load("run"))
+
+
+def glyph(dataset, style, character):
+    """A glyph [1, H, W] in [-1, 1] by name."""
+    row = dataset.rows[dataset.style_names.index(style), dataset.characters.index(character)]
+    pixels = np.empty((1, *dataset.store.shape), np.uint8)
+    dataset.store.read(np.array([row]), pixels)
+    return to_floats(pixels)[0]
+
+
+def relatives_of(dataset, style, shows):
+    """Those of a style's own glyphs of some characters."""
+    references = torch.stack([glyph(dataset, style, character) for character in shows])
+    return Relatives(dataset, torch.device("cpu"), shows, references), references
+
+
+def test_relatives_are_the_nearer_the_more_alike_their_glyphs_of_the_characters_are(
+    dataset, monkeypatch
+):
+    monkeypatch.setattr(styles, "POWER", 2)  # at which several count
+    style = dataset.style_names[dataset.styles.test[0]]
+    shows = "".join(dataset.characters[c] for c in dataset.split.train[:2])
+    near, _ = relatives_of(dataset, style, shows)
+    trained = [dataset.style_names[s] for s in dataset.styles.train]
+    off = {
+        other: np.mean(
+            [
+                float((glyph(dataset, other, c) - glyph(dataset, style, c)).abs().mean() / 2)
+                for c in shows
+            ]
+        )
+        for other in trained
+    }
+    assert near.names == sorted(trained, key=off.__getitem__)
+    assert near.distance == pytest.approx(min(off.values()), rel=1e-5)
+    nearness = np.array([(min(off.values()) / off[other]) ** styles.POWER for other in trained])
+    expected = nearness / nearness.sum()
+    assert expected.max() < 0.99  # of several
+    batches = [*near.batches(200, 10, seed=3)]
+    plans = [dataset.style_names[dataset.styles.train[s]] for s in seen_styles(dataset, batches)]
+    shares = np.array([plans.count(other) / len(plans) for other in trained])
+    assert np.abs(shares - expected).max() < 5 * np.sqrt(0.25 / len(plans))
+
+
+def seen_styles(dataset, batches):
+    """The training style of every target, which must be a training glyph, as its prototype is."""
+    targets = [
+        (place, glyph(dataset, dataset.style_names[s], dataset.characters[c]), c)
+        for place, s in enumerate(dataset.styles.train)
+        for c in dataset.split.train
+        if dataset.rows[s, c] >= 0
+    ]
+    table = torch.stack([image for _, image, _ in targets])
+    prototypes = {
+        c: glyph(dataset, dataset.style_names[dataset.prototype], dataset.characters[c])
+        for c in dataset.split.train
+    }
+    found = []
+    for batch in batches:
+        for target, prototype in zip(batch["target"], batch["prototype"], strict=True):
+            (same,) = torch.nonzero((table == target).flatten(1).all(1), as_tuple=True)
+            assert len(same), "no training glyph"
+            place, _, character = targets[int(same[0])]
+            assert torch.equal(prototype, prototypes[character])
+            found.append(place)
+    return found
+
+
+def test_relatives_follow_from_the_seed_and_from_the_characters_that_are_known(dataset):
+    style = dataset.style_names[dataset.styles.test[0]]
+    shows = "".join(dataset.characters[c] for c in dataset.split.train[:2])
+    near, references = relatives_of(dataset, style, shows)
+    batches = [[*near.batches(5, 2, seed=seed)] for seed in (1, 1, 2)]
+    assert [len(batch["target"]) for batch in batches[0]] == [5, 5]
+    same, other = (
+        all(
+            torch.equal(one[key], two[key])
+            for one, two in zip(batches[0], again, strict=True)
+            for key in one
+        )
+        for again in batches[1:]
+    )
+    assert (same, other) == (True, False)
+    assert not torch.equal(batches[0][0]["target"], batches[0][1]["target"])
+    cpu, both = torch.device("cpu"), torch.cat([torch.zeros_like(references[:1]), references])
+    more = Relatives(dataset, cpu, "\u9fa5" + shows, both)  # which no style has
+    assert (more.names, more.distance) == (near.names, near.distance)
+    with pytest.raises(ValueError, match="no style that was trained on has \u9fa5"):
+        Relatives(dataset, cpu, "\u9fa5", references[:1])
+    own = dataset.style_names[dataset.styles.train[1]]
+    itself, _ = relatives_of(dataset, own, shows)
+    assert itself.names[0] == own
+    assert itself.distance == pytest.approx(0, abs=2e-6)
+
+
+class Few:
+    """Stands for relatives: the same samples in every batch."""
+
+    def __init__(self, distance):
+        torch.manual_seed(2)
+        prototype, target = torch.rand(2, 4, 1, 16, 16) * 2 - 1
+        reference = torch.rand(4, 2, 1, 16, 16) * 2 - 1
+        self.batch = {"prototype": prototype, "target": target, "reference": reference}
+        self.distance, self.asked = distance, []
+
+    def batches(self, size, steps, seed):
+        self.asked.append((size, steps, seed))
+        return iter([self.batch] * steps)
+
+
+@pytest.mark.parametrize("writer", [False], indirect=True)
+@pytest.mark.parametrize(
+    ("distance", "enough", "nearness", "learnt"),
+    [(0.05, 0.1, 1.0, False), (0.2, 0.1, 0.5**6, False), (0.2, 1.0, 1.0, True)],
+)
+def test_relatives_are_learnt_beside_the_more_the_nearer_they_are(
+    writer, pair, monkeypatch, distance, enough, nearness, learnt
+):
+    monkeypatch.setattr(styles, "BENT", 0.0)
+    monkeypatch.setattr(styles, "ROWS", 1)
+    shown, references = pair
+    few = Few(distance)
+    own = adapted(writer, shown, references, 1, enough, relatives=few, seed=5)
+    assert few.asked == [(styles.BESIDE, 1, 5)]
+    writer.decoder.requires_grad_(True)
+    drawn = writer(few.batch["prototype"], few.batch["reference"])
+    loss = styles.NEAR * nearness * (drawn - few.batch["target"]).abs().mean() / 2
+    if not learnt:
+        off = writer(shown, references.expand(3, 3, 1, 16, 16)) - references
+        loss = loss + off.abs().mean() / 2
+    loss.backward()
+    stepped = 0
+    for before, after in zip(writer.decoder.parameters(), own.decoder.parameters(), strict=True):
+        sure = before.grad.abs() > 1e-5
+        expected = before.detach() - styles.RATE * before.grad.sign()
+        torch.testing.assert_close(after[sure], expected[sure], rtol=0, atol=2e-6)
+        stepped += int(sure.sum())
+    assert stepped > 1_000
+
+
+def test_relatives_are_shown_in_every_orientation_that_is_drawn(writer, pair, monkeypatch):
+    seen = []
+    real = styles._missed
+    monkeypatch.setattr(styles, "_missed", lambda *given: seen.append(given) or real(*given))
+    few = Few(0.1)
+    monkeypatch.setattr(styles, "BENT", 0.0)
+    adapted(writer, *pair, 60, 1e-6, relatives=few)
+    ways = {
+        way
+        for _, _, prototypes, truth, _ in seen[1::2]
+        for n in range(4)
+        for way in range(ORIENTATIONS)
+        if torch.equal(prototypes[n], oriented(few.batch["prototype"][n], way))
+        and torch.equal(truth[n], oriented(few.batch["target"][n], way))
+    }
+    assert ways == ({*range(ORIENTATIONS)} if writer.self_ensemble else {0})
+
+
+def test_relatives_need_to_know_what_is_enough(writer, pair):
+    with pytest.raises(ValueError, match="relatives count by how near they are beside `enough`"):
+        adapted(writer, *pair, relatives=Few(0.1))
+
+
+def test_the_rate_falls_to_zero_in_a_straight_line(writer, pair, monkeypatch):
+    rates = []
+
+    class Watched(torch.optim.Adam):
+        def step(self):
+            rates.append(self.param_groups[0]["lr"])
+            return super().step()
+
+    monkeypatch.setattr(torch.optim, "Adam", Watched)
+    adapted(writer, *pair, steps=5)
+    assert rates == pytest.approx([styles.RATE * share for share in (1, 0.8, 0.6, 0.4, 0.2)])
 
 
 def test_each_reference_needs_its_character(writer, pair):

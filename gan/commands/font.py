@@ -14,12 +14,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 if TYPE_CHECKING:
+    from gan.data.triples import Glyphs
     from gan.font.truetype import Names
     from gan.runs import Run
+    from gan.styles import Relatives
 
 LEAST = 0.95  # SSIM of the rendered font and the drawn characters, on average
 BATCH = 64  # characters drawn at once
 _WORST = 5  # characters listed
+_BESIDE = 3  # styles named
 
 
 def add_parser(commands: Any) -> None:
@@ -113,10 +116,11 @@ def run(args: argparse.Namespace) -> int:
     references.picture(seen, shown).save(picture)
     print(f"{picture}: the references as they came, levelled, and as the model sees them")
     given = _floats(loaded, [one.seen for one in seen])
-    if shown:
+    if shown and steps:
         glyphs = known(data, loaded.device)
         enough, others = accuracy(loaded.generator, glyphs), glyphs["prototype"]
-        loaded = loaded.adapted(_floats(loaded, shown), given, steps, enough, others)
+        relatives = _relatives(data, loaded.device, shows, given)
+        loaded = loaded.adapted(_floats(loaded, shown), given, steps, enough, others, relatives)
     entries = Names(
         args.name or args.out.stem,
         args.style,
@@ -163,6 +167,21 @@ def _shows(args: argparse.Namespace) -> str:
             f"their order, not {args.shows!r}"
         )
     return shows
+
+
+def _relatives(
+    data: "Glyphs", device: torch.device, shows: str, references: Tensor
+) -> "Relatives | None":
+    """The trained styles that the references are like; None where none has the characters."""
+    from gan.styles import Relatives
+
+    try:
+        found = Relatives(data, device, shows, references)
+    except ValueError as error:
+        print(f"gan: {error}: the references are learnt alone", file=sys.stderr)
+        return None
+    print(f"learning {shows}, and most beside it {', '.join(found.names[:_BESIDE])}")
+    return found
 
 
 def _standard(shows: str, found: Mapping[str, np.ndarray], source: str) -> list[np.ndarray]:

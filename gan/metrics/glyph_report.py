@@ -1,6 +1,6 @@
 """How good a W-Net is: four cells, baselines, controls, judges, a verdict, and sheets."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
@@ -59,13 +59,14 @@ def writing(generator: nn.Module, device: torch.device) -> Draw:
 
 
 class Adaptation(NamedTuple):
-    """How a generator learns references by heart: `learn(shown, references)` gives its like.
+    """How a generator learns references: `learn(shown, references, characters)` gives its like.
 
-    References and what they show in the prototype font are [K, 1, H, W] in [-1, 1]. `settings` is
-    what that depends on: at most so many `steps`, fewer where the references' L1 is `enough`.
+    References and what they show in the prototype font are [K, 1, H, W] in [-1, 1], of K characters
+    by name. `settings` is what that depends on: so many `steps`, fewer on references where their L1
+    is `enough`.
     """
 
-    learn: Callable[[Tensor, Tensor], nn.Module]
+    learn: Callable[[Tensor, Tensor, Sequence[str]], nn.Module]
     settings: Mapping[str, Any]
 
 
@@ -99,7 +100,8 @@ def glyph_report(
     ways[WRONG][1]["measure"] = Judged(judge, characters, device, wrong_prototype)
     for row, (drawing, way) in ways.items():
         rows[row] = score(cells, drawing, among=AMONG, **{"measure": measure, **way})
-    learnt = Learnt(cells, adaptation, device) if adaptation else None
+    names = [dataset.characters[c] for c in characters]
+    learnt = Learnt(cells, names, adaptation, device) if adaptation else None
     if learnt:
         rows |= learnt.rows(rows, several, measure)
     found, text = told(rows, judge.ceiling, also=[learnt.said] if learnt else [])
@@ -158,9 +160,11 @@ class Learnt:
     Every choice of references is learnt once, for all cells and the control together.
     """
 
-    def __init__(self, cells: Cells, adaptation: Adaptation, device: torch.device) -> None:
-        """`device` is where the generator is."""
-        self.cells, self.adaptation, self.device = cells, adaptation, device
+    def __init__(
+        self, cells: Cells, names: Sequence[str], adaptation: Adaptation, device: torch.device
+    ) -> None:
+        """`names` are the cells' characters, `device` is where the generator is."""
+        self.cells, self.names, self.adaptation, self.device = cells, names, adaptation, device
         self.images: dict[Key, Tensor] = {}
 
     def rows(
@@ -203,7 +207,7 @@ class Learnt:
                     self.cells.prototypes(np.array([*targets])),
                 )
             )
-            own = self.adaptation.learn(standard, references)
+            own = self.adaptation.learn(standard, references, [self.names[c] for c in shown])
             with torch.no_grad():
                 made = own(prototypes, references.expand(len(targets), *references.shape))
             for character, image in zip(targets, (1 - made.float().cpu()) / 2, strict=True):
@@ -215,8 +219,9 @@ class Learnt:
         steps, enough = (self.adaptation.settings[name] for name in ("steps", "enough"))
         return (
             "adapted: has learnt the references of an unseen style by heart, told which they are,\n"
-            f"in at most {steps} steps, fewer where their L1 is {enough:.3f}, that of what it was "
-            "trained on.\nIn seen styles it draws as before."
+            f"in {steps} steps, fewer where their L1 is {enough:.3f}, that of what it was trained "
+            "on,\nand beside them trained styles that are like them, on trained characters.\n"
+            "In seen styles it draws as before."
         )
 
 

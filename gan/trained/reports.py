@@ -1,7 +1,6 @@
 """Which report a run gets, and what may be asked of it."""
 
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -28,7 +27,7 @@ from gan.recipes.modules import GlyphWriter
 from gan.recipes.pix2pix import Pix2Pix
 from gan.recipes.synthesis import Synthesis
 from gan.recipes.wnet import WNet
-from gan.styles import HOW, accuracy, adapted, known
+from gan.styles import HOW, Relatives, accuracy, adapted, known
 
 if TYPE_CHECKING:
     from gan.runs import Run
@@ -94,7 +93,11 @@ def _adaptation(run: "Run", dataset: Glyphs, steps: int) -> Adaptation:
     writer = cast(GlyphWriter, run.generator)
     glyphs = known(dataset, run.device)
     enough = accuracy(writer, glyphs)
-    learn = partial(adapted, writer, steps=steps, enough=enough, others=glyphs["prototype"])
+
+    def learn(shown: Tensor, references: Tensor, characters: Sequence[str]) -> nn.Module:
+        relatives = Relatives(dataset, run.device, characters, references)
+        return adapted(writer, shown, references, steps, enough, glyphs["prototype"], relatives)
+
     return Adaptation(learn, {"steps": steps, "enough": enough, **HOW})
 
 

@@ -14,7 +14,7 @@ from gan.commands import main
 from gan.font import outlines, prototypes, truetype
 from gan.font.truetype import LICENCES, Names
 from gan.images import to_floats
-from gan.styles import accuracy, known
+from gan.styles import Relatives, accuracy, known
 
 CHARACTERS = [chr(0x4E00 + number) for number in range(20)]
 
@@ -140,13 +140,17 @@ def test_what_the_references_show_is_learnt_before_anything_is_drawn(command, mo
     data = prototypes.trained_on(run)
     glyphs = prototypes.from_store(data)
     expected = to_floats(np.stack([glyphs["七"], glyphs["丂"]])[..., None])
-    (shown, references, steps, enough, others), *_ = learnt
+    (shown, references, steps, enough, others, relatives), *_ = learnt
     assert torch.equal(shown, expected)
     assert references.shape == shown.shape
     assert steps == 40
     trained = known(data, run.device)
     assert enough == pytest.approx(accuracy(run.generator, trained))
     assert torch.equal(others, trained["prototype"])
+    expected_relatives = Relatives(data, run.device, "七丂", references)
+    assert relatives.names == expected_relatives.names
+    assert relatives.distance == expected_relatives.distance
+    assert f"learning 七丂, and most beside it {', '.join(relatives.names[:3])}" in out
     Path("七").write_text("丁")  # a file of that name says nothing of it
     assert command(*few, "--shows", "七", "--adapt", "3")[0] == 0
     assert torch.equal(learnt[-1][0], expected[:1])
@@ -159,13 +163,15 @@ def test_a_prototype_font_says_what_a_reference_shows(command, tmp_path, monkeyp
     from tiny_fonts import CROSS, FRAME, make_font, save
 
     learnt = []
-    monkeypatch.setattr(runs.Run, "adapted", lambda self, shown, *_: learnt.append(shown) or self)
+    monkeypatch.setattr(runs.Run, "adapted", lambda self, *given: learnt.append(given) or self)
     save(make_font({"龍": CROSS, "虎": FRAME}), tmp_path / "other.ttf")
     given = ["--prototype-font", str(tmp_path / "other.ttf"), "--characters", "龍"]
-    status, out, _ = command(*given, "--shows", "虎", "--out", "one.ttf")
+    status, out, err = command(*given, "--shows", "虎", "--out", "one.ttf")
     assert (status, "1 characters" in out) == (0, True)
+    assert "no style that was trained on has 虎: the references are learnt alone" in err
     drawn = prototypes.from_font(tmp_path / "other.ttf", 0, 16, ["虎"])
-    assert torch.equal(learnt[0], to_floats(drawn["虎"][None, ..., None]))
+    assert torch.equal(learnt[0][0], to_floats(drawn["虎"][None, ..., None]))
+    assert learnt[0][5] is None
 
 
 @pytest.mark.parametrize(

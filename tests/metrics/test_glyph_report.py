@@ -145,8 +145,8 @@ def adaptation():
     """Generators learn what they were told, at once, and note it."""
     asked = []
 
-    def learn(shown, references):
-        asked.append(torch.cat([shown, references]).numpy().tobytes())
+    def learn(shown, references, characters):
+        asked.append((torch.cat([shown, references]).numpy().tobytes(), *characters))
         return Pupil((shown + 3 * references) / 4)
 
     return Adaptation(learn, {"steps": 7, "enough": 0.125, "asked": asked})
@@ -156,12 +156,13 @@ def test_every_choice_of_references_is_learnt_once_and_drawn_where_it_belongs(
     dataset, judge, adaptation
 ):
     cells, characters = cells_of(dataset)
-    learnt, asked = Learnt(cells, adaptation, CPU), adaptation.settings["asked"]
+    names = [dataset.characters[character] for character in characters]
+    learnt, asked = Learnt(cells, names, adaptation, CPU), adaptation.settings["asked"]
     measure = Judged(judge, characters, CPU)
     plain = score(cells, lambda prototype, _: prototype, measure=measure)
-    names = [f"W-Net{way}" for way in ("", ", as a font", ", 4 references", ", shuffled reference")]
-    rows = learnt.rows(dict.fromkeys(names, plain), 4, measure)
-    assert [*rows] == [name.replace("W-Net", "W-Net, adapted") for name in names]
+    ways = [f"W-Net{way}" for way in ("", ", as a font", ", 4 references", ", shuffled reference")]
+    rows = learnt.rows(dict.fromkeys(ways, plain), 4, measure)
+    assert [*rows] == [way.replace("W-Net", "W-Net, adapted") for way in ways]
     for row, many, control in (
         ("W-Net, adapted", 1, faithful),
         ("W-Net, adapted, 4 references", 4, faithful),
@@ -190,6 +191,9 @@ def test_every_choice_of_references_is_learnt_once_and_drawn_where_it_belongs(
         for style, references in zip(pairs.styles, pairs.references.tolist(), strict=True)
     }
     assert len(asked) == len(choices)  # and none for the control, whose styles are the same
+    assert {tuple(shows) for _, *shows in asked} == {
+        tuple(names[reference] for reference in references) for _, *references in choices
+    }
 
 
 def test_the_verdict_is_on_the_adapted_generator_where_there_is_one(dataset, judge, adaptation):
