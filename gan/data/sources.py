@@ -333,19 +333,20 @@ def _is_font(file: Path) -> bool:
     return file.suffix.lower() in FONTS
 
 
-def _kept(target: Path, stamp: str) -> Store | None:
-    """The store that was built before from the same files, or None."""
+def _kept(target: Path, stamp: str, quiet: bool = False) -> Store | None:
+    """The store that was built before from the same files, or None, and why it is not taken."""
+    say = (lambda _: None) if quiet else _notice
     if not target.exists():
         return None
     try:
         store = Store(target)
     except StoreError as error:
-        _notice(f"{error}; it is built again")
+        say(f"{error}; it is built again")
         return None
     if store.stamp == stamp:
         return store
     store.close()
-    _notice(f"the files that {target} was built from have changed; it is built again")
+    say(f"the files that {target} was built from have changed; it is built again")
     return None
 
 
@@ -364,7 +365,7 @@ def _built(
                 _notice(f"{busy}; waiting for it")
             waiting = True
         time.sleep(0.2)
-        if target.exists() and (store := _kept(target, stamp)):
+        if store := _kept(target, stamp, quiet=True):
             return store
 
 

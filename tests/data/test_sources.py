@@ -426,7 +426,9 @@ def test_a_given_store_must_have_the_shape(photos: Path, tmp_path: Path) -> None
         open_store(tmp_path / "a.lmdb", 16, 1)
 
 
+@pytest.mark.parametrize("changed", [False, True])
 def test_a_second_process_waits_for_the_first(
+    changed: bool,
     photos: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -435,7 +437,12 @@ def test_a_second_process_waits_for_the_first(
     folder, waiting, opened = tmp_path / "data", threading.Event(), []
     target = store_path(photos, 8, 3, folder)
     folder.mkdir()
-    monkeypatch.setattr(sources.time, "sleep", lambda _: waiting.set())
+    if changed:
+        open_store(photos, 8, 3, folder=folder).close()
+        save(photos / "dog" / "new.png", noise(9, 9))
+        capsys.readouterr()
+    looks = iter(["one", "two", "three"])
+    monkeypatch.setattr(sources.time, "sleep", lambda _: next(looks, None) or waiting.set())
     with building._exclusive(target):
         second = threading.Thread(
             target=lambda: opened.append(open_store(photos, 8, 3, folder=folder))
@@ -443,8 +450,10 @@ def test_a_second_process_waits_for_the_first(
         second.start()
         assert waiting.wait(10)
     second.join()
-    assert opened[0].count == 4
-    assert f"{target} is being built by process {os.getpid()}" in capsys.readouterr().err
+    assert opened[0].count == 4 + changed
+    said = capsys.readouterr().err
+    assert said.count(f"{target} is being built by process {os.getpid()}") == 1
+    assert said.count("have changed; it is built again") == changed
 
 
 def test_glyphs_that_a_font_lacks_do_not_stop_training(
