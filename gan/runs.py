@@ -174,7 +174,7 @@ class Run:
 
         Args:
             shown, references: characters in the standard font and in the style, [K, C, H, W].
-            steps: at most.
+            steps: on the references and beside them.
             enough, others, relatives: as `gan.styles.adapted` has them.
         """
         self._require(WNet, "styles are learnt")

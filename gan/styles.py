@@ -22,19 +22,20 @@ from gan.orientations import ORIENTATIONS, oriented
 from gan.recipes.modules import GlyphWriter
 from gan.restyle import bent, turned
 
-STEPS = 40  # of an adaptation at most
+STEPS = 40  # of an adaptation
 RATE = 3e-4  # of its optimizer, Adam; it falls to zero in a straight line
 ROWS = 8  # least pairs in its batch, which has each reference in each orientation
 BENT = 0.9  # share of its samples that is bent: shapes change, the style stays
 KEPT = 0.5  # weight of what other characters lose, beside a difference of ink
 PALE = 0.125  # weight of how grey they are
 BESIDE = 24  # samples of related styles in its batch
-NEAR = 6.0  # their weight, where a style is as near as drawings are to what was trained on
-FALL = 6  # the power of its nearness by which that falls where none is
-POWER = 8  # the power of its nearness by which a style has more samples
+NEAR = 6.0  # their weight where one is as near as drawings are to what was trained on
+FALL = 6  # where the nearest is r times as far as that, NEAR is divided by r to this power
+POWER = 8  # a style r times as far as the nearest has fewer samples by r to this power
 HOW = {
     "optimizer": "Adam",
     "lr": RATE,
+    "schedule": "linear",
     "least_batch": ROWS,
     "bent": BENT,
     "kept": KEPT,
@@ -52,12 +53,14 @@ class Relatives:
     """Samples of the styles that were trained on, more of those that are like some references.
 
     A style is as far from the references as its own glyphs of their characters are, by a mean
-    difference of ink. To learn from what lies near alone is local learning (Bottou and Vapnik 1992,
-    "Local Learning Algorithms", Neural Computation 4).
+    difference of ink; a style that has fewer of them than another counts as none. To learn from
+    what lies near alone is local learning (Bottou and Vapnik 1992, "Local Learning Algorithms",
+    Neural Computation 4). Samples are pairs that were trained on; the references' characters, which
+    only choose among styles, may be held out.
 
     Attributes:
         distance: of the nearest style, from 0 to 1.
-        names: of all styles that have such glyphs, the nearest first.
+        names: of all styles that count, the nearest first.
     """
 
     def __init__(
@@ -66,7 +69,7 @@ class Relatives:
         """`references` [K, C, H, W] in [-1, 1] show the `characters`.
 
         Raises:
-            ValueError: no style that was trained on has any of the characters.
+            LookupError: no style that was trained on has any of the characters.
         """
         self.dataset, self.stream = dataset, Stream(dataset, 1, 0, device, READS)
         known = [k for k, character in enumerate(characters) if character in dataset.characters]
@@ -75,15 +78,16 @@ class Relatives:
         rows = dataset.rows[styles][:, columns]  # [S, K]
         own, shown = np.nonzero(rows >= 0)
         if not len(own):
-            raise ValueError(f"no style that was trained on has {''.join(characters)}")
+            raise LookupError(f"no style that was trained on has {''.join(characters)}")
         glyphs = self.stream.images(rows[own, shown])
         off = (glyphs - references.to(device)[np.array(known)[shown]]).abs().mean((1, 2, 3)) / 2
         counts = np.bincount(own, minlength=len(styles))
         sums = np.bincount(own, off.double().cpu().numpy(), len(styles))
-        distances = np.divide(sums, counts, np.full(len(styles), np.inf), where=counts > 0)
+        whole = counts == counts.max()
+        distances = np.divide(sums, counts, np.full(len(styles), np.inf), where=whole)
         self.distance = max(float(distances.min()), 1e-6)
         order = np.argsort(distances, kind="stable")
-        self.names = [dataset.style_names[styles[n]] for n in order if counts[n]]
+        self.names = [dataset.style_names[styles[n]] for n in order if whole[n]]
         nearness = (self.distance / np.maximum(distances, self.distance)) ** POWER  # [S]
         places = np.searchsorted(styles, dataset.pairs[:, 0])
         share = (nearness / np.maximum(np.bincount(places, minlength=len(styles)), 1))[places]
@@ -125,7 +129,7 @@ def adapted(
         writer: in evaluation mode; it is left as it is.
         shown: the references' characters in the standard font, [K, C, H, W] in [-1, 1].
         references: the same characters in the style, [K, C, H, W].
-        steps: at most: without relatives it stops where references are drawn well enough.
+        steps: fewer without relatives, where references are drawn well enough.
         enough: a difference of ink, from 0 to 1, such as `accuracy` finds; relatives need it.
         others: more characters in the standard font, [N, C, H, W], some of them at every step.
         relatives: trained styles that are like the references.
@@ -140,8 +144,8 @@ def adapted(
         )
     if relatives and not enough > 0:
         raise ValueError(
-            "relatives count by how near they are beside `enough`: say how far drawings are from "
-            "what was trained on, as gan.styles.accuracy finds it"
+            "relatives count by how near they are beside `enough`, which must be above 0, not "
+            f"{enough}: how far drawings are from what was trained on (gan.styles.accuracy)"
         )
     ways = ORIENTATIONS if getattr(writer, "self_ensemble", False) else 1
     fixed: Any = deepcopy(writer).requires_grad_(False)

@@ -9,6 +9,7 @@ from test_graphs import CASES, STEPS, played
 from test_trainer import assert_same, everything
 
 import gan
+from gan import runs
 from gan.bench import games
 from gan.build import build
 from gan.data.datasets import Images
@@ -18,6 +19,7 @@ from gan.registry import create
 from gan.step import pieces
 from gan.step.adam import stepping
 from gan.step.graphs import GraphedTrainer
+from gan.styles import Relatives
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
@@ -266,7 +268,10 @@ def test_a_style_is_learnt_on_the_device(trained, ensemble):
     run = gan.load("run", device=CUDA)
     shown, references = torch.rand(2, 3, 1, 16, 16) * 2 - 1
     before = torch.cuda.get_rng_state(CUDA)
-    own = run.adapted(shown, references, steps=3)
+    dataset = runs.dataset(run)
+    shows = [dataset.characters[c] for c in dataset.split.train[:3]]
+    relatives = Relatives(dataset, CUDA, shows, references)
+    own = run.adapted(shown, references, 3, 0.1, shown, relatives)
     assert torch.equal(torch.cuda.get_rng_state(CUDA), before)
     assert own.device == CUDA
     assert not torch.allclose(own.write(shown, references), run.write(shown, references), atol=1e-4)

@@ -242,12 +242,26 @@ def test_relatives_follow_from_the_seed_and_from_the_characters_that_are_known(d
     cpu, both = torch.device("cpu"), torch.cat([torch.zeros_like(references[:1]), references])
     more = Relatives(dataset, cpu, "\u9fa5" + shows, both)  # which no style has
     assert (more.names, more.distance) == (near.names, near.distance)
-    with pytest.raises(ValueError, match="no style that was trained on has \u9fa5"):
+    with pytest.raises(LookupError, match="no style that was trained on has \u9fa5"):
         Relatives(dataset, cpu, "\u9fa5", references[:1])
     own = dataset.style_names[dataset.styles.train[1]]
     itself, _ = relatives_of(dataset, own, shows)
     assert itself.names[0] == own
     assert itself.distance == pytest.approx(0, abs=2e-6)
+
+
+def test_styles_that_lack_a_character_are_no_relatives(dataset):
+    style = dataset.style_names[dataset.styles.test[0]]
+    shows = "".join(dataset.characters[c] for c in dataset.split.train[:2])
+    near, references = relatives_of(dataset, style, shows)
+    first, second, *_ = near.names
+    dataset.rows = dataset.rows.copy()
+    dataset.rows[dataset.style_names.index(first), dataset.split.train[0]] = -1
+    fewer = Relatives(dataset, torch.device("cpu"), shows, references)
+    assert fewer.names == [second, *near.names[2:]]
+    assert fewer.distance > near.distance
+    place = [dataset.style_names[s] for s in dataset.styles.train].index(first)
+    assert place not in seen_styles(dataset, fewer.batches(50, 4, seed=0))
 
 
 class Few:
@@ -299,18 +313,28 @@ def test_relatives_are_shown_in_every_orientation_that_is_drawn(writer, pair, mo
     seen = []
     real = styles._missed
     monkeypatch.setattr(styles, "_missed", lambda *given: seen.append(given) or real(*given))
-    few = Few(0.1)
+    few, read = Few(0.1), []
     monkeypatch.setattr(styles, "BENT", 0.0)
+    encode = Generator.encode_style
+    monkeypatch.setattr(
+        Generator, "encode_style", lambda self, x: read.append(x) or encode(self, x)
+    )
     adapted(writer, *pair, 60, 1e-6, relatives=few)
-    ways = {
-        way
-        for _, _, prototypes, truth, _ in seen[1::2]
-        for n in range(4)
-        for way in range(ORIENTATIONS)
-        if torch.equal(prototypes[n], oriented(few.batch["prototype"][n], way))
-        and torch.equal(truth[n], oriented(few.batch["target"][n], way))
-    }
-    assert ways == ({*range(ORIENTATIONS)} if writer.self_ensemble else {0})
+    del read[0]  # the references' own
+    every = {*range(ORIENTATIONS)} if writer.self_ensemble else {0}
+    ways = []
+    for references, (_, _, prototypes, truth, _) in zip(read, seen[1::2], strict=True):
+        images = {"prototype": prototypes, "target": truth, "reference": references}
+        for n in range(4):
+            (way,) = (
+                way
+                for way in every
+                if all(torch.equal(x[n], oriented(few.batch[k][n], way)) for k, x in images.items())
+            )
+            ways.append(way)
+    assert {*ways} == every
+    most = max(ways.count(way) for way in every)
+    assert most < 240 / len(every) + 5 * (240 / len(every)) ** 0.5
 
 
 def test_relatives_need_to_know_what_is_enough(writer, pair):

@@ -42,13 +42,14 @@ def add_parser(commands: Any) -> None:
         "--shows",
         metavar="TEXT",
         help="the characters that the references show, one each in their order: the generator "
-        "learns them by heart before it draws, which brings it closer to the style",
+        "learns them by heart before it draws, beside trained styles that are like them, which "
+        "brings it closer to the style; one of few strokes says little of it",
     )
     parser.add_argument(
         "--adapt",
         type=int,
         metavar="STEPS",
-        help="how many steps it learns them for at most (40)",
+        help="how many steps it learns for (40)",
     )
     parser.add_argument(
         "--characters", help="a UTF-8 file of those to draw, or a text (all that the data hold)"
@@ -177,7 +178,7 @@ def _relatives(
 
     try:
         found = Relatives(data, device, shows, references)
-    except ValueError as error:
+    except LookupError as error:
         print(f"gan: {error}: the references are learnt alone", file=sys.stderr)
         return None
     print(f"learning {shows}, and most beside it {', '.join(found.names[:_BESIDE])}")

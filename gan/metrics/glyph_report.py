@@ -62,8 +62,8 @@ class Adaptation(NamedTuple):
     """How a generator learns references: `learn(shown, references, characters)` gives its like.
 
     References and what they show in the prototype font are [K, 1, H, W] in [-1, 1], of K characters
-    by name. `settings` is what that depends on: so many `steps`, fewer on references where their L1
-    is `enough`.
+    by name. `settings` is what that depends on: so many `steps`, on references
+    while their L1 is above `enough`.
     """
 
     learn: Callable[[Tensor, Tensor, Sequence[str]], nn.Module]
@@ -219,8 +219,8 @@ class Learnt:
         steps, enough = (self.adaptation.settings[name] for name in ("steps", "enough"))
         return (
             "adapted: has learnt the references of an unseen style by heart, told which they are,\n"
-            f"in {steps} steps, fewer where their L1 is {enough:.3f}, that of what it was trained "
-            "on,\nand beside them trained styles that are like them, on trained characters.\n"
+            f"in {steps} steps, while their L1 is above {enough:.3f}, that of what it was trained "
+            "on;\nbeside them trained characters of the trained styles that are like them.\n"
             "In seen styles it draws as before."
         )
 

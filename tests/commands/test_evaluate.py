@@ -23,6 +23,7 @@ from gan.locks import Lock
 from gan.metrics import report
 from gan.recipes.cyclegan import CycleGAN
 from gan.recipes.pix2pix import Pix2Pix
+from gan.styles import accuracy, known
 from gan.trained import reports
 
 
@@ -54,6 +55,31 @@ def test_a_wnet_is_measured_with_every_weight_and_its_numbers_join_the_log(train
     assert last["step"] == 2
     assert last["evaluation/UFUC/l1"] == found["numbers"]["UFUC/l1"]
     assert list(Path("run/tensorboard").iterdir())
+
+
+def test_references_are_learnt_beside_their_relatives(trained, monkeypatch):
+    trained("wnet")
+    run = runs.load("run")
+    dataset = trained_on(run)
+    taught = []
+    monkeypatch.setattr(reports, "adapted", lambda *given: taught.append(given))
+    adaptation = reports._adaptation(run, dataset, 3)
+    style, shows = dataset.styles.train[2], dataset.split.train[:2]
+    images = Stream(dataset, 1, 0, run.device, ()).images
+    shown, references = (
+        images(dataset.rows[dataset.prototype, shows]),
+        images(dataset.rows[style, shows]),
+    )
+    adaptation.learn(shown, references, [dataset.characters[c] for c in shows])
+    (writer, *pair, steps, enough, others, relatives), *_ = taught
+    assert writer is run.generator
+    assert all(torch.equal(*both) for both in zip(pair, (shown, references), strict=True))
+    trained_glyphs = known(dataset, run.device)
+    assert (steps, enough) == (3, accuracy(writer, trained_glyphs))
+    assert torch.equal(others, trained_glyphs["prototype"])
+    assert relatives.names[0] == dataset.style_names[style]
+    assert relatives.distance < 1e-5
+    assert adaptation.settings["enough"] == enough
 
 
 def test_what_is_not_there_is_named(trained, capsys):
