@@ -227,10 +227,11 @@ def make(
     partial = out.with_name(f".{out.name}.partial")
     truetype.write(partial, glyphs, names)
     scores = truetype.likeness(partial, drawn)
+    scores |= {c: 0.0 for c, glyph in glyphs.items() if not glyph.numberOfContours}  # blank
     mean = sum(scores.values()) / len(scores)
     worst = sorted(scores, key=scores.__getitem__)[:_WORST]
     listed = " ".join(f"{character} {scores[character]:.3f}" for character in worst)
-    if mean < LEAST:
+    if not mean >= LEAST:  # nor where it is no number
         partial.unlink()
         print(
             f"gan: {out} was not written: as rendered it is like the drawn characters to an SSIM "

@@ -153,7 +153,9 @@ def ink_box(ink: NDArray[np.bool_]) -> tuple[int, int, int, int]:
     cell = _cell(ink.shape)
     height, width = (side // cell * cell for side in ink.shape)
     cells = ink[:height, :width].reshape(height // cell, cell, width // cell, cell).mean((1, 3))
-    filled = _character(cells >= _FILLED if (cells >= _FILLED).any() else cells > 0)
+    strong = cells >= _FILLED
+    most = cells[strong].sum() >= cells.sum() / 2  # else strokes are thinner than cells
+    filled = _character(strong if most and strong.any() else cells > 0)
     left, top, right, bottom = _box(filled)
     return left * cell, top * cell, right * cell, bottom * cell
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -34,6 +35,20 @@ LICENCES = {  # what a short name stands for: text, URL
 _PREP = bytes.fromhex("b801ff85 b0048d b101018e")
 
 
+USUAL = ("Regular", "Bold", "Italic", "Bold Italic")
+WEIGHTS = {
+    "thin": 100,
+    "extralight": 200,
+    "light": 300,
+    "medium": 500,
+    "semibold": 600,
+    "bold": 700,
+    "extrabold": 800,
+    "black": 900,
+    "heavy": 900,
+}
+
+
 @dataclass(frozen=True)
 class Names:
     """What a font says of itself."""
@@ -49,16 +64,19 @@ class Names:
         """Records of the name table, without empty ones."""
         text, url = LICENCES.get(self.licence, (self.licence, ""))
         full = f"{self.family} {self.style}".removesuffix(" Regular")
-        ascii_name = "".join(c for c in f"{self.family}-{self.style}" if c.isascii())
-        plain = "".join(c for c in ascii_name if c.isalnum() or c == "-")
+        usual = self.style in USUAL  # a family has four styles at most, for older programs
+        plain = _plain(self.family) or "Font"
+        apart = "" if self.family.isascii() else f"{crc32(self.family.encode()):08x}"
         records = {
             "copyright": f"Copyright {self.author}" if self.author else "",
-            "familyName": self.family,
-            "styleName": self.style,
+            "familyName": self.family if usual else full,
+            "styleName": self.style if usual else "Regular",
+            "typographicFamily": "" if usual else self.family,
+            "typographicSubfamily": "" if usual else self.style,
             "uniqueFontIdentifier": f"{VERSION};{full}",
             "fullName": full,
             "version": f"Version {VERSION}",
-            "psName": (plain if plain[:1].isalnum() else f"Font{plain}")[:63],
+            "psName": f"{plain[:31]}{apart}-{_plain(self.style)}"[:63],
             "manufacturer": self.author,
             "designer": self.author,
             "description": self.description,
@@ -66,6 +84,22 @@ class Names:
             "licenseInfoURL": self.licence_url or url,
         }
         return {name: text for name, text in records.items() if text}
+
+    @property
+    def weight(self) -> int:
+        """The class of its weight, 100 to 900, by the usual words."""
+        words = self.style.lower().replace(" ", "").replace("-", "").removesuffix("italic")
+        return WEIGHTS.get(words, 400)
+
+    @property
+    def bold(self) -> bool:
+        """Whether it is the bold face of its family."""
+        return self.style in ("Bold", "Bold Italic")
+
+    @property
+    def italic(self) -> bool:
+        """Whether its style is named so."""
+        return self.style.endswith("Italic")
 
 
 def write(path: Path, glyphs: Mapping[str, Any], names: Names) -> None:
@@ -99,14 +133,24 @@ def write(path: Path, glyphs: Mapping[str, Any], names: Names) -> None:
         usWinDescent=max(EM - ASCENT, *(-getattr(table[name], "yMin", 0) for name in outlines)),
         xAvgCharWidth=round(sum(advances.values()) / len(advances)),
         fsType=0,  # installable
-        fsSelection=1 << 6 | 1 << 7,  # regular; the typographic metrics count
+        usWeightClass=names.weight,
+        # italic, bold, neither of them; the typographic metrics count
+        fsSelection=names.italic
+        | names.bold << 5
+        | (not (names.italic or names.bold)) << 6
+        | 1 << 7,
         achVendID="    ",
     )
+    builder.font["head"].macStyle = names.bold | names.italic << 1
     builder.font["OS/2"].recalcUnicodeRanges(builder.font)
     builder.font["OS/2"].recalcCodePageRanges(builder.font)
     builder.setupPost(isFixedPitch=int(not spaces), keepGlyphNames=False)
     _smooth(builder.font)
     builder.save(path)
+
+
+def _plain(text: str) -> str:
+    return "".join(c for c in text if c.isascii() and c.isalnum())
 
 
 def _name(character: str) -> str:

@@ -207,6 +207,57 @@ def test_names_are_ascii_where_they_must_be_and_plain_where_they_are_empty():
     assert Names("A", licence="mine", licence_url="there").table()["licenseInfoURL"] == "there"
 
 
+@pytest.mark.parametrize(
+    ("style", "said", "weight", "selection", "mac"),
+    [
+        ("Regular", ("X", "Regular", None, None), 400, 1 << 6, 0),
+        ("Bold", ("X", "Bold", None, None), 700, 1 << 5, 1),
+        ("Bold Italic", ("X", "Bold Italic", None, None), 700, 1 << 5 | 1, 3),
+        ("Light", ("X Light", "Regular", "X", "Light"), 300, 1 << 6, 0),
+        (
+            "Extra Light Italic",
+            ("X Extra Light Italic", "Regular", "X", "Extra Light Italic"),
+            200,
+            1,
+            2,
+        ),
+    ],
+)
+def test_a_style_is_what_programs_choose_the_face_by(tmp_path, style, said, weight, selection, mac):
+    truetype.write(tmp_path / "x.ttf", {"一": outlines.glyph([])}, Names("X", style))
+    with TTFont(tmp_path / "x.ttf") as made:
+        assert tuple(made["name"].getDebugName(key) for key in (1, 2, 16, 17)) == said
+        assert made["OS/2"].usWeightClass == weight
+        assert made["OS/2"].fsSelection == selection | 1 << 7
+        assert made["head"].macStyle == mac
+
+
+def test_families_of_other_names_have_other_names_for_postscript():
+    one, other = (Names(family).table()["psName"] for family in ("我的字", "他的字"))
+    assert one != other
+    assert one.isascii()
+    assert one.endswith("-Regular")
+    assert Names("我的 Hand").table()["psName"].startswith("Hand")
+
+
+def test_characters_that_are_drawn_blank_are_not_taken_for_good(command, monkeypatch):
+    def blank(self, prototypes, style):
+        drawn = torch.where(prototypes < 0.7, -1.0, 1.0)
+        drawn[blanks] = 1.0
+        return drawn
+
+    monkeypatch.setattr(runs.Run, "dressed", blank)
+    blanks = slice(0, 1)
+    status, out, err = command("--out", "a.ttf", "--characters", "".join(CHARACTERS))
+    assert (status, "1.000" in out) in ((0, True), (1, False))
+    first = CHARACTERS[0]
+    assert f"{first} 0.000" in out + err
+    blanks = slice(None)
+    status, _, err = command("--out", "b.ttf")
+    assert (status, Path("b.ttf").exists()) == (1, False)
+    assert "to an SSIM of 0.000" in err
+
+
 def test_freetype_leaves_the_outlines_where_they_are(tmp_path):
     """Without a program of its own FreeType would fit the outlines to the pixel grid."""
     middle = [(100.0 + 300j), (900.0 + 300j), (900.0 + 340j), (100.0 + 340j)]

@@ -57,6 +57,18 @@ def test_the_ink_is_centred_and_of_the_size_of_training_glyphs(plain):
     assert plain.min() < 40
 
 
+@pytest.mark.parametrize("stroke", [4, 6, 10, 40])
+def test_a_hairline_character_in_a_large_picture_is_seen_whole(stroke):
+    ink = np.zeros((3000, 3000), bool)
+    ink[1500 : 1500 + stroke, 900:2100] = True
+    ink[900:2100, 1500 : 1500 + stroke] = True
+    ink[100:102, 100:102] = True  # dust
+    left, top, right, bottom = ink_box(ink)
+    for start, end in ((left, right), (top, bottom)):
+        assert abs(start - 900) <= 12
+        assert abs(end - 2100) <= 12
+
+
 def test_a_photograph_is_seen_like_the_clean_character(tmp_path, plain):
     photo = photographed(clean())
     assert np.asarray(photo).max() < 245
