@@ -140,24 +140,26 @@ class Strokes:
 def _stroke_weights(ink: Tensor, steps: int) -> Tensor:
     """Glyphs [N, 1, H, W] from thin to thick [2 * steps + 1, N, H, W]; a step moves edges by H/128.
 
-    Outlines are redrawn on a grid of about 128 pixels, eroded or dilated there, and reduced by
-    area, so that a step is a fraction of a pixel.
+    Outlines are redrawn on a grid of 128 pixels or more, eroded or dilated there, and reduced by
+    area, so that a step may be a fraction of a pixel.
     """
-    factor = max(1, 128 // ink.shape[-2])
-    fine = interpolate(ink, scale_factor=factor, mode="bicubic")
-    fine = ((fine - 0.5) * factor + 0.5).clamp(0, 1)
-    thick, thin = _grown(fine, steps), [1 - paper for paper in _grown(1 - fine, steps)]
-    return torch.stack([avg_pool2d(x, factor)[:, 0] for x in [*reversed(thin), fine, *thick]])
+    finer, coarser = max(1, 128 // ink.shape[-2]), max(1, ink.shape[-2] // 128)
+    fine = interpolate(ink, scale_factor=finer, mode="bicubic")
+    fine = ((fine - 0.5) * finer + 0.5).clamp(0, 1)
+    thick = _grown(fine, steps, coarser)
+    thin = [1 - paper for paper in _grown(1 - fine, steps, coarser)]
+    return torch.stack([avg_pool2d(x, finer)[:, 0] for x in [*reversed(thin), fine, *thick]])
 
 
-def _grown(ink: Tensor, steps: int) -> list[Tensor]:
+def _grown(ink: Tensor, steps: int, pixels: int) -> list[Tensor]:
+    """The ink with its edges moved by so many pixels once, twice, and so on."""
     grown = []
-    for step in range(steps):
+    for step in range(steps * pixels):
         tall, wide = max_pool2d(ink, (3, 1), 1, (1, 0)), max_pool2d(ink, (1, 3), 1, (0, 1))
         square = max_pool2d(tall, (1, 3), 1, (0, 1))
         ink = square if step % 2 else torch.maximum(tall, wide)  # by turns: nearly a disc
         grown.append(ink)
-    return grown
+    return grown[pixels - 1 :: pixels]
 
 
 def _places(items: np.ndarray, size: int) -> np.ndarray:

@@ -195,7 +195,9 @@ def _sentence(found: Mapping[str, float], floor: Mapping[str, float], asked: Ask
 
 
 def _grid(source: Drawn, generator: nn.Module, asked: Asked) -> np.ndarray:
-    which = torch.from_numpy(evenly(np.arange(asked.drawn), GRID))
+    labels = source.asked(asked.drawn)
+    order = torch.arange(asked.drawn) if labels is None else labels.argsort(stable=True)
+    which = order[torch.from_numpy(evenly(np.arange(asked.drawn), GRID))]
     drawn = source.some(generator, asked.drawn, which)
     return images.grid(drawn, enlarge=images.enlargement(drawn.shape[-1]))
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 PIXEL = (1, 2, 3)
+HALF_STEP = 1 / 510  # of a byte
 
 
 def l1(image: Tensor, truth: Tensor) -> Tensor:
@@ -29,8 +30,12 @@ def rmse(image: Tensor, truth: Tensor) -> Tensor:
 
 
 def psnr(image: Tensor, truth: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in decibels for a peak of 1; inf for equal images."""
-    return -10 * (image - truth).square().mean(PIXEL).log10()
+    """Peak signal-to-noise ratio in decibels for a peak of 1, at most 54.15.
+
+    That is a difference of half a byte's step everywhere. Equal images would have an infinite
+    one, and a mean of several would say nothing.
+    """
+    return -10 * (image - truth).square().mean(PIXEL).clamp_min(HALF_STEP**2).log10()
 
 
 def ssim(image: Tensor, truth: Tensor, window: int = 7) -> Tensor:

@@ -110,16 +110,21 @@ def pair_report(
     lines = []
     ahead = []
     for name in measures:
-        gap = bootstrap(ours[name] - copy[name], np.arange(len(ours[name])))
+        difference = ours[name] - copy[name]
+        if len(difference) == 1:
+            lines.append(f"  {name:<6}{difference[0]:+.4f}, of one pair: no interval")
+            continue
+        gap = bootstrap(difference, np.arange(len(difference)))
         lines.append(f"  {name:<6}{signed(gap)}")
         if (gap.low > 0) if BETTER[name] == "more" else (gap.high < 0):
             ahead.append(name)
     count = len(test["target"])
-    verdict = (
-        f"On {count} held-out pairs it is ahead of the copy of its input on {', '.join(ahead)}."
-        if ahead
-        else f"On {count} held-out pairs it is not ahead of the copy of its input on anything."
-    )
+    verdict = f"On {count} held-out pairs it is not ahead of the copy of its input on anything."
+    if ahead:
+        verdict = f"On {count} held-out pairs it is ahead of the copy of its input on "
+        verdict += f"{', '.join(ahead)}."
+    elif count == 1:
+        verdict = "There is one held-out pair, which allows no claim."
     columns = {"input": given(some), chosen: drawn, "truth": some["target"]}
     return Report(
         "How near the translations come to the truth",

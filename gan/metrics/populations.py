@@ -101,10 +101,14 @@ class Sampler(NamedTuple):
         return self._painted(generator, self._noise(count), which)
 
     def asked(self, count: int) -> Tensor | None:
-        """The labels of so many images, sorted; None where none are asked for."""
+        """The labels of so many images; None where none are asked for.
+
+        They come in a fixed random order: some measures look at the first images alone.
+        """
         if self.labels is None:
             return None
-        return torch.from_numpy(np.sort(self.labels)[np.arange(count) * len(self.labels) // count])
+        dealt = np.sort(self.labels)[np.arange(count) * len(self.labels) // count]
+        return torch.from_numpy(np.random.default_rng(self.seed).permutation(dealt))
 
     def _noise(self, count: int) -> Tensor:
         random = torch.Generator().manual_seed(self.seed)

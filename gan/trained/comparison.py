@@ -305,7 +305,8 @@ def measures(records: Sequence[Record], wanted: Sequence[str] = ()) -> list[str]
             if tag not in known:
                 raise ValueError(f"no run has the metric {given!r}; {nearest(tag, known)}")
         return full
-    own = [tag for tag in known if tag.startswith("metric/") and not _of_another(tag, known)]
+    kept = {tag for record in records for tag in record.tags if not _of_another(tag, record.tags)}
+    own = [tag for tag in known if tag.startswith("metric/") and tag in kept]
     fonts = [tag for tag in known if any(record.fonts(tag) for record in records)]
     headline = [tag for tag in fonts if tag.removeprefix("best/") in HEADLINE]
     if headline + own:

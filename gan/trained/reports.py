@@ -68,6 +68,7 @@ def report_of(
     kind = next((kind for kind in TRANSLATIONS if issubclass(last.recipe, kind)), None)
     stream = Stream(dataset, 1, 0, device, kind.reads if kind else ())
     if issubclass(last.recipe, WNet) and isinstance(dataset, Glyphs) and len(dataset.styles.test):
+        _require_use(options, "adapt")
         draws = {name: writing(run.generator, device) for name, run in loaded.items()}
         judge = glyph_judge(dataset, stream.images, device, print)
         adaptation = _adaptation(last, dataset, options.adapt) if options.adapt else None
@@ -112,7 +113,9 @@ def _of_translations(
     generators = {name: run.generator for name, run in loaded.items()}
     translate = TRANSLATIONS[kind]
     if kind is CycleGAN:
+        _require_use(options)
         return translation_report(generators, translate, dataset, stream, device)
+    _require_use(options, "lpips", "download")
     measures: dict[str, Measure] = dict(MEASURES)
     facts = {"ssim": "7x7 uniform window, data range 1, as scikit-image"}
     if "lpips" in options.weights or options.download:
@@ -130,6 +133,7 @@ def _of_images(
     device: torch.device,
     options: Options,
 ) -> Report:
+    _require_use(options, "count", "inception", "vgg16", "download")
     last = [*loaded.values()][-1]
     if len(training_rows(dataset)) < LEAST:
         raise ValueError(f"{dataset.store.path} has too few images to measure by: {LEAST} needed")
@@ -155,6 +159,7 @@ def _of_unpaired(
     options: Options,
 ) -> Report:
     """Translated held-out images beside training images of the other kind."""
+    _require_use(options, "inception", "vgg16", "download")
     (given, _), (_, wanted) = dataset.held, dataset.train
     if min(len(given), len(wanted)) < LEAST:
         raise ValueError(
@@ -166,6 +171,18 @@ def _of_unpaired(
     generators = {name: run.generator for name, run in loaded.items()}
     asked = Asked(wanted, len(given), extractors)
     return image_report(generators, source, dataset.store, stream.images, asked)
+
+
+def _require_use(options: Options, *used: str) -> None:
+    """Raises: ValueError for an option that was given and that this run's measures do not read."""
+    others = {"count": options.drawn is not None, "download": options.download}
+    for name in [*options.weights, *(other for other, given in others.items() if given)]:
+        if name not in used:
+            reads = ", ".join(f"--{one}" for one in used) or "none"
+            raise ValueError(
+                f"--{name}: this recipe on this data is not measured with it (options that are "
+                f"read: {reads}): leave it out"
+            )
 
 
 def _references(options: Options, device: torch.device) -> list[Extractor]:

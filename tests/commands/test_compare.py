@@ -131,6 +131,17 @@ def test_runs_are_compared_at_the_last_step_that_both_have(tmp_path):
     assert comparison.paired(first, second, "metric/l1").mean == pytest.approx(0.3)
 
 
+def test_measures_of_one_kind_of_run_stay_beside_those_of_another(tmp_path):
+    pairs = written(tmp_path / "a")  # metric/l1, and metric/raw_l1 of another generator
+    glyphs = written(tmp_path / "b", recipe__feature=0.0)
+    lines = (glyphs / "metrics.jsonl").read_text().replace("metric/l1", "metric/validation_l1")
+    (glyphs / "metrics.jsonl").write_text(
+        lines.replace("metric/raw_l1", "metric/raw_validation_l1")
+    )
+    records = [comparison.read(path) for path in (pairs, glyphs)]
+    assert comparison.measures(records) == ["metric/l1", "metric/validation_l1"]
+
+
 def test_unfinished_runs_are_read_and_marked(tmp_path):
     written(tmp_path / "a", 0, (0.9, 0.8, 0.7))
     killed = written(tmp_path / "b", 0, (0.7, 0.5), steps=30, recipe__feature=0.0)

@@ -87,6 +87,7 @@ def test_what_is_not_there_is_named(trained, capsys):
     for arguments, words in (
         (["run", "--adapt", "2"], "--adapt is for a W-Net on glyphs"),
         (["run", "--adapt", "-1"], "--adapt must be at least 0"),
+        (["run", "--lpips", "weights.pth"], "--lpips: this recipe on this data is not measured"),
         (["nowhere"], "nowhere holds no checkpoint"),
         (["run", "--checkpoint", "7"], "checkpoint=7 is none of run"),
         (["run", "--checkpoint", "elsewhere"], "checkpoint=elsewhere is none of run"),
@@ -95,6 +96,16 @@ def test_what_is_not_there_is_named(trained, capsys):
     ):
         assert main(["evaluate", *arguments]) == 2
         assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--inception=f", "--vgg16=f", "--lpips=f", "--count=9"])
+def test_options_that_a_wnet_is_not_measured_with_are_refused(trained, capsys, option):
+    trained("wnet")
+    assert main(["evaluate", "run", option]) == 2
+    name = option.partition("=")[0]
+    assert f"{name}: this recipe on this data is not measured with it (options that are read: " in (
+        capsys.readouterr().err
+    )
 
 
 def test_numbers_are_plain_json_whatever_they_were(tmp_path):

@@ -3,7 +3,7 @@ import pytest
 import torch
 from synthetic_glyphs import CHARACTERS, STYLES, make_cells, write
 
-from gan.metrics.baselines import Fonts, Strokes, baselines
+from gan.metrics.baselines import Fonts, Strokes, _stroke_weights, baselines
 from gan.metrics.glyphs import Pairs
 from gan.metrics.scores import score_pairs
 
@@ -148,6 +148,15 @@ def test_stroke_matching_gives_the_references_the_ink_they_have():
 def test_stroke_matching_a_style_of_the_prototypes_weight_changes_little():
     cells = with_test_style(write(2.0))
     assert means_of(cells, Strokes(cells).matched).mean("l1") < 0.02
+
+
+@pytest.mark.parametrize("size", [64, 128, 256, 512])
+def test_a_step_of_stroke_weights_is_as_large_a_share_at_every_size(size):
+    bar = torch.zeros(1, 1, size, size)
+    bar[..., 3 * size // 8 : 5 * size // 8] = 1
+    widths = _stroke_weights(bar, 6)[:, 0, size // 2].sum(1) / size
+    expected = 0.25 + torch.arange(-6, 7) / 64  # both edges by 1/128 of the side
+    torch.testing.assert_close(widths, expected, rtol=0, atol=2e-3)
 
 
 def test_stroke_weights_rise_and_end_at_the_thickest():

@@ -43,6 +43,16 @@ def test_differences_equal_explicit_loops(pair):
         assert images.pdar(*pair)[n] == pytest.approx(flipped)
 
 
+def test_psnr_of_equal_images_is_that_of_half_a_step_of_a_byte():
+    same = torch.rand(2, 3, 8, 9)
+    nearly = same + 1 / 510
+    assert images.psnr(same, same).tolist() == pytest.approx(
+        images.psnr(nearly, same).tolist(), rel=1e-5
+    )
+    assert images.psnr(same, same)[0] == pytest.approx(20 * math.log10(510))
+    assert images.psnr(same + 1 / 400, same)[0] == pytest.approx(20 * math.log10(400), rel=1e-4)
+
+
 def test_psnr_equals_torchmetrics(pair):
     expected = peak_signal_noise_ratio(*pair, data_range=1.0, reduction="none", dim=(1, 2, 3))
     torch.testing.assert_close(images.psnr(*pair), expected)

@@ -55,6 +55,25 @@ def test_what_is_no_better_than_a_copy_is_said_to_be_so():
     assert "not ahead" in worse.verdict
 
 
+def test_one_pair_has_numbers_and_allows_no_claim():
+    batch = {"input": torch.zeros(1, 1, 8, 9), "target": torch.full((1, 1, 8, 9), 0.4)}
+    report = pair_report({"raw": Shift(0.4)}, lambda g, b: g(b["input"]), batch, MEASURES, {})
+    assert report.verdict == "There is one held-out pair, which allows no claim."
+    assert "  l1    -0.2000, of one pair: no interval" in report.text
+    assert report.numbers["l1"] == pytest.approx(0, abs=1e-6)
+
+
+def test_an_input_that_is_its_target_leaves_psnr_finite():
+    target = torch.rand(8, 1, 8, 9, generator=torch.Generator().manual_seed(0))
+    batch = {"input": target + 0.4 * (torch.arange(8) > 0).view(-1, 1, 1, 1), "target": target}
+    report = pair_report({"raw": Shift(-0.4)}, lambda g, b: g(b["input"]), batch, MEASURES, {})
+    assert report.numbers["copy_of_the_input/psnr"] == pytest.approx(
+        (20 * np.log10(510) - 7 * 20 * np.log10(0.2)) / 8, rel=1e-4
+    )
+    assert "nan" not in report.text
+    assert "inf" not in report.text.replace("information", "")
+
+
 @pytest.fixture
 def weights(tmp_path, monkeypatch):
     """A file of random weights that takes the place of torchvision's."""

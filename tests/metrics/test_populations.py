@@ -115,11 +115,14 @@ def test_the_same_noise_every_time_and_labels_in_the_shares_of_the_training():
     labels = np.array([2, 0, 0, 0])
     sampler = Sampler(paint, 3, labels, CPU)
     asked = sampler.asked(100)
-    assert asked.tolist() == [0] * 75 + [2] * 25
+    assert sorted(asked.tolist()) == [0] * 75 + [2] * 25
+    assert torch.equal(sampler.asked(100), asked)
+    first = sampler.asked(10_000)[:1000]
+    assert 0.2 < (first == 2).double().mean() < 0.3  # the first are a fair sample of all
     drawn = torch.cat(list(sampler.drawn(nn.Identity(), 100)))
     which = torch.tensor([99, 3])
     torch.testing.assert_close(sampler.some(nn.Identity(), 100, which), drawn[which])
-    assert drawn[75:].mean() > drawn[:75].mean() + 1
+    assert drawn[asked == 2].mean() > drawn[asked == 0].mean() + 1
     before = torch.random.get_rng_state()
     assert torch.equal(torch.cat(list(sampler.drawn(nn.Identity(), 100))), drawn)
     assert torch.equal(torch.random.get_rng_state(), before)  # training draws on as if not measured
