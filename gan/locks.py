@@ -3,6 +3,7 @@
 The kernel gives a lock up with its process, so what a dead one has left is no obstacle.
 """
 
+import contextlib
 import fcntl
 import os
 import socket
@@ -35,8 +36,10 @@ class Lock:
         os.pwrite(self._descriptor, holder.encode(), 0)
 
     def release(self) -> None:
-        """Give the lock up and remove its file."""
-        self.path.unlink(missing_ok=True)
+        """Give the lock up and remove its file, unless that is another process's by now."""
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(self._descriptor), os.stat(self.path)):
+                self.path.unlink()
         os.close(self._descriptor)
 
 

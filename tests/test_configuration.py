@@ -500,6 +500,21 @@ def test_a_second_trainer_learns_who_is_there(tiny):
     assert not Path(run, ".lock").exists()
 
 
+def test_a_lock_whose_file_was_removed_leaves_its_successors_alone(tmp_path):
+    path = tmp_path / ".lock"
+    first = Lock(path)
+    path.unlink()
+    second = Lock(path)
+    first.release()
+    with pytest.raises(HeldError, match="process"):
+        Lock(path)
+    second.release()
+    assert not path.exists()
+    third = Lock(path)
+    path.unlink()
+    third.release()  # of a file that is nobody's
+
+
 def _race(folder, number):
     """A process that takes the lock once it may; its status: 0 for who had it, 3 for the others."""
     Path(folder, str(number)).touch()

@@ -2,12 +2,14 @@
 
 import copy
 import math
+from pathlib import Path
 
 import pytest
 import torch
 
 from gan.build import build
 from gan.registry import ConfigError, create
+from gan.run import rundir
 from gan.step.adam import stepping
 
 FORMULAS = {
@@ -151,6 +153,14 @@ def test_steps_beyond_the_end_of_both_schedules_are_refused(tiny, unreported):
     with pytest.raises(ConfigError, match=r"at step 2: both rates are 0.*init=ended"):
         build(tiny("dcgan", *linear, "run_dir=ended", "trainer.steps=3"))
     build(tiny("dcgan", *linear[:1], "run_dir=half", "trainer.steps=3")).stream.close()
+    begun = build(tiny("dcgan", *linear, "run_dir=begun", "trainer.steps=3"))
+    begun.play()
+    assert begun.save()
+    begun.stream.close()
+    with pytest.raises(ConfigError, match=r"steps=5 was 3 when run_dir=begun began.*init=begun"):
+        build(tiny("dcgan", *linear, "run_dir=begun", "trainer.steps=5"))
+    rundir.release(Path("begun"))
+    build(tiny("dcgan", *linear, "run_dir=begun", "trainer.steps=3")).stream.close()
     short = [f"schedule.{side}.length=1" for side in ("generator", "discriminator")]
     overrides = [*linear, *short, "run_dir=short", "trainer.steps=3"]
     stopped = build(tiny("dcgan", *overrides))

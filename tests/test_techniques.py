@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from gan.build import build
+from gan.checkpoint import CheckpointError
 from gan.commands import train
 from gan.config.settings import Settings
 from gan.registry import ConfigError
-from gan.run import state
+from gan.run import optimizer_state, state
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -97,6 +98,39 @@ def test_a_rate_of_zero_keeps_a_submodule_and_another_scales_its_first_step(tiny
     assert move("content_encoder") == pytest.approx(5e-6, rel=0.05)  # Adam's first step is its rate
     assert move("decoder") == pytest.approx(5e-4, rel=0.05)
     trainer.stream.close()
+
+
+def test_rates_in_another_order_are_the_same_run(tiny):
+    one = ["generator.style_encoder: 1e-3", "generator.content_encoder: 5e-6"]
+    first = build(tiny("wnet", f"rates={{{', '.join(one)}}}"))
+    first.play()
+    assert first.save()
+    first.stream.close()
+    again = build(tiny("wnet", f"rates={{{', '.join(reversed(one))}}}"))
+    assert again.step == 1
+    moments = [
+        {name: player.optimizer.state[weight]["exp_avg"] for name, weight in part}
+        for player, part in (
+            (run.generator, run.recipe.generator.named_parameters()) for run in (first, again)
+        )
+    ]
+    assert all(torch.equal(moments[0][name], moments[1][name]) for name in moments[0])
+    assert [g["part"] for g in again.generator.optimizer.param_groups] == [
+        "generator",
+        "generator.content_encoder",
+        "generator.style_encoder",
+    ]
+    again.stream.close()
+
+
+def test_moments_of_another_part_are_refused():
+    live = [{"params": [0], "lr": 1.0, "part": "generator.to_a"}]
+    stored = [{"params": [0], "lr": 1.0, "part": "generator.to_b"}]
+    with pytest.raises(
+        CheckpointError, match=r"of generator\.to_b where they are of generator\.to_a"
+    ):
+        optimizer_state._merged(live, stored, "optimizers")
+    assert optimizer_state._merged(live, live, "optimizers") == live
 
 
 def test_unknown_submodules_are_refused_with_the_nearest(tiny):

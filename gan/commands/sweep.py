@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import torch
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from gan import distributed
 from gan.commands.composing import UsageError
@@ -74,7 +75,8 @@ def begin() -> str:
 
 def place(hydra: Any) -> tuple[Path, str]:
     """The folder of a sweep, and the name of a job's run directory in it."""
-    chosen = [o.split("=", 1)[1] for o in hydra.overrides.task if o.startswith("run_dir=")]
+    given = OverridesParser.create().parse_overrides(list(hydra.overrides.task))
+    chosen = [str(o.value()) for o in given if o.key_or_group == "run_dir" and not o.is_delete()]
     return Path(chosen[-1] if chosen else hydra.sweep.dir), str(hydra.sweep.subdir)
 
 
@@ -220,13 +222,22 @@ def _compared(folder: Path) -> None:
         print(f"gan: no table of the sweep: {error}", file=sys.stderr)
 
 
-def value(run_dir: Path, best: str | None) -> float | None:
-    """What a search goes by: the best value of the measure `trainer.best`, or None without one."""
+def value(hydra: Any, run_dir: Path, best: str | None) -> float | None:
+    """What a search goes by: the best value of the measure `trainer.best`, or None without one.
+
+    A run that went by another measure when it was trained has this one in its curve.
+    """
     if best is None:
         return None
     from gan.trained import comparison
 
-    return comparison.read(run_dir).last(f"best/{best.removeprefix('metric/')}")
+    record, name = comparison.read(run_dir), best.removeprefix("metric/")
+    found = record.last(f"best/{name}")
+    if found is not None or not searches(hydra):
+        return found
+    values = filter(math.isfinite, record.curves.get(f"metric/{name}", {}).values())
+    choose = max if _direction(hydra) == "maximize" else min
+    return choose(values, default=worst(hydra))
 
 
 def worst(hydra: Any) -> float:

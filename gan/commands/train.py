@@ -112,7 +112,11 @@ def _of_sweep(config: DictConfig, stop: Stop) -> float | None:
             if trainer is not None and not trainer.train():
                 raise KeyboardInterrupt
             afterwards.evaluate(values, stop)
-            return None if distributed.rank() else sweep.value(Path(values["run_dir"]), best)
+            return (
+                None
+                if distributed.rank()
+                else sweep.value(hydra_config, Path(values["run_dir"]), best)
+            )
     except sweep.JobError as error:
         if sweep.searches(hydra_config) and _diverged(error.__cause__):
             return sweep.worst(hydra_config)

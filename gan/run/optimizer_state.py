@@ -79,6 +79,11 @@ def _merged(
     for own, group in zip(live, stored, strict=True):
         if unknown := sorted(group.keys() - own.keys()):
             raise CheckpointError(f"{what} does not fit: the options {unknown} are unknown here")
+        if own.get("part") != group.get("part"):
+            raise CheckpointError(
+                f"{what} does not fit: its rates are of {group.get('part')} where they are of "
+                f"{own.get('part')} here"
+            )
         taken = group.keys() - _KERNELS - {"params"}
         merged.append(own | {key: _like(own[key], group[key]) for key in taken})
     return merged

@@ -128,7 +128,7 @@ def begin(run: Any, resumed: Path | None, say: Callable[[str], None]) -> None:
 
 
 def _require_rates(run: Any, stored: Path) -> None:
-    """Raises: ConfigError where more steps than before are asked for, but both rates are 0."""
+    """Raises: ConfigError where more steps than before are asked for, but both rates end at 0."""
     before = _stored(stored, stored.read_text(encoding="utf-8")) if stored.exists() else {}
     clocks = run.step, run.discriminator_updates
     rates = [p.schedule(count) for p, count in zip(run.players, clocks, strict=True) if count]
@@ -139,6 +139,14 @@ def _require_rates(run: Any, stored: Path) -> None:
             f"run_dir={folder} has come to the end of its schedules at step {run.step}: both rates "
             f"are 0, and no weight would move up to trainer.steps={run.settings.steps}; begin "
             f"another run with its weights (init={folder}, another run_dir)"
+        )
+    ends = run.settings.steps - 1, run.settings.discriminator_updates() - 1
+    if more and not any(p.schedule(end) for p, end in zip(run.players, ends, strict=True)):
+        raise ConfigError(
+            f"trainer.steps={run.settings.steps} was {before['trainer']['steps']} when "
+            f"run_dir={run.monitor.run_dir} began, and its schedules end there: both rates would be "
+            "0 after that; leave trainer.steps as it was, or begin another run with its weights "
+            f"(init={run.monitor.run_dir}, another run_dir)"
         )
 
 

@@ -42,11 +42,15 @@ class Saves:
             distributed.require_same(state.fingerprints(run), run.device, "before saving")
         own = distributed.elsewhere(dict(run.recipe.named_buffers()))
         started, failure = time.monotonic(), ""
-        if distributed.rank() == 0:
+
+        def save() -> None:
+            nonlocal failure
             try:
                 state.save(run, self.folder, own)
             except (OSError, CheckpointError) as error:
                 failure = str(error)
+
+        distributed.by_first(save)  # the others wait for as long as the disk takes
         if not distributed.anywhere(bool(failure), run.device):
             self._failures = 0
             self._time(time.monotonic() - started)

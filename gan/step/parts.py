@@ -43,7 +43,7 @@ def groups(recipe: Recipe, side: str, rates: Mapping[str, float]) -> list[dict[s
     """A player's trained parameters as optimizer groups: the rest, then parts with their rates."""
     taken: set[int] = set()
     result: list[dict[str, Any]] = []
-    for name, rate in sorted(rates.items(), key=lambda item: -item[0].count(".")):
+    for name, rate in sorted(rates.items(), key=lambda item: (-item[0].count("."), item)):
         part = _part(recipe, name, "rates")
         if name.partition(".")[0] == side:
             inside = [p for p in part.parameters() if p.requires_grad and id(p) not in taken]

@@ -128,6 +128,23 @@ def test_a_search_goes_by_a_measure_and_in_its_direction():
     assert sweep.worst(of_sweeper(direction="maximize")) == -float("inf")
 
 
+@pytest.mark.parametrize(("direction", "of_curve"), [("minimize", 0.2), ("maximize", 0.7)])
+def test_a_search_reads_what_a_run_of_another_search_has_measured(tmp_path, direction, of_curve):
+    lines = [
+        {"step": step, "images": step, "metric/a": a, "metric/never": "nan", "best/b": 5.0}
+        for step, a in enumerate([0.7, "nan", 0.2, 0.5], 1)
+    ]
+    (tmp_path / "config.yaml").write_text("seed: 0\ntrainer: {steps: 4}\n")
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    hydra = of_sweeper(direction=direction)
+    assert sweep.value(hydra, tmp_path, "metric/b") == 5.0
+    assert sweep.value(hydra, tmp_path, "metric/a") == of_curve
+    assert sweep.value(hydra, tmp_path, "metric/never") == sweep.worst(hydra)
+    assert sweep.value(hydra, tmp_path, "metric/nowhere") == sweep.worst(hydra)
+    assert sweep.value(of_sweeper(), tmp_path, "metric/a") is None
+    assert sweep.value(hydra, tmp_path, None) is None
+
+
 def test_every_worker_of_joblib_has_a_device_of_its_own():
     numbers = [sweep.devices_of(f"LokyProcess-{n}", 2, 1) for n in (1, 2, 3)]
     assert numbers == [[0], [1], [0]]
@@ -196,6 +213,9 @@ def test_the_folder_of_a_sweep_may_be_chosen_by_run_dir():
     assert sweep.place(SimpleNamespace(**given, overrides=overrides))[0] == Path("runs/all")
     overrides.task.append("run_dir=elsewhere")
     assert sweep.place(SimpleNamespace(**given, overrides=overrides))[0] == Path("elsewhere")
+    for named in ("run_dir='my sweep'", "++run_dir='my sweep'"):
+        overrides.task.append(named)
+        assert sweep.place(SimpleNamespace(**given, overrides=overrides))[0] == Path("my sweep")
 
 
 # -- whole sweeps
