@@ -292,7 +292,7 @@ def dataset(run: Run) -> Any:
     if "download" in values:
         values["download"] = False
     found = source.create(values, "data")
-    if run.content not in (None, found.store.content_hash):
+    if run.content not in (None, found.store.content_hash, getattr(found, "content", None)):
         raise ValueError(
             f"{found.store.path} holds other images than {run.path} was trained on: put those back"
         )

@@ -4,6 +4,7 @@ A dataset reads nothing itself. For a slice of an epoch's order it says which ro
 belong to each key of the batch; the stream copies them.
 """
 
+import hashlib
 from collections.abc import Collection
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
@@ -93,6 +94,10 @@ class Images:
         self._fields: dict[str, np.ndarray] = {}
         if label is not None:
             self._fields["label"] = corrected.label if corrected else store.fields[label]
+        self.content = store.content_hash  # of all that is learnt from
+        if corrected:
+            both = f"{self.content} {label} ".encode() + corrected.label.astype("<i8").tobytes()
+            self.content = hashlib.sha256(both).hexdigest()
 
     def __len__(self) -> int:
         """Images in the store."""

@@ -69,7 +69,7 @@ class Stream:
             ahead,
         )
         self.waited, self._asked = 0.0, asked
-        self.content = dataset.store.content_hash
+        self.content: str = getattr(dataset, "content", dataset.store.content_hash)
         self._orders: dict[int, np.ndarray] = {}
         self._resident: Tensor | None = None
         self._buffers: list[dict[str, Tensor]] = [{} for _ in range(ahead)]

@@ -6,12 +6,14 @@ import re
 import numpy as np
 import pytest
 import safetensors.numpy
+import torch
 
 from gan.commands import main
 from gan.commands.relabel import changes, rehearsed
 from gan.data.datasets import Images
 from gan.data.labels import Labels, read_labels, write_labels
 from gan.data.store import Store
+from gan.data.stream import Stream
 from gan.robust import relabel
 
 APART = ("--apart", "character")
@@ -183,6 +185,20 @@ def test_images_carry_the_corrected_labels(labels, store, tmp_path):
         assert images.gives == ("real", "label")
         assert images.facts == {"classes": 14}
     assert Images(Store(store), "style").plan(0, 0, rows).fields["label"].tolist() == [0, 0, 10]
+
+
+def test_a_run_does_not_go_on_with_other_labels(labels, store, tmp_path):
+    path = tmp_path / "a.safetensors"
+    contents = [Images(Store(store), "style").content]
+    assert contents == [Store(store).content_hash]
+    other = np.roll(labels.label, 1)
+    for label in (labels.label, other, labels.label):
+        write_labels(path, labels._replace(label=label), overwrite=True)
+        images = Images(Store(store), labels=str(path))
+        contents.append(images.content)
+        assert Stream(images, 4, 0, torch.device("cpu"), ["real"]).content == images.content
+    assert contents[1] == contents[3]
+    assert len({*contents}) == 3
 
 
 def test_labels_of_another_store_or_field_are_refused(labels, store, tmp_path):
