@@ -144,8 +144,8 @@ def _require_rates(run: Any, stored: Path) -> None:
     if more and not any(p.schedule(end) for p, end in zip(run.players, ends, strict=True)):
         raise ConfigError(
             f"trainer.steps={run.settings.steps} was {before['trainer']['steps']} when "
-            f"run_dir={run.monitor.run_dir} began, and its schedules end there: both rates would be "
-            "0 after that; leave trainer.steps as it was, or begin another run with its weights "
+            f"run_dir={run.monitor.run_dir} began, and its schedules end there: both rates would "
+            "be 0 after that; leave trainer.steps as it was, or begin another run with its weights "
             f"(init={run.monitor.run_dir}, another run_dir)"
         )
 

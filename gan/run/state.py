@@ -113,8 +113,8 @@ def _put_back(run: Run, stored: checkpoint.Checkpoint, path: Path) -> dict[str, 
     if content != run.stream.content:
         raise CheckpointError(
             f"checkpoint {path} was trained on data with the content hash {content}, which is now "
-            f"{run.stream.content}: bring the data back (data.path, data.labels), or choose another "
-            "run_dir"
+            f"{run.stream.content}: bring the data back (data.path, data.labels), or choose "
+            "another run_dir"
         )
     before = {**stored.manifest["facts"], **stored.manifest["versions"]}
     now = {**_facts(run), **sealed.versions()}
