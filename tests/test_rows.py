@@ -119,7 +119,7 @@ def test_the_adapted_one_is_judged_where_all_are_adapted_alike(glyph_store, repo
         Glyphs(Store(glyph_store)),
         Judge(constant, {"character": 0.97, "style": 0.9}),
         CPU,
-        Adaptation(lambda shown, references: Blank(), {"steps": 1, "enough": 0.1}),
+        Adaptation(lambda shown, references, characters: Blank(), {"steps": 1, "enough": 0.1}),
     )
     write(learnt, {}, runs[7, 0] / "evaluation")
     with pytest.raises(ValueError, match="run1 was evaluated in another way"):

@@ -48,12 +48,14 @@ class Options(NamedTuple):
         weights: files of reference networks by name, see `REFERENCES`.
         download: fetch the weights of those that are not named.
         adapt: steps on the references of a style before a W-Net draws in it.
+        strict: refuse weights and counts that are not read: a trainer may have more than a report.
     """
 
     drawn: int | None = None
     weights: Mapping[str, Path] = {}
     download: bool = False
     adapt: int = 0
+    strict: bool = False
 
 
 def report_of(
@@ -175,6 +177,8 @@ def _of_unpaired(
 
 def _require_use(options: Options, *used: str) -> None:
     """Raises: ValueError for an option that was given and that this run's measures do not read."""
+    if not options.strict:
+        return
     others = {"count": options.drawn is not None, "download": options.download}
     for name in [*options.weights, *(other for other, given in others.items() if given)]:
         if name not in used:
