@@ -179,8 +179,8 @@ def adapted(
             optimizer.step()
             schedule.step()
     own.self_ensemble = ways > 1
-    adapted_writer: GlyphWriter = own.requires_grad_(False)
-    return adapted_writer
+    pupil: GlyphWriter = own.requires_grad_(False)
+    return pupil
 
 
 def _turned(images: Tensor, ways: int) -> Tensor:

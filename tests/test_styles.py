@@ -35,6 +35,17 @@ def pair():
     return torch.stack([2 * shown - 1, references - 1])
 
 
+def stepped(writer, own):
+    """How many weights have a gradient, against whose sign each has moved by the rate."""
+    count = 0
+    for before, after in zip(writer.decoder.parameters(), own.decoder.parameters(), strict=True):
+        sure = before.grad.abs() > 1e-5
+        expected = before.detach() - styles.RATE * before.grad.sign()
+        torch.testing.assert_close(after[sure], expected[sure], rtol=0, atol=2e-6)
+        count += int(sure.sum())
+    return count
+
+
 def state(module):
     return {name: tensor.clone() for name, tensor in module.state_dict().items()}
 
@@ -90,13 +101,7 @@ def test_a_step_is_adams_down_the_losses_in_every_orientation(
             ink = (1 - writer(oriented(others[:1], way), given[:1])) / 2
             losses.append(pale * (ink * (1 - ink)).mean())
     (torch.stack(losses).sum() / len(ways)).backward()
-    stepped = 0
-    for before, after in zip(writer.decoder.parameters(), own.decoder.parameters(), strict=True):
-        sure = before.grad.abs() > 1e-5
-        expected = before.detach() - styles.RATE * before.grad.sign()
-        torch.testing.assert_close(after[sure], expected[sure], rtol=0, atol=2e-6)
-        stepped += int(sure.sum())
-    assert stepped > 10_000
+    assert stepped(writer, own) > 10_000
 
 
 def test_others_come_in_turn_and_stay_legible(writer, pair, monkeypatch):
@@ -300,13 +305,7 @@ def test_relatives_are_learnt_beside_the_more_the_nearer_they_are(
         off = writer(shown, references.expand(3, 3, 1, 16, 16)) - references
         loss = loss + off.abs().mean() / 2
     loss.backward()
-    stepped = 0
-    for before, after in zip(writer.decoder.parameters(), own.decoder.parameters(), strict=True):
-        sure = before.grad.abs() > 1e-5
-        expected = before.detach() - styles.RATE * before.grad.sign()
-        torch.testing.assert_close(after[sure], expected[sure], rtol=0, atol=2e-6)
-        stepped += int(sure.sum())
-    assert stepped > 1_000
+    assert stepped(writer, own) > 1_000
 
 
 def test_relatives_are_shown_in_every_orientation_that_is_drawn(writer, pair, monkeypatch):

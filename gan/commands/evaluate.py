@@ -64,7 +64,8 @@ def run(args: argparse.Namespace) -> int:
 
     count = None if args.count is None else coerce(Count, args.count, "--count")
     given = {name: getattr(args, name) for name in WEIGHTS if getattr(args, name)}
-    options = Options(count, given, args.download, coerce(Whole, args.adapt, "--adapt"), True)
+    steps = coerce(Whole, args.adapt, "--adapt")
+    options = Options(count, given, args.download, steps, strict=True)
     device = distributed.device(args.device)
     loaded = runs.every(args.run, device, args.plugins, args.checkpoint)
     last = [*loaded.values()][-1]

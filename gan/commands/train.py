@@ -112,11 +112,9 @@ def _of_sweep(config: DictConfig, stop: Stop) -> float | None:
             if trainer is not None and not trainer.train():
                 raise KeyboardInterrupt
             afterwards.evaluate(values, stop)
-            return (
-                None
-                if distributed.rank()
-                else sweep.value(hydra_config, Path(values["run_dir"]), best)
-            )
+            if distributed.rank():
+                return None
+            return sweep.value(hydra_config, Path(values["run_dir"]), best)
     except sweep.JobError as error:
         if sweep.searches(hydra_config) and _diverged(error.__cause__):
             return sweep.worst(hydra_config)

@@ -65,18 +65,19 @@ class Names:
         text, url = LICENCES.get(self.licence, (self.licence, ""))
         full = f"{self.family} {self.style}".removesuffix(" Regular")
         usual = self.style in USUAL  # a family has four styles at most, for older programs
+        upright = self.style.removesuffix("Italic").strip()
         plain = _plain(self.family) or "Font"
-        apart = "" if self.family.isascii() else f"{crc32(self.family.encode()):08x}"
+        apart = "" if full.isascii() else f"{crc32(full.encode()):08x}"
         records = {
             "copyright": f"Copyright {self.author}" if self.author else "",
-            "familyName": self.family if usual else full,
-            "styleName": self.style if usual else "Regular",
+            "familyName": self.family if usual else f"{self.family} {upright}",
+            "styleName": self.style if usual else "Italic" if self.italic else "Regular",
             "typographicFamily": "" if usual else self.family,
             "typographicSubfamily": "" if usual else self.style,
             "uniqueFontIdentifier": f"{VERSION};{full}",
             "fullName": full,
             "version": f"Version {VERSION}",
-            "psName": f"{plain[:31]}{apart}-{_plain(self.style)}"[:63],
+            "psName": f"{plain[:31]}{apart}-{_plain(self.style) or 'Style'}"[:63],
             "manufacturer": self.author,
             "designer": self.author,
             "description": self.description,

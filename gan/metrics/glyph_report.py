@@ -62,8 +62,8 @@ class Adaptation(NamedTuple):
     """How a generator learns references: `learn(shown, references, characters)` gives its like.
 
     References and what they show in the prototype font are [K, 1, H, W] in [-1, 1], of K characters
-    by name. `settings` is what that depends on: so many `steps`, on references
-    while their L1 is above `enough`.
+    by name. `settings` is what that depends on: so many `steps`, on references while their L1 is
+    above `enough`.
     """
 
     learn: Callable[[Tensor, Tensor, Sequence[str]], nn.Module]

@@ -216,7 +216,7 @@ def test_names_are_ascii_where_they_must_be_and_plain_where_they_are_empty():
         ("Light", ("X Light", "Regular", "X", "Light"), 300, 1 << 6, 0),
         (
             "Extra Light Italic",
-            ("X Extra Light Italic", "Regular", "X", "Extra Light Italic"),
+            ("X Extra Light", "Italic", "X", "Extra Light Italic"),
             200,
             1,
             2,
@@ -233,10 +233,10 @@ def test_a_style_is_what_programs_choose_the_face_by(tmp_path, style, said, weig
 
 
 def test_families_of_other_names_have_other_names_for_postscript():
-    one, other = (Names(family).table()["psName"] for family in ("我的字", "他的字"))
-    assert one != other
-    assert one.isascii()
-    assert one.endswith("-Regular")
+    said = [("我的字", "Regular"), ("他的字", "Regular"), ("我的字", "細"), ("我的字", "粗")]
+    names = [Names(*one).table()["psName"] for one in said]
+    assert len({*names}) == 4
+    assert all(re.fullmatch(r"Font[0-9a-f]{8}-(Regular|Style)", name) for name in names)
     assert Names("我的 Hand").table()["psName"].startswith("Hand")
 
 
@@ -249,9 +249,8 @@ def test_characters_that_are_drawn_blank_are_not_taken_for_good(command, monkeyp
     monkeypatch.setattr(runs.Run, "dressed", blank)
     blanks = slice(0, 1)
     status, out, err = command("--out", "a.ttf", "--characters", "".join(CHARACTERS))
-    assert (status, "1.000" in out) in ((0, True), (1, False))
-    first = CHARACTERS[0]
-    assert f"{first} 0.000" in out + err
+    assert (status, Path("a.ttf").exists()) == (1, False)  # one of twenty
+    assert f"the worst: {CHARACTERS[0]} 0.000" in err
     blanks = slice(None)
     status, _, err = command("--out", "b.ttf")
     assert (status, Path("b.ttf").exists()) == (1, False)

@@ -1,6 +1,7 @@
 """Reports on translations: distances by weights, intervals, LPIPS as torchmetrics computes it."""
 
 import hashlib
+import re
 
 import numpy as np
 import pytest
@@ -70,8 +71,7 @@ def test_an_input_that_is_its_target_leaves_psnr_finite():
     assert report.numbers["copy_of_the_input/psnr"] == pytest.approx(
         (20 * np.log10(510) - 7 * 20 * np.log10(0.2)) / 8, rel=1e-4
     )
-    assert "nan" not in report.text
-    assert "inf" not in report.text.replace("information", "")
+    assert not re.search(r"\b(nan|inf)\b", report.text)
 
 
 @pytest.fixture
