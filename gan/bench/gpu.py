@@ -218,6 +218,12 @@ CASES = {
     measure.__name__: partial(measured, identity, measure.__name__, models, measure)
     for identity, measure, models in _ALL
 }
+READS = {
+    case: {"lazy": "model rounds", "feed": "model rounds steps images folder"}.get(
+        case, "model rounds steps"
+    )
+    for case in CASES
+}
 DEFAULT = tuple(CASES)
 
 

@@ -94,21 +94,21 @@ def alternate(
     ours: Work,
     reference: Work,
     null: Work | None = None,
-    rounds: int = ROUNDS,
+    rounds: int = 0,
     timer: Timer | None = None,
     warm: int = 1,
     seconds: float = math.inf,
 ) -> Paired:
     """Run all three in a new random order in each round, after `warm` rounds that do not count.
 
-    `null` is a second instance of the reference, by default the same one; `timer` is by default one
-    of processor time. After so many `seconds` no round is begun beyond the least number.
+    `null` is a second instance of the reference, by default the same one; 0 rounds are the usual
+    number; `timer` is by default one of processor time. After so many `seconds` no round is begun beyond the least number.
     """
     works = {"ours": ours, "reference": reference, "null": null or reference}
     taken: dict[str, list[float]] = {name: [] for name in works}
     shuffler, timer = random.Random(0), timer or by(processor)
     end = time.monotonic() + seconds
-    for number in range(-warm, rounds):
+    for number in range(-warm, rounds or ROUNDS):
         if number >= LEAST and time.monotonic() > end:
             break
         order = list(works)

@@ -173,6 +173,12 @@ CASES: Mapping[str, Callable[[Options, Compose], Iterator[Row]]] = {
     "store": store,
     "terms": terms,
 }
+READS = {
+    "batch": "model batch rounds steps",
+    "image": "model size rounds steps",
+    "store": "records rounds steps folder",
+    "terms": "model rounds steps",
+}
 DEFAULT = tuple(CASES)
 
 

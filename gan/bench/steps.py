@@ -17,7 +17,7 @@ R1 = "penalties.r1.weight=10", f"penalties.r1.every={LAZY}"
 
 def overhead(options: Options, compose: Compose) -> Iterator[Row]:
     """T1: a trainer's step against a bare loop that does the same tensor work."""
-    desk = _desk(replace(options, rounds=max(21, options.rounds)), compose)
+    desk = _desk(replace(options, rounds=options.rounds or 21), compose)
     for model in options.model or ("dcgan", "sngan", "wnet"):
         yield desk.over_bare("T1", "overhead", model, Goal(1.02, resolved=True))
 
@@ -27,7 +27,7 @@ def host(options: Options, compose: Compose) -> Iterator[Row]:
 
     The bare loop takes its steps by torch's `Adam.step`, which the trainer's are cheaper than.
     """
-    many = max(101, options.rounds)  # short rounds in pairs: what others do here is in both
+    many = options.rounds or 101  # short rounds in pairs: what others do here is in both
     desk = _desk(replace(options, rounds=many), compose, steps=3)
     for model in options.model or ("tiny", "tiny_wnet"):
         yield desk.over_bare("T2", "host", model, Goal(25.0))
@@ -86,6 +86,10 @@ CASES: Mapping[str, Case] = {
     "penalties": penalties,
     "convolutions": convolutions,
     "peers": peers,
+}
+READS = {
+    case: {"lazy": "model rounds", "peers": "rounds steps"}.get(case, "model rounds steps")
+    for case in CASES
 }
 DEFAULT = ("overhead", "host")
 

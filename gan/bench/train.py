@@ -61,6 +61,11 @@ def waiting(options: Options, compose: Compose) -> Iterator[Row]:
         yield _limited(still, eager, settings)
 
 
+CASES = {"waiting": waiting}
+READS = {"waiting": "model rounds steps images folder"}
+DEFAULT = tuple(CASES)
+
+
 def _awaited(work: Work, device: torch.device) -> Work:
     """The same work, which returns when the device has done it."""
 

@@ -1,7 +1,7 @@
 """`gan bench`: what this machine reaches, what limits it, what the framework costs.
 
 `gan bench data|step|train|gpu|scale`, with options as KEY=VALUE: case, size, model, batch, records,
-rounds, steps, images, threads, folder; cases that do not run by themselves are chosen by name.
+rounds, steps, images, threads, folder; what no chosen case reads is refused; cases that do not run by themselves are chosen by name.
 Every result is one line of JSON; what it means follows in words on standard error, so that results
 can be redirected.
 """
@@ -43,27 +43,21 @@ def run(args: argparse.Namespace) -> int:
     from gan.bench import data, games, gpu, scale, steps, train
     from gan.bench.options import parse
 
-    subjects: Mapping[str, tuple[Mapping[str, Callable[..., Iterable[Any]]], tuple[str, ...], Any]]
-    subjects = {
-        "data": (data.CASES, data.DEFAULT, data.advice),
-        "step": (_composing(steps.CASES), steps.DEFAULT, steps.advice),
-        "train": (_composing({"waiting": train.waiting}), ("waiting",), train.advice),
-        "gpu": (_composing(gpu.CASES), gpu.DEFAULT, gpu.advice),
-        "scale": (_composing(scale.CASES), scale.DEFAULT, scale.advice),
-    }
-    cases, default, advice = subjects[args.subject]
-    models = gpu.GAMES if args.subject == "gpu" else games.MODELS
-    options = parse(args.options, list(cases), list(models))
+    subjects = {"data": data, "step": steps, "train": train, "gpu": gpu, "scale": scale}
+    chosen: Any = subjects[args.subject]
+    cases = chosen.CASES if chosen is data else _composing(chosen.CASES)
+    models = gpu.GAMES if chosen is gpu else games.MODELS
+    options = parse(args.options, chosen.READS, list(models), chosen.DEFAULT)
     draw = None if args.out is None else _drawing(args.subject, args.out)
     torch.set_num_threads(options.threads)
     rows = []
-    for case in options.case or default:
+    for case in options.case or chosen.DEFAULT:
         for row in cases[case](options):
             rows.append(row)
             print(json.dumps(row), flush=True)
     if draw is not None:
         draw(rows)
-    if said := advice(rows):
+    if said := chosen.advice(rows):
         print(f"\n{said}", file=sys.stderr)
     return int(any("failed" in row for row in rows))
 

@@ -2,13 +2,14 @@
 
 import json
 from collections import Counter
+from dataclasses import fields
 
 import pytest
 import torch
 from torch.nn.functional import conv2d, conv_transpose2d
 from torch.utils.flop_counter import FlopCounterMode
 
-from gan.bench import limits
+from gan.bench import data, gpu, limits, scale, steps, train
 from gan.bench.options import Options, parse
 from gan.bench.paired import LEAST, Goal, Paired, alternate, by, row, skipped
 from gan.commands import main
@@ -89,16 +90,21 @@ def test_a_difference_is_bounded_in_its_own_unit():
 
 
 def test_options_are_checked_with_the_nearest_name():
-    assert parse(["case=batch", "size=32,64"], ["batch"], []) == Options(("batch",), (32, 64))
+    reads = {"batch": "size rounds", "disk": "size"}
+    words = ["case=batch", "size=32,64"]
+    assert parse(words, reads, []) == Options(("batch",), (32, 64))
+    assert parse(["rounds=2"], reads, [], ["disk", "batch"]).rounds == 2
     for word, said in (
         ("cases=batch", "case"),
         ("case=bath", "batch"),
         ("rounds=0", "at least 1"),
         ("rounds=1,2", "one number"),
         ("batch", "KEY=VALUE"),
+        ("rounds=2", "rounds is not read by disk; known: case, size, threads"),
+        ("images=9", "images is not read"),
     ):
         with pytest.raises(ConfigError, match=said):
-            parse([word], ["batch"], [])
+            parse([word], reads, [], ["disk"])
 
 
 @LOADS
@@ -167,3 +173,12 @@ def test_the_command_measures_and_refuses(capsys, tmp_path):
     assert not any(tmp_path.iterdir())
     assert main(["bench", "data", "case=dsik"]) == 2
     assert "disk" in capsys.readouterr().err
+    assert main(["bench", "train", "model=tiny", "size=64"]) == 2
+    assert "size is not read by waiting" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("subject", [data, gpu, scale, steps, train])
+def test_each_case_says_what_it_reads(subject):
+    assert subject.READS.keys() == subject.CASES.keys() >= {*subject.DEFAULT}
+    known = {field.name for field in fields(Options)}
+    assert all({*read.split()} < known for read in subject.READS.values())

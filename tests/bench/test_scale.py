@@ -54,7 +54,7 @@ def test_terms_are_those_of_wnet(composed):
 
 
 def test_several_batches_and_records_can_be_named():
-    options = parse(["batch=4,8", "records=10,20"], [], [])
+    options = parse(["batch=4,8", "records=10,20"], scale.READS, [], scale.DEFAULT)
     assert (options.batch, options.records) == ((4, 8), (10, 20))
 
 
