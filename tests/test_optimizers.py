@@ -157,10 +157,13 @@ def test_steps_beyond_the_end_of_both_schedules_are_refused(tiny, unreported):
     begun.play()
     assert begun.save()
     begun.stream.close()
-    with pytest.raises(ConfigError, match=r"steps=5 was 3 when run_dir=begun began.*init=begun"):
+    with pytest.raises(ConfigError, match=r"steps=5 was 3 until now.*run_dir=begun end there.*init=begun"):
         build(tiny("dcgan", *linear, "run_dir=begun", "trainer.steps=5"))
     rundir.release(Path("begun"))
     build(tiny("dcgan", *linear, "run_dir=begun", "trainer.steps=3")).stream.close()
+    elsewhere = [f"resume={Path('begun/checkpoints/step-00000001')}", "run_dir=elsewhere"]
+    with pytest.raises(ConfigError, match=r"steps=5 was 3 until now.*run_dir=elsewhere end there"):
+        build(tiny("dcgan", *linear, *elsewhere, "trainer.steps=5"))
     short = [f"schedule.{side}.length=1" for side in ("generator", "discriminator")]
     overrides = [*linear, *short, "run_dir=short", "trainer.steps=3"]
     stopped = build(tiny("dcgan", *overrides))

@@ -381,7 +381,11 @@ def test_a_run_from_before_a_free_setting_existed_goes_on(tiny):
         assert (again.step, again.run_id) == (1, run.run_id)
         again.stream.close()
     del older["trainer"]["order"]  # the control: no free one
-    rundir.keep(Path("run"), yaml.safe_dump(older))
+    again = build(tiny("dcgan"))
+    again.config = yaml.safe_dump(older)
+    again.play()
+    assert again.save()
+    again.stream.close()
     with pytest.raises(ConfigError, match="trainer.order was None and is now 'discriminator'"):
         build(tiny("dcgan"))
 
@@ -451,6 +455,41 @@ def test_an_older_checkpoint_puts_the_newer_ones_aside(tmp_path):
     aside = tmp_path / "checkpoints" / "ahead-of-2-step-00000004"
     assert checkpoint.load(aside).step == 4  # nothing is lost
     rundir.release(tmp_path)
+
+
+def test_what_a_start_without_a_checkpoint_left_binds_no_other(tiny):
+    linear = [f"schedule@schedule.{side}=linear" for side in ("generator", "discriminator")]
+    first = build(tiny("dcgan", *linear, "trainer.steps=2"))  # which dies before it saves
+    first.stream.close()
+    rundir.release(Path("run"))
+    again = build(tiny("dcgan", *linear, "trainer.steps=8", "optimizer.generator.lr=1e-3"))
+    again.stream.close()
+    assert [player.schedule(4) for player in again.players] == [0.5, 0.5]
+    assert yaml.safe_load(Path("run/config.yaml").read_text()) == yaml.safe_load(again.config)
+
+
+def test_checkpoints_without_their_directorys_configuration_are_held_to_their_own(tiny):
+    run = build(tiny("dcgan"))
+    run.play()
+    assert run.save()
+    run.stream.close()
+    rundir.release(Path("run"))
+    Path("run/config.yaml").unlink()
+    with pytest.raises(ConfigError, match="optimizer.generator.lr was 0.0002 and is now 0.001"):
+        build(tiny("dcgan", "optimizer.generator.lr=1e-3"))
+    build(tiny("dcgan")).stream.close()
+    assert yaml.safe_load(Path("run/config.yaml").read_text()) == yaml.safe_load(run.config)
+
+
+def test_a_buffer_that_no_checkpoint_keeps_is_refused_at_the_start(tmp_path):
+    run = trainer(tmp_path)
+    mask = torch.full((3, 3), -torch.inf).triu(1)
+    run.recipe.generator.register_buffer("mask", mask, persistent=False)
+    rundir.begin(run, None, print)
+    rundir.release(tmp_path)
+    run.recipe.generator.register_buffer("mask", mask)
+    with pytest.raises(ConfigError, match=r"generator\.mask has NaN or infinite.*persistent=False"):
+        rundir.begin(run, None, print)
 
 
 @pytest.mark.row("C14")

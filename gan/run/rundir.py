@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from gan import checkpoint, distributed
 from gan.config.check import Checked
 from gan.config.plain import parsed
@@ -63,12 +65,12 @@ def previous(
 ) -> Path | None:
     """The checkpoint to continue from, if any.
 
-    Schedules whose length was left open take the one fixed when the run started. Raises:
-    ConfigError where the directory holds another configuration, or where `resume` forbids or asks
-    for what is not there.
+    Schedules whose length was left open take the one fixed when the run started. What it started
+    with, its checkpoints say: where there are none, nothing has begun. Raises: ConfigError where
+    the directory holds another configuration, or where `resume` forbids or asks for what is not
+    there.
     """
     _require_usable(run_dir)
-    stored = run_dir / "config.yaml"
     if resume == "never":
         if run_dir.exists() and any(run_dir.iterdir()):
             raise ConfigError(
@@ -77,19 +79,17 @@ def previous(
         return None
     if run_dir.exists():
         hold(run_dir)
-    if stored.exists():
-        before = _stored(stored, stored.read_text(encoding="utf-8"))
-        _keep_lengths(values, before)
-        _require_same(run_dir, before, values)
+    found = checkpoint.newest(run_dir / "checkpoints", say)
+    if found is not None:
+        text = (found / checkpoint.CONFIG).read_text(encoding="utf-8")
+        _continue(run_dir, _stored(found, text), values)
     if resume == "auto":
-        return checkpoint.newest(run_dir / "checkpoints", say)
+        return found
     if not Path(resume).exists():
         raise ConfigError(
             f"resume={resume} does not exist; use auto, never or a checkpoint's folder"
         )
-    before = _stored(Path(resume), checkpoint.load(Path(resume)).config)
-    _keep_lengths(values, before)
-    _require_same(Path(resume), before, values)
+    _continue(Path(resume), _stored(Path(resume), checkpoint.load(Path(resume)).config), values)
     return Path(resume)
 
 
@@ -110,8 +110,10 @@ def begin(run: Any, resumed: Path | None, say: Callable[[str], None]) -> None:
     if resumed is not None:
         run.resume(resumed)
         run.run_id = read_manifest(resumed)["run_id"]  # which a folder's other spelling leaves
-        _require_rates(run, folder / "config.yaml")
+        _require_rates(run, parsed((resumed / checkpoint.CONFIG).read_text("utf-8")) or {})
         say(f"{folder} goes on at step {run.step}")
+    else:
+        _require_finite(run.recipe.state_dict())
     stated = {"config": run.run_id, "data": run.stream.content, **run.counts()}
     distributed.require_same(stated, run.device, "start")
     if distributed.rank():
@@ -127,12 +129,22 @@ def begin(run: Any, resumed: Path | None, say: Callable[[str], None]) -> None:
     keep(folder, run.config)
 
 
-def _require_rates(run: Any, stored: Path) -> None:
+def _require_finite(tensors: Mapping[str, Tensor]) -> None:
+    """Raises: ConfigError for what no checkpoint keeps, as a mask of minus infinity."""
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise ConfigError(
+                f"{name} has NaN or infinite values from the start, which no checkpoint keeps: make "
+                "it of finite numbers, or register_buffer(..., persistent=False) what never changes"
+            )
+
+
+def _require_rates(run: Any, before: Mapping[str, Any]) -> None:
     """Raises: ConfigError where more steps than before are asked for, but both rates end at 0."""
-    before = _stored(stored, stored.read_text(encoding="utf-8")) if stored.exists() else {}
     clocks = run.step, run.discriminator_updates
     rates = [p.schedule(count) for p, count in zip(run.players, clocks, strict=True) if count]
-    more = run.settings.steps > before.get("trainer", {}).get("steps", run.settings.steps)
+    planned = before.get("trainer", {}).get("steps", run.settings.steps)
+    more = run.settings.steps > planned
     if more and rates and not any(rates):
         folder = run.monitor.run_dir
         raise ConfigError(
@@ -143,9 +155,8 @@ def _require_rates(run: Any, stored: Path) -> None:
     ends = run.settings.steps - 1, run.settings.discriminator_updates() - 1
     if more and not any(p.schedule(end) for p, end in zip(run.players, ends, strict=True)):
         raise ConfigError(
-            f"trainer.steps={run.settings.steps} was {before['trainer']['steps']} when "
-            f"run_dir={run.monitor.run_dir} began, and its schedules end there: both rates would "
-            "be 0 after that; leave trainer.steps as it was, or begin another run with its weights "
+            f"trainer.steps={run.settings.steps} was {planned} until now, and the schedules of "
+            f"run_dir={run.monitor.run_dir} end there: both rates would be 0 after that; leave trainer.steps as it was, or begin another run with its weights "
             f"(init={run.monitor.run_dir}, another run_dir)"
         )
 
@@ -159,11 +170,7 @@ def hold(run_dir: Path, fresh: bool = False) -> None:
     """
     if distributed.rank() or (os.getpid(), run_dir.resolve()) in _held:
         return
-    if (
-        fresh
-        and (run_dir / "config.yaml").exists()
-        and checkpoint.newest(run_dir / "checkpoints", notice=lambda skipped: None)
-    ):
+    if fresh and checkpoint.newest(run_dir / "checkpoints", notice=lambda skipped: None):
         raise ConfigError(f"run_dir={run_dir} was used by another run meanwhile: start again")
     try:
         _held[os.getpid(), run_dir.resolve()] = Lock(run_dir.resolve() / LOCK)
@@ -242,7 +249,9 @@ def _folder(value: Any) -> Any:
     return value.rstrip("/") or value if isinstance(value, str) else value
 
 
-def _require_same(run_dir: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+def _continue(run_dir: Path, before: Mapping[str, Any], now: dict[str, Any]) -> None:
+    """Take the lengths of before. Raises: ConfigError where anything else differs."""
+    _keep_lengths(now, before)
     changed = differences(before, now)
     if changed:
         listed = "; ".join(f"{key} was {old!r} and is now {new!r}" for key, old, new in changed[:5])
