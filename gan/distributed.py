@@ -29,6 +29,8 @@ from gan.draws import Share
 THREADS = torch.get_num_threads()  # as torch chose them
 START = 300.0  # seconds that a process waits for another until the first step is done
 TICK = 0.1  # seconds between two looks at what the first process is doing
+PLACE = "place/{}"  # where a process notes each second that it is alive, by rank
+_patience = START  # seconds that a process waits for another
 _turns = itertools.count()  # of the first process; all count alike
 
 
@@ -149,17 +151,23 @@ def first() -> Iterator[None]:
 
 
 def by_first(work: Callable[[], Any]) -> None:
-    """Done by the first process alone, while the others wait for as long as it takes."""
+    """Done by the first process alone, while the others wait for as long as it lives."""
     with first():
         if not rank():
             work()
 
 
 def _await(turn: str) -> None:
-    """Wait until the first process has left the block."""
+    """Wait until the first process has left the block, or no longer says that it is alive."""
+    place, last, heard = PLACE.format(0), b"", time.monotonic()
     try:
         while not store().check([turn]):
             time.sleep(TICK)
+            note = store().get(place) if store().check([place]) else b""
+            if note != last:
+                last, heard = note, time.monotonic()
+            if note and time.monotonic() - heard > _patience:
+                raise PeerError(f"the first process has said nothing for {_patience:g} s")
         said = store().get(turn).decode()
     except RuntimeError as error:
         raise PeerError(f"the first process has ended ({error})") from error
@@ -174,6 +182,8 @@ def store() -> Any:
 
 def limit(seconds: float) -> None:
     """From now on wait at most so long for another process."""
+    global _patience  # as torch's own limit is: there is one group in a process's life
+    _patience = seconds
     change = getattr(torch.distributed, "set_timeout", None)  # from torch 2.14 on
     change = change or c10d._set_pg_timeout
     change(timedelta(seconds=seconds))

@@ -216,6 +216,27 @@ def test_a_measure_is_left_and_made_again(tmp_path, measured, place, tried):
     tried(1)
 
 
+class Chance(Judged):
+    """Draws where it measures and where it reports, as dropout that stays on does."""
+
+    def measure(self, generator):
+        return {**super().measure(generator), "chance": float(torch.rand(()))}
+
+    def report(self, generator):
+        return f"{super().report(generator)} {float(torch.rand(()))}"
+
+
+@pytest.mark.parametrize("place", BATCHES)
+def test_a_measure_that_is_made_again_draws_what_it_would_have_drawn(tmp_path, place):
+    assert judged(tmp_path / "whole", Chance()).train()
+    batch, _ = BATCHES[place]
+    assert not judged(tmp_path / "left", Chance(signal.SIGTERM, batch)).train()
+    assert judged(tmp_path / "left", Chance()).train()
+    lines, report = told_by(tmp_path / "whole")
+    assert len({line["metric/chance"] for line in lines if "metric/chance" in line}) == 2
+    assert told_by(tmp_path / "left") == (lines, report)
+
+
 @pytest.mark.parametrize("protection", ["leaving", "owed"])
 def test_without_it_a_measure_goes_on_or_is_not_made_again(
     tmp_path, measured, protection, monkeypatch

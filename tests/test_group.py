@@ -150,6 +150,24 @@ def test_what_the_first_cannot_do_ends_the_others(tmp_path):
     assert "FirstError: the first process failed with ValueError: no such folder" in second
 
 
+@pytest.mark.parametrize("alive", [True, False])
+def test_others_wait_for_the_first_while_it_says_that_it_is_alive(alive):
+    def first():
+        for beat in range(12):
+            if alive or not beat:
+                distributed.store().set(distributed.PLACE.format(0), str(beat))
+            time.sleep(0.1)
+
+    def work(rank):
+        distributed.limit(0.6)
+        distributed.by_first(first)
+        return "done"
+
+    done, waited = forked(work)
+    assert done == "done"
+    assert waited == "done" if alive else "PeerError: the first process has said" in waited
+
+
 def test_only_the_first_process_draws_measures_and_writes(tmp_path):
     done = []
 

@@ -62,6 +62,19 @@ def test_a_submodule_frozen_until_a_step_is_trained_from_it_on(tiny):
     trainer.stream.close()
 
 
+@pytest.mark.parametrize("outer", [1, 3])
+def test_of_nested_parts_each_wakes_at_its_own_update(tiny, outer):
+    updates = {"generator.decoder.levels": 2, "generator.decoder": outer}
+    for freeze in (updates, dict(reversed(updates.items()))):
+        run = build({**tiny("wnet"), "freeze": freeze})
+        run.stream.close()
+        decoder = run.recipe.generator.decoder
+        inside, whole = ({*part.parameters()} for part in (decoder.levels, decoder))
+        woken = [(p, until) for until, several in run.generator.asleep for p in several]
+        assert len(woken) == len(whole) > len(inside) > 0
+        assert dict(woken) == {p: 2 if p in inside else outer for p in whole}
+
+
 def test_thawing_survives_a_resume(tiny):
     def values(run_dir, steps):
         composed = tiny(

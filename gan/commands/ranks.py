@@ -10,6 +10,7 @@ import contextlib
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -114,12 +115,13 @@ class Ranks:
                     ended[rank] = one.returncode
                     if one.returncode not in (DONE, STOPPED):
                         until = min(until, time.monotonic() + GRACE)
+            stopping = bool(self.stop)  # once for all ranks: a signal may come between them
             for one in started:
                 if time.monotonic() > until:
                     one.kill()
-                elif self.stop and not asked:
+                elif stopping and not asked:
                     _write(one, self.stop.name)
-            asked = bool(self.stop)
+            asked = stopping
             time.sleep(distributed.TICK)
         return list(ended.items())
 
@@ -166,18 +168,21 @@ def main() -> int:
     orders = io.FileIO(sys.stdin.fileno(), closefd=False)  # without a lock that a thread may hold
     values = yaml.safe_load(json.loads(orders.readline()))
     stop = Stop()
-    threading.Thread(target=_obey, args=(orders, stop), daemon=True).start()
     try:
-        with stop, distributed.group():
-            try:
-                trainer = train.built(values, stop)
-            except (ValueError, OSError) as error:
-                raise UsageError(str(error)) from error
-            return DONE if trainer.train() else STOPPED
+        with stop:
+            threading.Thread(target=_obey, args=(orders, stop), daemon=True).start()
+            with distributed.group():
+                try:
+                    trainer = train.built(values, stop)
+                except (ValueError, OSError) as error:
+                    raise UsageError(str(error)) from error
+                return DONE if trainer.train() else STOPPED
+    except KeyboardInterrupt:  # before the training: nothing was to be saved
+        return STOPPED
     except UsageError as error:
         return train.fail(error)
-    except distributed.FirstError:  # it has said why
-        return LOST
+    except distributed.FirstError:  # it has said why, or was stopped as this one is
+        return STOPPED if stop else LOST
     except distributed.PeerError as error:
         train.fail(error)
         return LOST
@@ -190,9 +195,10 @@ def main() -> int:
 
 
 def _obey(orders: Iterable[bytes], stop: Stop) -> None:
-    """Stop when the starter says so, and end with it."""
+    """Stop when the starter says so, as if its signal had come here, and end with it."""
     for line in orders:
         stop.name = stop.name or line.decode().strip()
+        os.kill(os.getpid(), signal.SIGTERM)  # which leaves what is being built
     os._exit(FAILED)
 
 

@@ -77,7 +77,7 @@ class FontFolder:
             raise FontError(f"size must be at least 1, not {size}")
         self.files = font_files(self.path)
         if not self.files:
-            raise FontError(f"{path} holds no font file (.ttf, .otf, .ttc)")
+            raise FontError(f"{path} holds no font file (.ttf, .otf, .ttc, .otc)")
         self.wanted = listed_characters(REGION_NEUTRAL if characters is None else characters)
         self.name = f"fonts {self.path.name}"
         self.shape = (size, size, 1)

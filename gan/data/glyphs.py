@@ -21,6 +21,7 @@ from fontTools.ttLib import TTFont
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, features
 
+from gan.data.images import FONTS, files_below
 from gan.data.store import Rejected
 
 Pixels = NDArray[np.uint8]
@@ -28,6 +29,7 @@ Pixels = NDArray[np.uint8]
 FACTOR = 4  # pixels drawn per pixel kept, at least, along each side
 MARGIN = 1 / 32  # paper left at each side of the largest glyph, as a share of the canvas
 INK = 8  # a drawn pixel belongs to the ink box from this value on (0 paper, 255 black)
+MOST_FACES = 1000  # of a collection; the largest in use have some fifty
 LEAST_INK = 0.003  # mean ink of a usable glyph on its canvas
 
 RENDERING: dict[str, float] = {
@@ -112,8 +114,8 @@ def licence(text: str) -> str:
 def font_files(folder: Path) -> list[Path]:
     """All font files below a folder, sorted; one reached through several links counts once."""
     files: dict[Path, Path] = {}
-    for path in sorted(folder.rglob("*"), key=lambda path: (path.is_symlink(), path)):
-        if path.suffix.lower() in {".ttf", ".otf", ".ttc"} and path.is_file():
+    for path in sorted(files_below(folder), key=lambda path: (path.is_symlink(), path)):
+        if path.suffix.lower() in FONTS and path.is_file():
             files.setdefault(path.resolve(), path)
     return sorted(files.values())
 
@@ -131,7 +133,11 @@ def faces(folder: Path) -> tuple[list[Face], list[Rejected]]:
     for path in paths:
         alone = stems.count(path.stem) == 1
         stem = path.stem if alone else "-".join(path.relative_to(folder).parts)
-        count = _face_count(path)
+        try:
+            count = _face_count(path)
+        except FontError as error:
+            rejected.append(Rejected(stem, str(error)))
+            continue
         for index in range(count):
             id = stem if count == 1 else f"{stem}-{index}"
             try:
@@ -147,10 +153,19 @@ def faces(folder: Path) -> tuple[list[Face], list[Rejected]]:
 
 
 def _face_count(path: Path) -> int:
-    """Faces in a file: collections open with `ttcf`, a version and their number."""
+    """Faces in a file: collections open with `ttcf`, a version, their number, and their places.
+
+    Raises:
+        FontError: a damaged one says that it has more than it can hold.
+    """
     with path.open("rb") as file:
         head = file.read(12)
-    return int.from_bytes(head[8:12], "big") if head[:4] == b"ttcf" else 1
+    if head[:4] != b"ttcf":
+        return 1
+    count = int.from_bytes(head[8:12], "big")
+    if count > min(MOST_FACES, path.stat().st_size // 4):
+        raise FontError(f"{path.name} says that it holds {count} faces: it is damaged")
+    return count
 
 
 class _Pen:

@@ -2,10 +2,11 @@
 
 import hashlib
 import json
+import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -15,6 +16,7 @@ from gan.data.layout import Record, Rejected, key_problem
 
 READ = {".jpg", ".jpeg", ".png", ".webp"}
 NOT_READ = {".avif", ".bmp", ".gif", ".heic", ".jp2", ".jxl", ".psd", ".tga", ".tif", ".tiff"}
+FONTS = {".ttf", ".otf", ".ttc", ".otc"}  # read by `gan.data.fonts`
 LARGEST_FILE = 64 << 20  # bytes
 MOST_PIXELS = 1 << 26
 MODES = {1: "L", 3: "RGB"}  # by channels
@@ -67,10 +69,41 @@ def printable(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode()
 
 
+def files_below(folder: Path) -> list[Path]:
+    """All files below a folder in the order of their names; links are followed, once.
+
+    Names that begin with a dot are passed over.
+
+    Raises:
+        ValueError: a folder cannot be listed.
+    """
+    found, seen = [], set()
+    for parent, folders, names in os.walk(folder, followlinks=True, onerror=_raise):
+        status = os.stat(parent)
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [Path(parent, name) for name in names if not name.startswith(".")]
+    return sorted(found, key=lambda file: file.relative_to(folder).parts)
+
+
+def _raise(error: OSError) -> NoReturn:
+    raise ValueError(f"{error.filename} cannot be listed: {error.strerror}") from error
+
+
 def listing(folder: Path, files: Sequence[Path]) -> list[tuple[str, int, int]]:
-    """Name, bytes and time (ns) of each file."""
-    stats = [(printable(file.relative_to(folder).as_posix()), file.stat()) for file in files]
-    return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+    """Name, bytes and time (ns) of each file; -1 and 0 of a link that leads nowhere."""
+    return [(printable(file.relative_to(folder).as_posix()), *_changes(file)) for file in files]
+
+
+def _changes(file: Path) -> tuple[int, int]:
+    try:
+        stat = file.stat()
+    except OSError:  # it is refused by name where it is read
+        return -1, 0
+    return stat.st_size, stat.st_mtime_ns
 
 
 def digest(value: Any) -> str:

@@ -16,11 +16,13 @@ from gan.data.builder import Source
 from gan.data.building import StoreBusyError, build, refusal
 from gan.data.foreign import ForeignImages, ForeignStore, is_foreign
 from gan.data.images import (
+    FONTS,
     READ,
     RULES,
     Fit,
     class_names,
     digest,
+    files_below,
     fitted,
     is_image,
     listing,
@@ -32,8 +34,6 @@ from gan.data.images import (
 from gan.data.layout import Record, Rejected
 from gan.data.pages import StoreError
 from gan.data.store import Store
-
-FONTS = {".ttf", ".otf", ".ttc", ".otc"}
 
 Kind = Literal["archive", "lmdb", "sheets", "fonts", "images"]
 
@@ -67,7 +67,7 @@ class ImageFolder:
             raise ValueError(f"there is no folder {self.path}")
         self.shape = (size, size, channels)
         self.name = f"image folder {self.path.name or self.path.resolve().name}"
-        self.files = [f for f in _files(self.path) if is_image(f.name)]
+        self.files = [f for f in files_below(self.path) if is_image(f.name)]
         if not any(file.suffix.lower() in READ for file in self.files):
             raise ValueError(f"the folder {self.path} holds no JPEG, PNG or WebP image")
         self.facts: Mapping[str, Any] = {}
@@ -103,24 +103,6 @@ class ImageFolder:
         return record(key, partial(read_image, file, *self.shape[1:], self.fit), fields)
 
 
-def _files(folder: Path) -> list[Path]:
-    """All files below a folder in the order of their names; links are followed, once."""
-    found, seen = [], set()
-    for parent, folders, names in os.walk(folder, followlinks=True, onerror=_raise):
-        status = os.stat(parent)
-        if (status.st_dev, status.st_ino) in seen:
-            folders.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [Path(parent, name) for name in names if not name.startswith(".")]
-    return sorted(found, key=lambda file: file.relative_to(folder).parts)
-
-
-def _raise(error: OSError) -> None:
-    raise ValueError(f"{error.filename} cannot be listed: {error.strerror}") from error
-
-
 def kind(path: str | os.PathLike[str]) -> Kind:
     """What is at a path; `lmdb` is one of another program.
 
@@ -142,7 +124,7 @@ def kind(path: str | os.PathLike[str]) -> Kind:
         return "lmdb"
     if _is_sheets(path):
         return "sheets"
-    return "fonts" if any(map(_is_font, _files(path))) else "images"
+    return "fonts" if any(map(_is_font, files_below(path))) else "images"
 
 
 def _is_sheets(path: Path) -> bool:
@@ -316,7 +298,7 @@ def stamp(
     if found == "archive":
         archive, _ = located(path)
         return digest([RULES, listing(archive.parent, [archive])])
-    used = [f for f in _files(path) if is_image(f.name) or _is_font(f) or f.name == "index.json"]
+    used = [f for f in files_below(path) if is_image(f.name) or _is_font(f) or f.name == "index.json"]
     drawing = _drawing(characters, prototype) if found == "fonts" else None
     return digest([RULES, drawing, listing(path, used)])
 

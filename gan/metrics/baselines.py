@@ -10,12 +10,13 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, interpolate, max_pool2d
+from torch.nn.functional import avg_pool2d, interpolate, max_pool2d, one_hot
 
 from gan.metrics.glyphs import CELLS, Cells, Pairs
 from gan.metrics.scores import Measure, Scores, distances, score_pairs
 
 MANY = 16  # references in the rows that see many
+FLOATS = 2**24  # numbers of a table of pairs and fonts: 64 MB, of which up to four are held
 
 
 def baselines(
@@ -48,7 +49,8 @@ class Fonts:
     """Target characters copied or blended from the training fonts that resemble the references.
 
     All comparisons of styles [S] with training fonts [J] are made once for each character in the
-    list of references [R]. Every method takes pairs [M] to ink [M, 1, H, W].
+    list of references [R]. Every method takes pairs [M] to ink [M, 1, H, W], as many at a time as
+    `FLOATS` allow.
     """
 
     def __init__(self, cells: Cells) -> None:
@@ -60,6 +62,7 @@ class Fonts:
         self.distances = torch.cdist(glyphs, train, p=1) / pixels  # [R, S, J]
         self.products = glyphs @ train.mT / pixels  # [R, S, J]
         self.squares = train @ train.mT / pixels  # [R, J, J]
+        self.most = max(1, FLOATS // (train.shape[1] * max(train.shape[1], pixels)))  # pairs
 
     def mean(self, pairs: Pairs) -> Tensor:
         """The mean over the training fonts, which no reference changes."""
@@ -71,8 +74,8 @@ class Fonts:
 
     def oracle(self, pairs: Pairs) -> Tensor:
         """The closest in L1 to the truth itself: what a perfect choice of font would reach."""
-        truth = self.cells.ink(pairs.styles, pairs.characters)
-        return self._closest(pairs, (self._targets(pairs) - truth[:, None]).abs().mean((2, 3, 4)))
+        apart = torch.cat([self._from_truth(part) for part in pairs.batches(self.most)])
+        return self._closest(pairs, apart)
 
     def ridge(self, pairs: Pairs, penalty: float = 0.01) -> Tensor:
         """The blend of fonts that best gives the references, clamped to [0, 1].
@@ -81,12 +84,25 @@ class Fonts:
         T_jk is font j's glyph of reference character k, |.|^2 of an image a mean over pixels, and
         u the mean glyph, 1/J each.
         """
+        weights = [self._weights(part, penalty) for part in pairs.batches(self.most)]
+        return self._blend(pairs, torch.cat(weights)).clamp(0, 1)
+
+    def _weights(self, pairs: Pairs, penalty: float) -> Tensor:
         use = torch.from_numpy(self.cells.candidates(pairs)).float()  # [M, J], no weight for others
-        squares = self.squares[self.place[pairs.references]].sum(1) * use[:, :, None] * use[:, None]
         products = self._of_references(self.products, pairs).sum(1) * use  # [M, J]
-        matrix = squares + penalty * torch.eye(use.shape[1])  # [M, J, J]
-        weights = torch.linalg.solve(matrix, products + penalty * self._uniform(pairs))
-        return self._blend(pairs, weights).clamp(0, 1)
+        matrix = self._squares(pairs).mul_(use[:, :, None]).mul_(use[:, None])  # [M, J, J]
+        matrix.diagonal(dim1=1, dim2=2).add_(penalty)
+        return torch.linalg.solve(matrix, products + penalty * self._uniform(pairs))
+
+    def _squares(self, pairs: Pairs) -> Tensor:
+        """Those of the references summed, [M, J, J]: not gathered, which takes K times as much."""
+        place = torch.from_numpy(self.place[pairs.references])
+        shown = one_hot(place, len(self.squares)).sum(1).float()  # [M, R]
+        return (shown @ self.squares.flatten(1)).unflatten(1, self.squares.shape[1:])
+
+    def _from_truth(self, pairs: Pairs) -> Tensor:
+        truth = self.cells.ink(pairs.styles, pairs.characters)[:, None]
+        return self._targets(pairs).sub_(truth).abs_().mean((2, 3, 4))  # [M, J]
 
     def _of_references(self, values: Tensor, pairs: Pairs) -> Tensor:
         return values[self.place[pairs.references], pairs.styles[:, None]]  # [M, K, J]
@@ -101,7 +117,9 @@ class Fonts:
         return allowed / allowed.sum(1, keepdim=True)  # [M, J]
 
     def _blend(self, pairs: Pairs, weights: Tensor) -> Tensor:
-        return torch.einsum("mj,mjchw->mchw", weights, self._targets(pairs))
+        parts = zip(pairs.batches(self.most), weights.split(self.most), strict=True)
+        blended = [torch.einsum("mj,mjchw->mchw", w, self._targets(part)) for part, w in parts]
+        return torch.cat(blended)
 
     def _targets(self, pairs: Pairs) -> Tensor:
         return self.cells.ink(

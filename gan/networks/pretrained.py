@@ -37,8 +37,9 @@ class TorchvisionClassifier(nn.Module):
     ) -> None:
         """`layers` are node names, as torchvision's `get_graph_node_names` lists them.
 
-        Without any, the last convolution of each block of VGG. The weights come from the file
-        `weights`, or from torchvision where it may `download` its own.
+        Without any, the last convolution of each block of VGG. Maps come in their order, which
+        need not be the network's. The weights come from the file `weights`, or from torchvision
+        where it may `download` its own.
 
         Raises: ValueError for a name, layer or file that does not fit, or no weights at all.
         """
@@ -49,7 +50,8 @@ class TorchvisionClassifier(nn.Module):
         for module in network.modules():
             if "inplace" in vars(module):
                 vars(module)["inplace"] = False  # else ReLU overwrites the map before it
-        self.network = _cut(name, network.eval(), layers or _before_pooling(name, network))
+        self.nodes = _nodes(name, network.eval(), layers or _before_pooling(name, network))
+        self.network = _cut(network, self.nodes)
         preset: Any = get_model_weights(name).DEFAULT.transforms()
         mean, deviation = (torch.tensor(v)[:, None, None] for v in (preset.mean, preset.std))
         self.register_buffer("scale", 0.5 / deviation)
@@ -61,11 +63,11 @@ class TorchvisionClassifier(nn.Module):
         return super().train(False)
 
     def features(self, image: Tensor) -> list[Tensor]:
-        """The maps at the chosen layers; grey images are seen as colour images."""
+        """The maps at the chosen layers, in their order; grey images are seen as colour images."""
         if image.shape[1] not in (1, 3):
             raise ValueError(f"torchvision's networks see 1 or 3 channels, not {image.shape[1]}")
         maps = self.network(image * self.scale + self.shift)  # one channel becomes three here
-        return list(maps.values())
+        return [maps[node] for node in self.nodes]
 
 
 def stored(folder: Path, channels: int | None = None) -> nn.Module:
@@ -204,12 +206,22 @@ def _before_pooling(name: str, network: nn.Module) -> list[str]:
     return found
 
 
-def _cut(name: str, network: nn.Module, layers: Sequence[str]) -> nn.Module:
-    """The network up to the last of these layers, returning the maps there by name."""
-    from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
+def _nodes(name: str, network: nn.Module, layers: Sequence[str]) -> list[str]:
+    """The node of each layer: its own, or the last one in a module of several."""
+    from torchvision.models.feature_extraction import get_graph_node_names
 
     nodes = get_graph_node_names(network, suppress_diff_warning=True)[1]
+    found = []
     for layer in layers:
-        if not any(node == layer or node.startswith(f"{layer}.") for node in nodes):
+        inside = [node for node in nodes if node == layer or node.startswith(f"{layer}.")]
+        if not inside:
             raise ValueError(f"layers: network={name} has no {layer!r}; {nearest(layer, nodes)}")
-    return create_feature_extractor(network, list(layers), suppress_diff_warning=True)
+        found.append(inside[-1])
+    return found
+
+
+def _cut(network: nn.Module, nodes: Sequence[str]) -> nn.Module:
+    """The network up to the last of these nodes, returning the maps there by name."""
+    from torchvision.models.feature_extraction import create_feature_extractor
+
+    return create_feature_extractor(network, [*dict.fromkeys(nodes)], suppress_diff_warning=True)

@@ -12,13 +12,13 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from types import FrameType
 from typing import Any
 
 from gan import distributed
-from gan.distributed import PeerError
+from gan.distributed import PLACE, PeerError
 
 BEAT = 1.0  # seconds between two notes
 PATIENCE = 3.0  # seconds for those that are alive to say why they end
@@ -49,6 +49,8 @@ def heard(run: Any) -> Iterator[None]:
         return
     with beside(partial(_beat, run, threading.get_ident())):
         yield
+    with suppress(RuntimeError):  # the store may be gone with its process
+        distributed.store().delete_key(PLACE.format(distributed.rank()))  # nothing follows it
 
 
 @contextmanager
@@ -72,7 +74,7 @@ def _beat(run: Any, main: int, closing: threading.Event) -> None:
                 distributed.limit(run.settings.timeout)
                 limited = True
             note = json.dumps(place(run, sys._current_frames().get(main)))
-            distributed.store().set(f"place/{distributed.rank()}", note)
+            distributed.store().set(PLACE.format(distributed.rank()), note)
     except RuntimeError:
         return  # the store is gone with its process; the next collective will tell
 
@@ -133,8 +135,8 @@ def _others(me: int) -> Reports:
             missing.remove(rank)
         time.sleep(distributed.TICK)
     for rank in missing:
-        known = store.check([f"place/{rank}"])
-        found[rank] = json.loads(store.get(f"place/{rank}")) if known else {}
+        known = store.check([PLACE.format(rank)])
+        found[rank] = json.loads(store.get(PLACE.format(rank))) if known else {}
     return found
 
 

@@ -91,5 +91,5 @@ class Stop:
             signal.signal(again, signal.SIG_DFL)
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
-        self.name = signal.Signals(number).name
+        self.name = self.name or signal.Signals(number).name
         raise KeyboardInterrupt

@@ -23,14 +23,16 @@ Asleep = dict[str, list[tuple[int, list[Parameter]]]]
 def freeze(recipe: Recipe, wanted: Freeze) -> Asleep:
     """Freeze submodules such as `generator.decoder`, for good or until an update of their player.
 
-    Returns, by player, the parameters that wake up and when. Running statistics go on moving.
+    Returns, by player, the parameters that wake up and when: by the innermost part that is named.
+    Running statistics go on moving.
     """
     asleep: Asleep = {"generator": [], "discriminator": []}
     until = dict.fromkeys(wanted) if isinstance(wanted, list) else wanted
-    for name, update in until.items():
-        if name in asleep:
-            raise ConfigError(f"freeze: {name} would leave nothing to train; name a part of it")
-        parameters = list(_part(recipe, name, "freeze").parameters())
+    for name in asleep.keys() & until.keys():
+        raise ConfigError(f"freeze: {name} would leave nothing to train; name a part of it")
+    taken: set[int] = set()
+    for name, update in _innermost(until):
+        parameters = _untaken(_part(recipe, name, "freeze"), taken)
         if update is None:
             for parameter in parameters:
                 parameter.requires_grad = False
@@ -43,12 +45,10 @@ def groups(recipe: Recipe, side: str, rates: Mapping[str, float]) -> list[dict[s
     """A player's trained parameters as optimizer groups: the rest, then parts with their rates."""
     taken: set[int] = set()
     result: list[dict[str, Any]] = []
-    for name, rate in sorted(rates.items(), key=lambda item: (-item[0].count("."), item)):
+    for name, rate in _innermost(rates):
         part = _part(recipe, name, "rates")
         if name.partition(".")[0] == side:
-            inside = [p for p in part.parameters() if p.requires_grad and id(p) not in taken]
-            taken |= {id(parameter) for parameter in inside}
-            result.append({"params": inside, "lr": rate, "part": name})
+            result.append({"params": _untaken(part, taken), "lr": rate, "part": name})
     trained = [p for p in recipe.get_submodule(side).parameters() if p.requires_grad]
     return [{"params": [p for p in trained if id(p) not in taken], "part": side}, *result]
 
@@ -67,6 +67,18 @@ def player(checked: "Checked", recipe: Recipe, side: str, asleep: Asleep) -> Pla
         asleep[side],
         partial(checked.settings.autocast, distributed.device(checked.settings.device)),
     )
+
+
+def _innermost(named: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Parts before those that they are in."""
+    return sorted(named.items(), key=lambda item: (-item[0].count("."), item[0]))
+
+
+def _untaken(part: nn.Module, taken: set[int]) -> list[Parameter]:
+    """The trained parameters of a part that are not taken yet; now they are."""
+    found = [p for p in part.parameters() if p.requires_grad and id(p) not in taken]
+    taken |= {id(parameter) for parameter in found}
+    return found
 
 
 def _part(recipe: Recipe, name: str, key: str) -> nn.Module:

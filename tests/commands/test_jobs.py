@@ -109,12 +109,33 @@ def test_a_rank_ends_with_its_starter():
     if not child:
         os.dup2(reading, 0)
         os.close(writing)
-        ranks._obey(io.FileIO(0), Stop())
+        with Stop() as stop:
+            ranks._obey(io.FileIO(0), stop)
         os._exit(0)
     os.close(reading)
     os.write(writing, b"SIGTERM\n")
     os.close(writing)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == FAILED
+
+
+@pytest.mark.parametrize("left", ["interrupted", "left alone by the first process"])
+def test_a_rank_that_is_told_to_stop_leaves_what_it_builds(left, monkeypatch):
+    def built(values, stop):
+        with stop.interrupting() if left == "interrupted" else contextlib.nullcontext():
+            waited_for(lambda: stop)
+        raise distributed.FirstError("which stopped as well")
+
+    monkeypatch.setattr(train, "built", built)
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        os.dup2(reading, 0)
+        monkeypatch.setattr(sys, "stdin", os.fdopen(0, closefd=False))
+        os._exit(ranks.main())
+    os.close(reading)
+    os.write(writing, json.dumps("seed: 1").encode() + b"\nSIGINT\n")
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == STOPPED
+    os.close(writing)
 
 
 @pytest.mark.parametrize(
