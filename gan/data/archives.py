@@ -29,6 +29,7 @@ from gan.data.images import (
     printable,
     record,
     require_channels,
+    shared_folders,
     strictly_decoded,
     unread,
 )
@@ -96,11 +97,7 @@ class Archive:
 
     @cached_property
     def _shared(self) -> int:
-        """How many folders all images have in common."""
-        folders = [key.split("/")[:-1] for key in self.keys if key]
-        first, last = min(folders), max(folders)
-        same = [one == other for one, other in zip(first, last, strict=False)]
-        return [*same, False].index(False)
+        return shared_folders([key.split("/")[:-1] for key in self.keys if key])
 
     def fingerprint(self) -> str:
         """Changes with the name, size or time of the archive."""

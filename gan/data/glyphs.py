@@ -114,7 +114,8 @@ def licence(text: str) -> str:
 def font_files(folder: Path) -> list[Path]:
     """All font files below a folder, sorted; one reached through several links counts once."""
     files: dict[Path, Path] = {}
-    for path in sorted(files_below(folder), key=lambda path: (path.is_symlink(), path)):
+    every = files_below(folder) if folder.is_dir() else []
+    for path in sorted(every, key=lambda path: (path.is_symlink(), path)):
         if path.suffix.lower() in FONTS and path.is_file():
             files.setdefault(path.resolve(), path)
     return sorted(files.values())

@@ -44,6 +44,13 @@ def require_channels(channels: int) -> None:
         raise ValueError(f"image.channels must be 1 or 3, not {channels}")
 
 
+def shared_folders(folders: Sequence[Sequence[str]]) -> int:
+    """How many folders all images have in common, from the first level on."""
+    first, last = min(folders), max(folders)
+    same = [one == other for one, other in zip(first, last, strict=False)]
+    return [*same, False].index(False)
+
+
 def class_names(folders: Sequence[Sequence[str]]) -> dict[str, list[str]]:
     """The field `label`, where every image lies in a folder: the names of the first level."""
     if not folders or not all(folders):

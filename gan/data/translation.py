@@ -10,7 +10,7 @@ import numpy as np
 from gan.data.archives import Archive
 from gan.data.building import listed
 from gan.data.datasets import Plan, Resident, draw, evenly, picked
-from gan.data.images import digest, fitted_halves
+from gan.data.images import digest, fitted_halves, shared_folders
 from gan.data.layout import Record, Rejected
 from gan.data.pages import StoreError
 from gan.data.sources import ImageFolder, guess, kept_store, kind, open_store, store_path
@@ -225,27 +225,28 @@ def _two(store: Store) -> tuple[np.ndarray, np.ndarray]:
 
 def _matched(store: Store, first: np.ndarray, second: np.ndarray, on_error: OnError) -> np.ndarray:
     """Rows of images with one name [N, 2], sorted by it; suffixes do not count."""
-    kinds = [_named(store, rows) for rows in (first, second)]
-    shared = sorted(kinds[0].keys() & kinds[1].keys())
+    above = shared_folders([store.keys[row].split("/")[:-1] for row in (*first, *second)])
+    kinds = [_named(store, rows, above + 1) for rows in (first, second)]
+    names = sorted(kinds[0].keys() & kinds[1].keys())
     alone = [
         Rejected(store.keys[kinds[here][name]], f"no {name} in {store.names['label'][1 - here]}")
         for here in range(2)
         for name in sorted(kinds[here].keys() - kinds[1 - here].keys())
     ]
-    if not shared or (alone and on_error == "raise"):
+    if not names or (alone and on_error == "raise"):
         raise StoreError(
             f"data=pairs: {len(alone)} images of {store.source} have no partner of the same name "
             "(for images that hold both sides, data.path must name the folder they are in; "
             f"data.on_error=skip leaves single ones out):\n{listed(alone[:20], len(alone))}"
         )
-    return np.array([[kind[name] for kind in kinds] for name in shared])
+    return np.array([[kind[name] for kind in kinds] for name in names])
 
 
-def _named(store: Store, rows: np.ndarray) -> dict[str, int]:
-    """The row of each name below its kind's folder, without suffix."""
+def _named(store: Store, rows: np.ndarray, depth: int) -> dict[str, int]:
+    """The row of each name below its kind's folder at this depth, without suffix."""
     named: dict[str, int] = {}
     for row in rows.tolist():
-        name = str(PurePosixPath(*PurePosixPath(store.keys[row]).parts[1:]).with_suffix(""))
+        name = str(PurePosixPath(*PurePosixPath(store.keys[row]).parts[depth:]).with_suffix(""))
         if name in named:
             twins = f"{store.keys[named[name]]} and {store.keys[row]}"
             raise StoreError(f"data=pairs: {twins} have one name; rename or remove one of them")

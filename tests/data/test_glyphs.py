@@ -189,13 +189,23 @@ def test_all_font_files_and_all_faces_are_found_in_order(tmp_path):
     assert not rejected
 
 
+def test_fonts_in_a_linked_folder_are_found_and_hidden_ones_are_not(tmp_path):
+    save(make_font(BOXES), tmp_path / "installed" / "one.ttf")
+    save_collection([make_font(BOXES)] * 2, tmp_path / "installed" / "two.otc")
+    save(make_font(BOXES), tmp_path / "mine" / ".kept" / "three.ttf")
+    (tmp_path / "mine" / "linked").symlink_to(tmp_path / "installed")
+    assert [face.id for face in faces(tmp_path / "mine")[0]] == ["one", "two-0", "two-1"]
+
+
 def test_unreadable_files_and_symbol_fonts_are_refused_by_name(tmp_path):
     (tmp_path / "bad.ttf").write_bytes(b"no font at all")
+    (tmp_path / "many.ttc").write_bytes(b"ttcf\0\1\0\0\xff\xff\xff\xff" + bytes(20_000))
     save(make_font(BOXES, name="Webdings Symbol"), tmp_path / "signs.ttf")
     found, rejected = faces(tmp_path)
     assert not found
-    assert [key for key, _ in rejected] == ["bad", "signs"]
+    assert [key for key, _ in rejected] == ["bad", "many", "signs"]
     assert "no readable font" in rejected[0].reason
+    assert "says that it holds 4294967295 faces" in rejected[1].reason
     with pytest.raises(FontError, match="holds no usable font"):
         list(FontFolder(tmp_path, 16, HANZI))
 

@@ -104,6 +104,16 @@ def test_links_are_followed_once(photos: Path) -> None:
     assert len(items(photos)) == 4
 
 
+def test_a_link_that_leads_nowhere_is_refused_by_name(photos: Path) -> None:
+    whole = len(items(photos))
+    (photos / "cat" / "gone.png").symlink_to(photos / "nowhere.png")
+    found = items(photos)
+    assert len(found) == whole + 1
+    assert [item.key for item in found if isinstance(item, Rejected)] == ["cat/gone.png"]
+    (photos / "nowhere.png").write_bytes((photos / "dog" / "b.png").read_bytes())
+    assert not [item for item in items(photos) if isinstance(item, Rejected)]
+
+
 def test_fingerprint_follows_names_sizes_and_times(photos: Path) -> None:
     seen = {ImageFolder(photos, 8).fingerprint()}
     assert ImageFolder(photos, 8).fingerprint() in seen

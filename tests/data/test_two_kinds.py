@@ -42,6 +42,16 @@ def folders(tmp_path):
     return tmp_path / "two"
 
 
+@pytest.fixture
+def zipped(folders):
+    """The two folders in an archive, inside the one that was packed."""
+    path = folders.parent / "packed.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in sorted(folders.rglob("*.*")):
+            archive.write(file, file.relative_to(folders.parent))
+    return path
+
+
 def opened(path, **settings):
     return Pairs(open_pairs(path, SIZE, 1, folder=path.parent), **settings)
 
@@ -127,8 +137,8 @@ def test_a_store_of_one_kind_is_refused(glyph_store):
 # -- pairs
 
 
-@pytest.mark.parametrize("layout", ["beside", "folders"])
-def test_both_layouts_give_the_same_pairs(layout, request):
+@pytest.mark.parametrize("layout", ["beside", "folders", "zipped"])
+def test_all_layouts_give_the_same_pairs(layout, request):
     dataset = opened(request.getfixturevalue(layout))
     plan = dataset.plan(0, 0, np.arange(len(dataset)))
     inputs, targets = (values(dataset, plan.images[key]) for key in ("input", "target"))
