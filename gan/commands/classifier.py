@@ -68,6 +68,8 @@ def run(args: argparse.Namespace) -> int:
     attacks = {text: perturbation(text, "--attack") for text in args.attack}
     if attacks and not training.held_out:
         raise ValueError("--attack is measured on held-out images: --held-out must be above 0")
+    if args.through and not attacks:
+        raise ValueError("--through is what an --attack is made on: name one")
     store, device = Store(args.store), distributed.device(args.device)
     labels = chosen(store, args.fields)
     lesson = Lesson(

@@ -1,6 +1,7 @@
 """`gan data`: build a store out of images of any kind, and verify one."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,9 @@ from gan.data.building import build, listed
 from gan.data.sources import embedded, guess, kind
 from gan.data.store import verify
 from gan.data.torchvision_sets import SETS, TorchvisionSet
+
+
+SHEETS = "hanzi", "hanzi-web"
 
 
 def add_parser(subparsers: Any) -> None:
@@ -30,7 +34,7 @@ def _add_build(building: argparse.ArgumentParser) -> None:
     building.add_argument(
         "store",
         type=Path,
-        help="NAME.lmdb; a folder of fonts also becomes a folder of glyph sheets",
+        help="NAME.lmdb; for a folder of fonts also hanzi or hanzi-web, the embedded glyph sheets",
     )
     building.add_argument("--size", type=_positive, default=64, help="pixels a side (64)")
     building.add_argument("--channels", type=_positive, help="1 or 3 (images 3, glyphs 1)")
@@ -40,7 +44,7 @@ def _add_build(building: argparse.ArgumentParser) -> None:
     fonts.add_argument("--prototype", help="the id of the standard font")
     sets = building.add_argument_group("data sets of torchvision")
     sets.add_argument("--dataset", choices=sorted(SETS))
-    sets.add_argument("--part", default="train", help="train, test or another part of it (train)")
+    sets.add_argument("--part", help="train, test or another part of it (train)")
     sets.add_argument("--download", action="store_true", help="fetch what is missing")
     building.set_defaults(func=run_build)
 
@@ -52,9 +56,11 @@ def _positive(text: str) -> int:
 
 
 def run_build(args: argparse.Namespace) -> int:
-    """Builds a store, or glyph sheets out of fonts; lists what was left out."""
-    if args.store.suffix != ".lmdb":
+    """Builds a store, or the embedded glyph sheets out of fonts; lists what was left out."""
+    if args.store.resolve().name in SHEETS:
         return _build_sheets(args)
+    if args.store.suffix != ".lmdb":
+        raise ValueError(f"STORE must end in .lmdb, unlike {args.store}")
     source = _source(args)
     report = build(source, args.store, overwrite=args.overwrite)
     height, width, channels = source.shape
@@ -67,16 +73,27 @@ def run_build(args: argparse.Namespace) -> int:
 
 def _source(args: argparse.Namespace) -> Source:
     if args.dataset is None:
+        _refuse(args, ("part", "download"), "is for the data sets of torchvision: name --dataset")
         return guess(args.source, args.size, args.channels, args.characters, args.prototype)
+    _refuse(args, ("characters", "prototype"), "is for fonts, not for --dataset")
+    part = args.part or "train"
     return TorchvisionSet(
-        args.dataset, args.source, args.size, args.channels or 3, args.part, args.download
+        args.dataset, args.source, args.size, args.channels or 3, part, args.download
     )
 
 
+def _refuse(args: argparse.Namespace, options: Sequence[str], why: str) -> None:
+    """Raises: ValueError for an option that is given and would not be read."""
+    for option in options:
+        if getattr(args, option):
+            raise ValueError(f"--{option} {why}")
+
+
 def _build_sheets(args: argparse.Namespace) -> int:
-    chosen = args.dataset or args.characters or args.prototype
-    if chosen or kind(args.source) != "fonts":
-        raise ValueError(f"STORE must end in .lmdb, unlike {args.store}")
+    if kind(args.source) != "fonts":
+        raise ValueError(f"STORE must end in .lmdb, unlike {args.store}: {args.source} has no font")
+    others = "dataset", "part", "download", "characters", "prototype", "channels"
+    _refuse(args, others, f"is not for {args.store}, the embedded glyph sheets")
     from gan.data.embedded import WEB_PROTOTYPE, WEB_STYLES
     from gan.data.sheets import build_sheets, read_index
 

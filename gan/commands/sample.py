@@ -1,6 +1,7 @@
 """`gan sample`: pictures of a trained run, by its averaged weights, fixed by a seed."""
 
 import argparse
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -76,6 +77,7 @@ def pictures(args: argparse.Namespace, loaded: "Run", out: Path) -> Iterator[Pat
     kinds = args.only or [kind for kind in KINDS if kind != "classes" or loaded.classes]
     if "classes" in kinds and not loaded.classes:
         raise ValueError(f"--only classes: {args.run} was trained without classes")
+    _require_read(args, kinds)
     made = loaded.sample(
         64 if args.count is None else args.count, args.seed, args.label, args.truncation
     )
@@ -153,6 +155,7 @@ def translations(args: argparse.Namespace, loaded: "Run", out: Path) -> Iterator
     writes = issubclass(loaded.recipe, WNet)
     possible = KINDS[:3] if writes else KINDS[:2]
     _refuse(args, loaded, possible)
+    _require_read(args, args.only or possible)
     many = 8 if args.count is None else coerce(Count, args.count, "--count")
     seed = coerce(Whole, args.seed, "--seed")
     data = prototypes.trained_on(loaded) if writes else runs.dataset(loaded)
@@ -193,6 +196,15 @@ def _refuse(args: argparse.Namespace, loaded: "Run", possible: Sequence[str]) ->
             )
 
 
+def _require_read(args: argparse.Namespace, kinds: Sequence[str]) -> None:
+    """Raises: ValueError for an option that none of the chosen kinds of pictures reads."""
+    for option, readers in (("count", KINDS[:2]), ("label", KINDS[:3])):
+        if getattr(args, option) is not None and not {*kinds} & {*readers}:
+            raise ValueError(
+                f"--{option} is for {' and '.join(readers)}, of which --only draws none"
+            )
+
+
 def _styles(seed: int, loaded: "Run", data: Any) -> tuple[Tensor, list[Any]]:
     """Prototypes of sixteen held-out characters, and four styles' codes and shortcuts."""
     from gan import images
@@ -224,13 +236,25 @@ def _between(
 
 
 def _one_by_one(made: Mapping[str, Tensor], folder: Path) -> Path:
-    """Images [N, C, H, W] as PNGs with a number after their name."""
+    """Images [N, C, H, W] as PNGs with a number after their name.
+
+    Raises: ValueError where more of them lie there, of another call.
+    """
     from gan import images
 
     folder.mkdir(exist_ok=True)
     for name, several in made.items():
-        for number, pixels in enumerate(images.to_bytes(several)):
-            _saved(pixels, folder / f"{name}{number:04d}.png")
+        digits = max(4, len(str(len(several) - 1)))
+        files = [folder / f"{name}{number:0{digits}d}.png" for number in range(len(several))]
+        numbered = re.compile(rf"{re.escape(name)}[0-9]+\.png")
+        others = {path for path in folder.iterdir() if numbered.fullmatch(path.name)} - {*files}
+        if others:
+            raise ValueError(
+                f"{folder} holds {len(others)} pictures of a larger sample, as {min(others).name}: "
+                "remove that folder, or choose another one by --out"
+            )
+        for file, pixels in zip(files, images.to_bytes(several), strict=True):
+            _saved(pixels, file)
     return folder
 
 

@@ -65,7 +65,8 @@ def job_folder(overrides: str) -> str:
     visible = ",".join(kept)
     name = re.sub(r"[^\w.=,+~-]", "_", visible) or "defaults"
     digest = hashlib.sha256(visible.encode()).hexdigest()[:8]
-    return name if len(name) <= 200 else f"{name[:190]}-{digest}"
+    cut = name.encode()[:190].decode(errors="ignore")  # file systems count bytes
+    return name if len(name.encode()) <= 200 else f"{cut}-{digest}"
 
 
 OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)

@@ -114,8 +114,12 @@ class TorchvisionSet:
             _require_package(self.known.fetching, f"data.dataset={dataset} to be downloaded")
         self._data = _opened(self.known, path, part, download)
         self._labelled = "unlabeled" not in part
-        self._made = [RULES, dataset, part, self.shape, files(dataset, path)]
         self.names = self._names()
+        self._unused = self.names.get("label", [])[:1] == ["N/A"]  # EMNIST's letters begin at 1
+        if self._unused:
+            self.names = {"label": self.names["label"][1:]}
+        self._made = [RULES, dataset, part, self.shape, files(dataset, path)]
+        self._made += [self.names] if self._unused else []
         self.facts: Mapping[str, Any] = {}
 
     def fingerprint(self) -> str:
@@ -157,7 +161,7 @@ class TorchvisionSet:
         if not self._labelled:
             return {}
         if self.known.name != "CelebA":
-            return {"label": int(target)}
+            return {"label": int(target) - self._unused}
         attributes, identity = target
         values = [*attributes.tolist(), int(identity) - 1]
         return dict(zip(self.names, values, strict=True))

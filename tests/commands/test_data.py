@@ -71,18 +71,22 @@ def test_build_refuses_odd_sizes(size: str, capsys: pytest.CaptureFixture[str]) 
     assert "--size" in capsys.readouterr().err
 
 
-def test_fonts_become_sheets_without_the_suffix(
+def test_fonts_become_the_embedded_sheets_by_their_name(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from gan.data import sheets
 
     (tmp_path / "a.ttf").touch()
-    made = sheets.Sheets(tmp_path / "sheets", 32, 1000, ["index.versions: other"], False)
+    made = sheets.Sheets(tmp_path / "hanzi", 32, 1000, ["index.versions: other"], False)
     monkeypatch.setattr(sheets, "build_sheets", lambda *_, overwrite: made)
-    assert run("build", tmp_path, tmp_path / "sheets") == 0
+    assert run("build", tmp_path, tmp_path / "hanzi") == 0
     out = capsys.readouterr().out
     assert "index.versions: other" in out
     assert "left as it is; --overwrite" in out
+    with pytest.raises(ValueError, match="--channels is not for .*hanzi"):
+        run("build", tmp_path, tmp_path / "hanzi", "--channels", 1)
+    with pytest.raises(ValueError, match=r"STORE must end in \.lmdb, unlike .*glyphs"):
+        run("build", tmp_path, tmp_path / "glyphs")
 
 
 def test_an_archive_becomes_a_store_with_what_was_refused(
@@ -109,6 +113,21 @@ def test_a_set_of_torchvision_becomes_a_store(
     assert "5 images of 8x8x3 from torchvision's CIFAR10 (test)" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         run("build", tmp_path, tmp_path / "b.lmdb", "--dataset", "imagenet")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--part", "test"], "--part is for the data sets of torchvision"),
+        (["--download"], "--download is for the data sets of torchvision"),
+        (["--dataset", "mnist", "--characters", "一"], "--characters is for fonts"),
+    ],
+)
+def test_options_that_would_not_be_read_are_refused(
+    photos: Path, tmp_path: Path, options: list[str], said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        run("build", photos, tmp_path / "a.lmdb", *options)
 
 
 def test_verify_tells_the_damaged_blocks(

@@ -9,7 +9,7 @@ from PIL import Image
 
 import gan
 from gan import runs
-from gan.commands import main
+from gan.commands import main, sample
 from gan.commands.sample import COLUMNS, FRAMES, LEGS, class_sheet, spherical
 from gan.images import to_bytes
 from gan.trained.reports import TRANSLATIONS
@@ -41,6 +41,21 @@ def test_every_kind_of_picture_is_made_and_fixed_by_the_seed(trained, capsys):
         main(["sample", "run", "--only", "grid", "--count", "6", "--seed", seed, "--out", "again"])
         assert np.array_equal(pixels("again/grid.png"), pixels(out / "grid.png")) == equal
     assert not Path("again/images").exists()
+    capsys.readouterr()
+    assert main(["sample", "run", "--only", "images", "--count", "2"]) == 2
+    assert "images holds 4 pictures of a larger sample, as 0002.png" in capsys.readouterr().err
+    assert main(["sample", "run", "--only", "classes", "--label", "1"]) == 2
+    assert "--label is for grid and images and interpolation" in capsys.readouterr().err
+    assert main(["sample", "run", "--only", "interpolation", "--count", "9"]) == 2
+    assert "--count is for grid and images, of which --only draws none" in capsys.readouterr().err
+
+
+def test_pictures_of_a_large_sample_are_in_order_by_their_names(tmp_path):
+    made = torch.linspace(-1, 1, 10_002).view(-1, 1, 1, 1)
+    folder = sample._one_by_one({"": made}, tmp_path / "images")
+    names = sorted(path.name for path in folder.iterdir())
+    assert (names[0], names[-1], len(names)) == ("00000.png", "10001.png", 10_002)
+    assert pixels(folder / names[-1]).item() == 255
 
 
 def test_a_class_sheet_has_a_row_for_each_class_and_one_noise_for_each_column(trained):

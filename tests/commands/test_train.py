@@ -379,6 +379,8 @@ def test_a_job_folder_is_short_safe_and_its_own():
     assert len(long) <= 200
     assert long != job_folder(",".join(f"recipe.l{n}=2" for n in range(100)))
     assert job_folder("seed=1,trainer.device=cpu") == "seed=1"
+    drawn = job_folder("data.characters=" + "".join(map(chr, range(0x4E00, 0x4E78))))
+    assert len(drawn.encode()) <= 200
 
 
 def test_a_stopped_process_saves_and_the_same_command_finishes(run, tmp_path, glyph_store):

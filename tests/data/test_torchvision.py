@@ -63,6 +63,15 @@ def test_letters_stand_upright(mnist: Path) -> None:
         TorchvisionSet("emnist", mnist, 28, 1, "letters-train")
 
 
+def test_a_class_that_stands_for_none_is_left_out(mnist: Path) -> None:
+    raw = mnist / "EMNIST" / "raw"
+    for file in list(raw.iterdir()):
+        file.rename(raw / file.name.replace("balanced", "letters"))
+    source = TorchvisionSet("emnist", mnist, 28, 1, "letters-train")
+    assert [source.names["label"][record.fields["label"]] for record in source] == [*"cadae"]
+    assert len(source.names["label"]) == 26
+
+
 def test_a_set_is_converted_once(
     mnist: Path,
     tmp_path: Path,
