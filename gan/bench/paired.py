@@ -102,7 +102,8 @@ def alternate(
     """Run all three in a new random order in each round, after `warm` rounds that do not count.
 
     `null` is a second instance of the reference, by default the same one; 0 rounds are the usual
-    number; `timer` is by default one of processor time. After so many `seconds` no round is begun beyond the least number.
+    number; `timer` is by default one of processor time. After so many `seconds` no round is begun
+    beyond the least number.
     """
     works = {"ours": ours, "reference": reference, "null": null or reference}
     taken: dict[str, list[float]] = {name: [] for name in works}
@@ -167,6 +168,24 @@ def row(
         "passed": None if goal is None else goal.reached(compared, spread),
         **surroundings(),
     }
+
+
+def in_words(rows: Sequence[Row]) -> str:
+    """What the rows say, for those of which a benchmark says nothing of its own."""
+    said = []
+    for found in rows:
+        if found.get("ratio") is None:
+            continue
+        named = " ".join(str(found[key]) for key in ("case", "model", "size") if key in found)
+        kind = "times as fast as" if str(found["goal"]).startswith("at least") else "times"
+        missed = ", missed" if found["passed"] is False else ""
+        aim = f" (aim: {found['goal']}{missed})" if found["goal"] else ""
+        low, high = found["null_iqr"]
+        said.append(
+            f"{named}: {found['ratio']:g} {kind} the reference, which is {low:g} to {high:g} {kind} "
+            f"itself{aim}"
+        )
+    return f"{'; '.join(said)}." if said else ""
 
 
 def skipped(identity: str, case: str, reason: str, **settings: Any) -> Row:

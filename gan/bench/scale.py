@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from gan.bench import stores
 from gan.bench.desk import Desk
@@ -24,6 +25,7 @@ from gan.bench.options import Options
 from gan.bench.paired import Goal, Row, Work, by, processor, skipped
 from gan.bench.stores import Pictures
 from gan.bench.train import streamed
+from gan.data.datasets import Images
 from gan.data.stream import Stream
 from gan.trainer import Trainer
 
@@ -31,8 +33,13 @@ SECONDS = 4.0  # of a point, or its least rounds
 BATCHES = 4, 8, 16, 32, 64, 128
 SIZES = 16, 32, 64
 RECORDS = 10_000, 100_000, 1_000_000, 2_000_000
-SHUFFLED = "image.size=8", "image.channels=1", "trainer.batch_size=64"  # little to write or compute
-READS = 100  # batches that are read by themselves
+BATCH = 64
+SHUFFLED = (
+    "image.size=8",
+    "image.channels=1",
+    f"trainer.batch_size={BATCH}",
+)  # little to write or compute
+PASSES = 100  # batches that are read by themselves
 TERMS = (  # of W-Net beside the adversarial one and its penalty, with the published weights
     "recipe.l1=50",
     "recipe.encoder_character=0.2",
@@ -101,13 +108,15 @@ def store(options: Options, compose: Compose) -> Iterator[Row]:
     make = desk.maker("tiny", *SHUFFLED)
     with tempfile.TemporaryDirectory(prefix="gan-bench-", dir=options.folder) as folder:
         places = {count: Path(folder) / str(count) for count in counts}
-        with get_context("spawn").Pool(1) as pool:  # whose memory goes with it
-            built = dict(zip(counts, pool.starmap(_write, places.items()), strict=True))
+        with get_context("spawn").Pool(1, maxtasksperchild=1) as pool:  # each in its own memory
+            built = dict(zip(counts, pool.starmap(_write, places.items(), 1), strict=True))
+            memory = dict(zip(counts, pool.starmap(_occupied, places.items(), 1), strict=True))
         with _opened(desk, make(), counts[0], places[counts[0]]) as first:
             for count, place in places.items():
                 with _opened(desk, make(), count, place) as point:
                     row = _of_a_store(desk, point, first)
-                yield {**row, "records": count, "build_s": round(built[count], 2)}
+                build = {"build_s": round(built[count], 2)}
+                yield {**row, "records": count, **build, "memory_mb": memory[count]}
 
 
 def _pictures(count: int) -> Pictures:
@@ -134,15 +143,12 @@ def _opened(desk: Desk, game: Trainer, count: int, place: Path) -> Iterator[_Poi
 
 
 def _of_a_store(desk: Desk, point: _Point, first: _Point) -> Row:
-    """Beside the step: a batch read by itself, and the process's memory after all of that.
-
-    Its `own` part is not given back; the `mapped` one is the file's in the cache of the system.
-    """
+    """Beside the step: a batch read by itself."""
     file, size = point.stream.dataset.store, point.stream.batch_size
     buffer = np.empty((size, *file.shape), np.uint8)
 
     def read() -> None:
-        for position in range(READS):
+        for position in range(PASSES):
             file.read(point.stream.plan(position).images["real"], buffer)
 
     goal, taken = Goal(1.05, resolved=True), min(by(processor)(read) for _ in range(3))
@@ -150,14 +156,25 @@ def _of_a_store(desk: Desk, point: _Point, first: _Point) -> Row:
     return {
         **row,
         "megabytes": round(file.path.stat().st_size / 1e6, 1),
-        "read_us_per_image": round(1e6 * taken / READS / size, 3),
-        "memory_mb": _memory(),
+        "read_us_per_image": round(1e6 * taken / PASSES / size, 3),
     }
+
+
+def _occupied(count: int, place: Path) -> dict[str, float]:
+    """The memory of a process that streams two epochs, or so many batches, of a store.
+
+    Its `own` part is not given back; the `mapped` one is the file's in the cache of the system.
+    """
+    dataset = Images(stores.store(_pictures(count), place), resident="off")
+    with closing(Stream(dataset, BATCH, 0, torch.device("cpu"), ("real",))) as stream:
+        for _ in range(min(PASSES, 2 * count // BATCH)):
+            next(stream)
+        gc.collect()
+        return _memory()
 
 
 def _memory() -> dict[str, float]:
     """Megabytes of this process: its own, and mapped files; none where the system does not say."""
-    gc.collect()
     try:
         said = Path("/proc/self/status").read_text(encoding="utf-8")
     except OSError:

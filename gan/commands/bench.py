@@ -42,6 +42,7 @@ def run(args: argparse.Namespace) -> int:
 
     from gan.bench import data, games, gpu, scale, steps, train
     from gan.bench.options import parse
+    from gan.bench.paired import in_words
 
     subjects = {"data": data, "step": steps, "train": train, "gpu": gpu, "scale": scale}
     chosen: Any = subjects[args.subject]
@@ -57,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
             print(json.dumps(row), flush=True)
     if draw is not None:
         draw(rows)
-    if said := chosen.advice(rows):
+    if said := chosen.advice(rows) or in_words(rows):
         print(f"\n{said}", file=sys.stderr)
     return int(any("failed" in row for row in rows))
 

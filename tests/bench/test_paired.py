@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from gan.bench import data, gpu, limits, scale, steps, train
 from gan.bench.options import Options, parse
-from gan.bench.paired import LEAST, Goal, Paired, alternate, by, row, skipped
+from gan.bench.paired import LEAST, Goal, Paired, alternate, by, in_words, row, skipped
 from gan.commands import main
 from gan.registry import ConfigError
 
@@ -175,6 +175,18 @@ def test_the_command_measures_and_refuses(capsys, tmp_path):
     assert "disk" in capsys.readouterr().err
     assert main(["bench", "train", "model=tiny", "size=64"]) == 2
     assert "size is not read by waiting" in capsys.readouterr().err
+
+
+def test_rows_without_advice_of_their_own_are_told_in_words():
+    paired = Paired([1.0, 1.0], [2.0, 2.0], [2.0, 2.2])
+    fast = row("T3", "defaults", "ms", paired, 1.0, Goal(3.0, "at least"), {"model": "dcgan64"})
+    slow = row("D2", "limit", "s", paired, 1.0, None, {"size": 32})
+    assert in_words([fast, skipped("D3", "ffcv", "not here"), slow]) == (
+        "defaults dcgan64: 2 times as fast as the reference, which is 0.9318 to 0.9773 times as fast "
+        "as itself (aim: at least 3, missed); limit 32: 0.5 times the reference, which is 1.025 to "
+        "1.075 times itself."
+    )
+    assert in_words([]) == ""
 
 
 @pytest.mark.parametrize("subject", [data, gpu, scale, steps, train])
