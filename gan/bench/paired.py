@@ -182,8 +182,8 @@ def in_words(rows: Sequence[Row]) -> str:
         aim = f" (aim: {found['goal']}{missed})" if found["goal"] else ""
         low, high = found["null_iqr"]
         said.append(
-            f"{named}: {found['ratio']:g} {kind} the reference, which is {low:g} to {high:g} {kind} "
-            f"itself{aim}"
+            f"{named}: {found['ratio']:g} {kind} the reference, which is {low:g} to {high:g} "
+            f"{kind} itself{aim}"
         )
     return f"{'; '.join(said)}." if said else ""
 

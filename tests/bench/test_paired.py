@@ -182,9 +182,9 @@ def test_rows_without_advice_of_their_own_are_told_in_words():
     fast = row("T3", "defaults", "ms", paired, 1.0, Goal(3.0, "at least"), {"model": "dcgan64"})
     slow = row("D2", "limit", "s", paired, 1.0, None, {"size": 32})
     assert in_words([fast, skipped("D3", "ffcv", "not here"), slow]) == (
-        "defaults dcgan64: 2 times as fast as the reference, which is 0.9318 to 0.9773 times as fast "
-        "as itself (aim: at least 3, missed); limit 32: 0.5 times the reference, which is 1.025 to "
-        "1.075 times itself."
+        "defaults dcgan64: 2 times as fast as the reference, which is 0.9318 to 0.9773 times as "
+        "fast as itself (aim: at least 3, missed); limit 32: 0.5 times the reference, which is "
+        "1.025 to 1.075 times itself."
     )
     assert in_words([]) == ""
 
