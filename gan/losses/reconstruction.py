@@ -85,9 +85,9 @@ class Perceptual(Reconstruction):
         """`network` is `discriminator`, a folder of `gan classifier`, or a name in torchvision.
 
         `layers` are places in the list of maps, or names in a torchvision network; null takes all
-        maps, or the last convolutions of VGG's blocks. Their terms, each times its place in
-        `layer_weights` (1 each), are summed. `weights` is the file of a torchvision network's state dict; without it,
-        `download` must allow torchvision to fetch its own.
+        maps, or the last convolutions of VGG's blocks. Their terms, times `layer_weights` (1 each,
+        in the order of `layers`), are summed. `weights` is the file of a torchvision network's
+        state dict; without it, `download` must allow torchvision to fetch its own.
         """
         super().__init__(weight)
         self.layers, self.layer_weights = layers, layer_weights

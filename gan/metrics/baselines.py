@@ -16,7 +16,7 @@ from gan.metrics.glyphs import CELLS, Cells, Pairs
 from gan.metrics.scores import Measure, Scores, distances, score_pairs
 
 MANY = 16  # references in the rows that see many
-FLOATS = 2**24  # numbers of a table of pairs and fonts: 64 MB, of which up to four are held
+FLOATS = 2**24  # numbers of a table of pairs and fonts: 64 MB, of which up to three are held
 
 
 def baselines(

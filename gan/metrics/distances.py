@@ -12,6 +12,7 @@ from torch import Tensor
 
 CHUNK = 1024  # rows of a table of distances that are held at once
 EQUAL = 1e-5  # of a feature's norm: nearer ones differ by rounding alone
+SPLITS = 10  # parts that an inception score is the mean of
 
 
 class Moments(NamedTuple):
@@ -92,15 +93,16 @@ def _cubic_norms(x: Tensor) -> Tensor:
     return (x.square().sum(1) / x.shape[1] + 1) ** 3
 
 
-def score(logits: Tensor, splits: int = 10, seed: int = 0) -> tuple[float, float]:
+def score(logits: Tensor, splits: int = SPLITS, seed: int = 0) -> tuple[float, float]:
     """`exp` of the mean divergence of labels from their average, mean and deviation over splits.
 
     Salimans et al. 2016, arXiv:1606.03498, section 4. 1 for one label, the number of classes for
-    certain labels spread evenly. Logits [N, L] are shuffled before they are split.
+    certain labels spread evenly. Logits [N, L] are shuffled before they are split, into one part
+    for each image where these are fewer.
     """
     order = torch.from_numpy(np.random.default_rng(seed).permutation(len(logits)))
     found = []
-    for part in logits.double()[order].tensor_split(splits):
+    for part in logits.double()[order].tensor_split(min(splits, len(logits))):
         logs = part.log_softmax(1)
         average = logs.exp().mean(0).log()
         found.append(float((logs.exp() * (logs - average)).sum(1).mean().exp()))

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache, cached_property, partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -22,6 +23,7 @@ from gan.metrics.image_evaluation import (
     Real,
     ReferenceEvaluation,
     extractor_of,
+    halves,
     labelled,
     training_rows,
 )
@@ -69,7 +71,7 @@ def evaluation_for(
     if "real_a" in recipe.reads and isinstance(dataset, Glyphs):
         _require_use(networks)
         return GlyphTranslation(_translate(recipe), dataset, stream, device, say, judges)
-    if isinstance(dataset, Unpaired) and len(dataset.held[0]) >= LEAST:
+    if isinstance(dataset, Unpaired) and _enough(dataset, say):
         return _of_unpaired(recipe, dataset, stream, device, settings, networks)
     if "real" in recipe.reads and hasattr(recipe.generator, "latent"):
         return _of_images(recipe, dataset, stream, device, say, settings, networks)
@@ -81,6 +83,19 @@ def _translate(recipe: Recipe) -> Translate:
     return lambda generator, batch: recipe.samples(generator, batch)["generated"]
 
 
+def _enough(dataset: Unpaired, say: Say) -> bool:
+    """Whether images of both kinds suffice for measures in training; what is missing is said."""
+    (held, _), (_, wanted) = dataset.held, dataset.train
+    if min(len(halves(held)[0]), len(wanted)) >= LEAST:
+        return True
+    say(
+        f"nothing is measured in training: it takes {2 * LEAST} held-out images of the first kind, "
+        f"of which half are kept for the end, and {LEAST} training images of the second; there are "
+        f"{len(held)} and {len(wanted)}"
+    )
+    return False
+
+
 def _of_unpaired(
     recipe: Recipe,
     dataset: Unpaired,
@@ -89,18 +104,28 @@ def _of_unpaired(
     settings: Settings,
     networks: Mapping[str, Any],
 ) -> Any:
-    """Distances of translated held-out images from those of the other kind."""
+    """Distances of translated held-out images from those of the other kind.
+
+    One half of them is measured in training, which may choose the best by it, the other at its end.
+    """
     _require_use(networks, *REFERENCES)
+    wanted = Real(dataset.store, dataset.train[1], stream.images)
+    extractor = cache(partial(OfNothing, dataset.store.shape[2], device))
 
     def translate(generator: nn.Module, image: Tensor) -> Tensor:
         return recipe.samples(generator, {"real_a": image})["generated"]
 
-    (given, _), (_, wanted) = dataset.held, dataset.train
-    source = Translations(translate, stream.images, evenly(given, settings.measured))
-    extractor = partial(OfNothing, dataset.store.shape[2], device)
-    real, count = Real(dataset.store, wanted, stream.images), len(source.rows)
-    known = [ReferenceEvaluation(source, network, real, count) for network in networks.values()]
-    return Together([ImageEvaluation(source, extractor, real, count), *known])
+    def measured(rows: np.ndarray) -> Together:
+        source = Translations(translate, stream.images, evenly(rows, settings.measured))
+        count, known = len(source.rows), networks.values()
+        return Together(
+            [
+                ImageEvaluation(source, extractor, wanted, count),
+                *(ReferenceEvaluation(source, network, wanted, count) for network in known),
+            ]
+        )
+
+    return Apart(*map(measured, halves(dataset.held[0])))
 
 
 def _of_images(
@@ -126,11 +151,9 @@ def _of_images(
 
     parts: list[Any] = []
     if conditional and labels is not None:
-        classes = dataset.facts["classes"]
+        classes, least = dataset.facts["classes"], settings.measured
         network: Any = extractor  # a classifier, since there are labels
-        parts = [
-            LabelEvaluation(recipe, lambda: network().judge, classes, device, settings.measured)
-        ]
+        parts = [LabelEvaluation(recipe, lambda: network().judge, classes, device, least, labels)]
     rows = training_rows(dataset)
     if len(rows) >= LEAST:
         sampler = Sampler(paint, recipe.generator.latent, shown, device)
@@ -172,6 +195,26 @@ class Together:
         return "\n\n".join(part.report(generator) for part in self.parts)
 
 
+class Apart:
+    """A measure on some images in training, and the same on others at its end."""
+
+    def __init__(self, during: Together, after: Together) -> None:
+        self.during, self.after = during, after
+
+    @property
+    def better(self) -> dict[str, Better]:
+        """Of each measure, whether less or more is better."""
+        return self.during.better
+
+    def measure(self, generator: nn.Module) -> dict[str, float]:
+        """Numbers of the images for training."""
+        return self.during.measure(generator)
+
+    def report(self, generator: nn.Module) -> str:
+        """Text on the images for the end."""
+        return self.after.report(generator)
+
+
 class LabelEvaluation:
     """How many samples have the label that they were asked for, in the eyes of a classifier."""
 
@@ -184,14 +227,18 @@ class LabelEvaluation:
         classes: int,
         device: torch.device,
         least: int,
+        labels: np.ndarray | None = None,
     ) -> None:
         """`judge` makes the classifier of the field `label`, when it is first needed.
 
-        As many samples are drawn of each class, `least` or a few more.
+        As many samples are drawn of each class, `least` or a few more. Of the `labels` of training
+        images, where they are given, classes that none has are left out.
         """
         self.recipe, self._make = recipe, judge
-        count = classes * -(-least // classes)
-        self.labels = torch.arange(count, device=device) % classes
+        shown = np.arange(classes) if labels is None else np.unique(labels)
+        self.classes = len(shown)
+        count = self.classes * -(-least // self.classes)
+        self.labels = torch.from_numpy(np.resize(shown, count)).to(device)
         noise = torch.Generator().manual_seed(0)
         shape = (count, recipe.generator.latent)
         self.noise = torch.randn(shape, generator=noise).to(device)
@@ -210,9 +257,10 @@ class LabelEvaluation:
         """The same in words, beside what the classifier makes of real images."""
         found, right = self.measure(generator), self.judge.ceiling["label"]
         said = (
-            f"{len(self.labels)} samples, as many of each class: {found['label_accuracy']:.1%} "
-            f"have the label they were asked for, {found['worst_class']:.1%} of the worst class; "
-            f"the classifier that says so is right about {right:.1%} of held-out real images"
+            f"{len(self.labels)} samples, as many of each of {self.classes} classes: "
+            f"{found['label_accuracy']:.1%} have the label they were asked for, "
+            f"{found['worst_class']:.1%} of the worst class; the classifier that says so is right "
+            f"about {right:.1%} of held-out real images"
         )
         return "\n".join([said, *doubts({"label": right}, "images")])
 
@@ -225,4 +273,4 @@ class LabelEvaluation:
             )
         ]
         right = self.judge.right(torch.cat(drawn), {"label": self.labels})["label"]
-        return right.view(-1, int(self.labels.max()) + 1)
+        return right.view(-1, self.classes)

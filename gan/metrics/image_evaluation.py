@@ -120,6 +120,17 @@ class ReferenceEvaluation(ImageEvaluation):
         return f"{network.name} (weights {network.key[:16]}, resize {network.resize})"
 
 
+def halves(held: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Held-out rows for measures in training, and others for what is reported at its end.
+
+    The best checkpoint is chosen by the first. Where `LEAST` of both are not there, all are for the
+    report.
+    """
+    if len(held) < 2 * LEAST:
+        return held[:0], held
+    return held[::2], held[1::2]
+
+
 def better(network: str) -> dict[str, Better]:
     """Of each measure on a network's features, whether less or more is better."""
     among = ("precision", "recall", "density", "coverage")

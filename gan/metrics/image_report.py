@@ -28,7 +28,7 @@ from gan.metrics.report import Report
 
 SHOWN = 8  # images beside the training images that they resemble most
 GRID = 64
-FLOOR = "training images"  # the column of one half of them against the other
+FLOOR = "training images"  # the column of some of them beside as many others
 MEANING = {
     "memorised": "share as near to a training image as the nearest 1 % of those are to each other",
     "duplicates": "the same to another drawn image; of fresh images both are about 0.01",
@@ -54,6 +54,11 @@ class Asked(NamedTuple):
     extractors: Sequence[Extractor]
     labels: np.ndarray | None = None
 
+    @property
+    def equal(self) -> int:
+        """How many drawn and how many training images stand beside as many other training ones."""
+        return min(self.drawn, min(len(self.rows), NEIGHBOURS) // 2)
+
 
 def image_report(
     generators: Mapping[str, nn.Module],
@@ -63,12 +68,13 @@ def image_report(
     asked: Asked,
 ) -> Report:
     """All that is known of generators of one run, by the name of their weights; the last counts."""
-    columns: dict[str, dict[str, float]] = {name: {} for name in (*generators, FLOOR)}
+    *others, chosen = generators
+    columns: dict[str, dict[str, float]] = {name: {} for name in generators}
+    equals: dict[str, dict[str, float]] = {chosen: {}, FLOOR: {}}
     measures: dict[str, Any] = {name: {} for name in generators}
     alike: dict[str, Copies] = {}
     for extractor in asked.extractors:
         real = reference(store, asked.rows, read, extractor)
-        columns[FLOOR] |= _halves(real, extractor)
         for name, generator in generators.items():
             fake = seen(_progress(source, generator, name, asked, extractor), extractor)
             found = distances(fake, real, extractor)
@@ -79,13 +85,20 @@ def image_report(
             columns[name] |= found
             said = _said(asked.drawn, fake, real, extractor)
             measures[name] |= {key: {"value": value, **said} for key, value in found.items()}
-    *others, chosen = generators
+        both = _equally(fake.features, real.features, asked.equal, extractor)
+        equals[chosen], equals[FLOOR] = equals[chosen] | both[0], equals[FLOOR] | both[1]
     return Report(
         "How good the images are",
-        _sentence(columns[chosen], columns[FLOOR], asked),
-        _text(columns, asked),
+        _sentence(columns[chosen], equals, asked),
+        _text(columns, equals, asked),
         columns[chosen] | {f"{w}_weights/{k}": v for w in others for k, v in columns[w].items()},
-        {"measures": measures, "floor": columns[FLOOR], "classifier_right": _ceilings(asked)},
+        {
+            "measures": measures,
+            "floor": equals[FLOOR],
+            "beside_floor": equals[chosen],
+            "floor_images": asked.equal,
+            "classifier_right": _ceilings(asked),
+        },
         {
             f"{GRID} images by the {chosen} weights.": _grid(source, generators[chosen], asked),
             "The drawn images that resemble a training image most, beside it.": _sheet(
@@ -116,11 +129,21 @@ def _classes(fake: Seen, labels: np.ndarray | None, wanted: Tensor | None) -> di
     return found
 
 
-def _halves(real: Seen, extractor: Extractor) -> dict[str, float]:
-    """One half of the kept training images against the other: how far apart equals are."""
-    sides = [real.features[start::2] for start in range(2)]
-    one, other = (Seen(moments([side]), side, torch.empty(len(side), 0)) for side in sides)
-    return distances(one, other, extractor)
+def _equally(
+    fake: Tensor, real: Tensor, many: int, extractor: Extractor
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Distances of so many drawn and so many training images from as many other training images.
+
+    Even those of one distribution fall as images grow in number: only equal numbers compare.
+    """
+    drawn, trained, others = (_some(x, many) for x in (fake, real[::2], real[1::2]))
+    return distances(drawn, others, extractor), distances(trained, others, extractor)
+
+
+def _some(features: Tensor, many: int) -> Seen:
+    """So many of the features, evenly spaced, as if no other image had been seen."""
+    kept = features[torch.from_numpy(evenly(np.arange(len(features)), many))]
+    return Seen(moments([kept]), kept, torch.empty(many, 0))
 
 
 def _said(count: int, fake: Seen, real: Seen, extractor: Extractor) -> dict[str, Any]:
@@ -135,7 +158,13 @@ def _said(count: int, fake: Seen, real: Seen, extractor: Extractor) -> dict[str,
     }
 
 
-def _text(columns: Mapping[str, Mapping[str, float]], asked: Asked) -> str:
+def _text(
+    columns: Mapping[str, Mapping[str, float]],
+    equals: Mapping[str, Mapping[str, float]],
+    asked: Asked,
+) -> str:
+    alike = {f"{name}, {asked.equal}": found for name, found in equals.items()}
+    columns = {**columns, **alike}
     names = list(dict.fromkeys(name for column in columns.values() for name in column))
     wide = max(map(len, names)) + 2
     across = [max(12, len(column) + 2) for column in columns]
@@ -149,7 +178,8 @@ def _text(columns: Mapping[str, Mapping[str, float]], asked: Asked) -> str:
         "",
         f"{asked.drawn} drawn images beside {len(asked.rows)} training images, unflipped; "
         f"neighbours are looked for among at most {NEIGHBOURS} of each.",
-        f"{FLOOR}: one half of them against the other.",
+        f"{'; '.join(alike)}: as many drawn and training images, each beside the same "
+        f"{asked.equal} other training images, since fewer images have larger Fréchet distances.",
         *(f"{name}: {MEANING[name]}." for name in names if name in MEANING),
         *(
             f"{extractor.name}: weights {extractor.key[:16]}, resize {extractor.resize}."
@@ -180,11 +210,16 @@ def _ceilings(asked: Asked) -> list[float]:
     return [ceiling["label"] for ceiling in found]
 
 
-def _sentence(found: Mapping[str, float], floor: Mapping[str, float], asked: Asked) -> str:
+def _sentence(
+    found: Mapping[str, float], equals: Mapping[str, Mapping[str, float]], asked: Asked
+) -> str:
     """The first distance beside what training images reach, and what was copied or left out."""
     distance = next(iter(found))
-    known = f" (one half of the training images against the other: {floor[distance]:.3f})"
-    parts = [f"{distance} {found[distance]:.3f}{known if distance in floor else ''}"]
+    drawn, trained = (column[distance] for column in equals.values())
+    parts = [
+        f"{distance} {found[distance]:.3f} ({asked.equal} of them beside as many training images: "
+        f"{drawn:.3f}; as many other training images beside those: {trained:.3f})"
+    ]
     if "classes_hit" in found:
         parts.append(f"{found['classes_hit']:.1%} of the classes are drawn")
     parts.append(

@@ -82,10 +82,12 @@ def pair_report(
     test: Batch,
     measures: Mapping[str, Measure],
     facts: Mapping[str, Any],
+    families: np.ndarray | None = None,
 ) -> Report:
     """Distances of every generator, by the name of its weights, on held-out pairs; the last counts.
 
-    Intervals are bootstraps over the pairs, which come from one run. Every generator has the same
+    Intervals are bootstraps over the `families` [N] of the pairs' styles, whose pairs are alike, or
+    over the pairs where there are not several; all come from one run. Every generator has the same
     noise, so that the same weights have the same numbers again.
     """
     evaluation = PairEvaluation(translate, {"test": test}, measures)
@@ -107,18 +109,10 @@ def pair_report(
         for row, found in rows.items()
     }
     ours, copy = rows[f"{chosen} weights"], rows["copy of the input"]
-    lines = []
-    ahead = []
-    for name in measures:
-        difference = ours[name] - copy[name]
-        if len(difference) == 1:
-            lines.append(f"  {name:<6}{difference[0]:+.4f}, of one pair: no interval")
-            continue
-        gap = bootstrap(difference, np.arange(len(difference)))
-        lines.append(f"  {name:<6}{signed(gap)}")
-        if (gap.low > 0) if BETTER[name] == "more" else (gap.high < 0):
-            ahead.append(name)
+    differences = {name: ours[name] - copy[name] for name in measures}
     count = len(test["target"])
+    groups, over = _groups(families, count)
+    lines, ahead = _gaps(differences, groups)
     verdict = f"On {count} held-out pairs it is not ahead of the copy of its input on anything."
     if ahead:
         verdict = f"On {count} held-out pairs it is ahead of the copy of its input on "
@@ -133,7 +127,7 @@ def pair_report(
             [
                 _table(means, count),
                 "",
-                f"{chosen} minus copy, paired by image, 95 % intervals over images:",
+                f"{chosen} minus copy, paired by image, 95 % intervals over {over}:",
                 *lines,
                 "l1 and lpips: less is better; psnr and ssim: more is.",
             ]
@@ -143,7 +137,7 @@ def pair_report(
             for row, found in means.items()
             for name, value in found.items()
         },
-        {"pairs": count, "values": rows, **facts},
+        {"pairs": count, "intervals": f"over {over}", "values": rows, **facts},
         {"Held-out pairs, evenly chosen.": pictures.table(columns, _enlarge(drawn))},
     )
 
@@ -151,6 +145,28 @@ def pair_report(
 def given(batch: Batch) -> Tensor:
     """The input of a pair."""
     return batch["input"] if "input" in batch else batch["prototype"]
+
+
+def _groups(families: np.ndarray | None, count: int) -> tuple[np.ndarray, str]:
+    """What to draw again of so many pairs, and its name."""
+    several = 0 if families is None else len(np.unique(families))
+    if families is None or several < 2:
+        return np.arange(count), "images"
+    return families, f"{several} families of styles"
+
+
+def _gaps(differences: Mapping[str, np.ndarray], groups: np.ndarray) -> tuple[list[str], list[str]]:
+    """A line for each measure's differences [N], and the measures by which they are ahead."""
+    lines, ahead = [], []
+    for name, difference in differences.items():
+        if len(difference) == 1:
+            lines.append(f"  {name:<6}{difference[0]:+.4f}, of one pair: no interval")
+            continue
+        gap = bootstrap(difference, groups)
+        lines.append(f"  {name:<6}{signed(gap)}")
+        if (gap.low > 0) if BETTER[name] == "more" else (gap.high < 0):
+            ahead.append(name)
+    return lines, ahead
 
 
 def _table(rows: Mapping[str, Mapping[str, float]], count: int) -> str:

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from gan.data.datasets import evenly
 from gan.metrics.distances import (
+    SPLITS,
     Moments,
     density_coverage,
     frechet,
@@ -237,7 +238,7 @@ def _library(fake: Seen, real: Seen) -> dict[str, float]:
         "kid_deviation": kid[metric_kid.KEY_METRIC_KID_STD],
     }
     if fake.logits.shape[1]:
-        named = metric_isc.isc_features_to_metric(fake.logits)
+        named = metric_isc.isc_features_to_metric(fake.logits, min(SPLITS, len(fake.logits)))
         found["is"] = named[metric_isc.KEY_METRIC_ISC_MEAN]
         found["is_deviation"] = named[metric_isc.KEY_METRIC_ISC_STD]
     return found

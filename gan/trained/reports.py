@@ -4,16 +4,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gan.data.datasets import Plan
 from gan.data.stream import Stream
 from gan.data.translation import Unpaired
 from gan.data.triples import Glyphs
 from gan.metrics.extractors import Extractor, OfNothing
 from gan.metrics.glyph_judges import glyph_judge
 from gan.metrics.glyph_report import Adaptation, glyph_report, writing
-from gan.metrics.image_evaluation import LEAST, extractor_of, labelled, training_rows
+from gan.metrics.image_evaluation import LEAST, extractor_of, halves, labelled, training_rows
 from gan.metrics.image_report import Asked, image_report
 from gan.metrics.pairs import MEASURES, Measure, Translate, pair_report
 from gan.metrics.populations import Sampler, Translations
@@ -124,8 +126,17 @@ def _of_translations(
         lpips = Lpips(options.weights.get("lpips") or downloaded("alexnet"), device)
         measures["lpips"] = lpips
         facts["lpips"] = f"version 0.1, {lpips.name}, weights {lpips.key}"
-    test = stream.read(dataset.held_out("test"))
-    return pair_report(generators, translate, test, measures, facts)
+    plan = dataset.held_out("test")
+    families = _families(dataset, plan)
+    return pair_report(generators, translate, stream.read(plan), measures, facts, families)
+
+
+def _families(dataset: Any, plan: Plan) -> np.ndarray | None:
+    """That of the style of each pair [N], where pairs have styles."""
+    if "style" not in plan.fields:
+        return None
+    families: np.ndarray = dataset.families[dataset.styles.train[plan.fields["style"]]]
+    return families
 
 
 def _of_images(
@@ -143,8 +154,8 @@ def _of_images(
     references = _references(options, device)
     extractors = [make(), *references]
     count = options.drawn or (MANY if references else FEW)
-    if count < 2:
-        raise ValueError(f"--count={count} is too few: distances need 2 images or more")
+    if count < LEAST:
+        raise ValueError(f"--count={count} is too few: distances need {LEAST} images or more")
     shown = labelled(dataset)[1] if last.classes else None
     sampler = Sampler(_paint, int(last.noise(1).shape[1]), shown, device)
     generators = {name: run.generator for name, run in loaded.items()}
@@ -160,9 +171,12 @@ def _of_unpaired(
     device: torch.device,
     options: Options,
 ) -> Report:
-    """Translated held-out images beside training images of the other kind."""
+    """Translated held-out images beside training images of the other kind.
+
+    Held-out images by which the best checkpoint was chosen are left out.
+    """
     _require_use(options, "inception", "vgg16", "download")
-    (given, _), (_, wanted) = dataset.held, dataset.train
+    (_, given), (_, wanted) = halves(dataset.held[0]), dataset.train
     if min(len(given), len(wanted)) < LEAST:
         raise ValueError(
             f"{dataset.store.path} has too few images to measure by: {LEAST} held-out ones of the "

@@ -123,18 +123,19 @@ def test_images_are_measured_beside_the_training_images(trained, capsys, monkeyp
         raise AssertionError("a connection was opened")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
-    asked = ["recipe=conditional", "data.label=style", "discriminator.norm=none"]
+    asked = ["recipe=conditional", "data.label=style", "discriminator.norm=none", "average=both"]
     trained("dcgan", *(asked if conditional else []))
     assert main(["evaluate", "run", "--count", "70", "--out", "out"]) == 0
     found = json.loads(Path("out/evaluation.json").read_text())
-    measure = found["measures"]["uniform"]["fd_classifier"]
+    every = ["raw", "uniform", "ema"] if conditional else ["raw", "uniform"]
+    assert [*found["measures"]] == every  # the last one counts
+    measure = found["measures"][every[-1]]["fd_classifier"]
     assert measure["value"] == found["numbers"]["fd_classifier"]
     assert (measure["drawn"], measure["reference_images"]) == (70, 9 * 14)
     assert measure["resize"] == "none"
     assert len(measure["extractor_hash"]) == 16
-    assert {"memorised", "duplicates", "classes_hit", "raw_weights/fd_classifier"} <= {
-        *found["numbers"]
-    }
+    beside = {f"{name}_weights/fd_classifier" for name in every[:-1]}
+    assert {"memorised", "duplicates", "classes_hit", *beside} <= {*found["numbers"]}
     assert ("label_accuracy" in found["numbers"]) == conditional
     assert "fid" not in found["numbers"]
     assert 0 < found["floor"]["fd_classifier"] < found["numbers"]["fd_classifier"]

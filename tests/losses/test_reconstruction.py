@@ -90,6 +90,23 @@ def test_perceptual_is_the_weighted_sum_over_layers(criterion, weights, pair):
     torch.testing.assert_close(loss(*pair), 3 * (0.5 * first + 2 * second), rtol=1e-4, atol=1e-5)
 
 
+def test_maps_come_in_the_order_of_the_layers_and_with_their_weights(weights, pair):
+    """Not in that of the network, which weights by place would then miss."""
+    layers = ["features.3.cat", "features.0", "features.3", "features.0"]
+    network = TorchvisionClassifier("squeezenet1_1", layers, weights)
+    late, early, same, again = network.features(pair[0])
+    alone = TorchvisionClassifier("squeezenet1_1", ["features.3.cat"], weights)
+    torch.testing.assert_close(late, alone.features(pair[0])[0])
+    assert late.shape[1] == 128 > early.shape[1]
+    assert torch.equal(late, same)
+    assert torch.equal(early, again)
+    losses = [
+        Perceptual("squeezenet1_1", layers=order, layer_weights=shares, weights=weights)(*pair)
+        for order, shares in ((LAYERS, [0.1, 9.0]), (LAYERS[::-1], [9.0, 0.1]))
+    ]
+    torch.testing.assert_close(*losses)
+
+
 def test_perceptual_is_frozen_and_still_passes_gradients_to_the_image(weights, pair):
     """Under `no_grad`, the known wrong variant, there is nothing to follow back."""
     loss = Perceptual("squeezenet1_1", weights=weights, layers=LAYERS)

@@ -131,6 +131,12 @@ def test_inception_score_equals_the_library_and_its_bounds():
     assert score(torch.zeros(70, 7))[0] == pytest.approx(1)
 
 
+def test_inception_score_of_few_images_has_as_many_parts():
+    logits = torch.randn(4, 7, generator=torch.Generator().manual_seed(0))
+    assert score(logits) == score(logits, splits=4)
+    assert np.isfinite(score(logits)).all()
+
+
 @pytest.mark.parametrize("shift", [0.0, 0.4])
 def test_precision_and_recall_equal_the_library(shift):
     fake, real = features(400, 6, 3, shift), features(300, 6, 4)

@@ -2,7 +2,9 @@ import numpy as np
 import pytest
 import torch
 from synthetic_glyphs import CHARACTERS, STYLES, make_cells, write
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from gan.metrics import baselines as module
 from gan.metrics.baselines import Fonts, Strokes, _stroke_weights, baselines
 from gan.metrics.glyphs import Pairs
 from gan.metrics.scores import score_pairs
@@ -112,6 +114,49 @@ def test_ridge_weights_solve_the_regression():
     expected = (weights @ ink[TRAIN, 35]).clip(0, 1)
     drawn = Fonts(cells).ridge(pair, penalty)
     np.testing.assert_allclose(drawn.flatten(), expected, atol=1e-4)
+
+
+def test_ridge_weights_are_those_of_the_summed_references():
+    cells = make_cells()
+    fonts, pairs, penalty = Fonts(cells), cells.pairs("SFUC", 4), 0.01
+    use = torch.from_numpy(cells.candidates(pairs)).float()
+    place = fonts.place[pairs.references]
+    squares = fonts.squares[place].sum(1) * use[:, :, None] * use[:, None]  # [M, J, J]
+    products = fonts.products[place, pairs.styles[:, None]].sum(1) * use
+    goal = products + penalty * use / use.sum(1, keepdim=True)
+    weights = torch.linalg.solve(squares + penalty * torch.eye(len(TRAIN)), goal)
+    targets = cells.ink(np.array(TRAIN), pairs.characters[:, None])
+    expected = torch.einsum("mj,mjchw->mchw", weights, targets).clamp(0, 1)
+    torch.testing.assert_close(fonts.ridge(pairs, penalty), expected, rtol=1e-5, atol=1e-5)
+    repeated = one_pair(5, 35, 7, 7)
+    torch.testing.assert_close(fonts.ridge(repeated, 0.02), fonts.ridge(one_pair(5, 35, 7), 0.01))
+
+
+class Largest(TorchDispatchMode):
+    """How many numbers the largest tensor has that is made."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        made = operation(*args, **(kwargs or {}))
+        for tensor in made if isinstance(made, list | tuple) else [made]:
+            if isinstance(tensor, torch.Tensor):
+                self.numbers = max(self.numbers, tensor.numel())
+        return made
+
+
+@pytest.mark.parametrize("name", ["mean", "oracle", "ridge"])
+def test_no_table_of_pairs_and_fonts_outgrows_its_bound(name, monkeypatch):
+    cells = make_cells(glyphs=make_cells().glyphs[..., ::8, ::8], prototype=np.zeros((40, 2, 2)))
+    pairs = cells.pairs("SFUC", 5)
+    whole = getattr(Fonts(cells), name)(pairs)
+    bound = 300  # 48 pairs have 1152 numbers of all fonts' targets, and 8640 of their references
+    monkeypatch.setattr(module, "FLOATS", bound)
+    fonts = Fonts(cells)
+    with Largest() as largest:
+        parts = getattr(fonts, name)(pairs)
+    assert largest.numbers <= bound
+    torch.testing.assert_close(parts, whole)
 
 
 def test_ridge_blend_reproduces_a_blend():

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,10 +11,16 @@ from torch import nn
 from torchmetrics.functional.image.lpips import _LPIPS
 from torchvision.models import squeezenet1_1
 
+from gan.data.store import Store
+from gan.data.triples import Glyphs
 from gan.metrics import images
 from gan.metrics.pairs import MEASURES, pair_report
+from gan.metrics.scores import bootstrap
+from gan.metrics.tables import signed
 from gan.networks import lpips
 from gan.networks.lpips import Lpips
+from gan.recipes.pix2pix import Pix2Pix
+from gan.trained import reports
 
 CPU = torch.device("cpu")
 
@@ -62,6 +69,33 @@ def test_one_pair_has_numbers_and_allows_no_claim():
     assert report.verdict == "There is one held-out pair, which allows no claim."
     assert "  l1    -0.2000, of one pair: no interval" in report.text
     assert report.numbers["l1"] == pytest.approx(0, abs=1e-6)
+
+
+def test_pairs_of_one_family_are_drawn_again_together():
+    """They are alike, so that an interval over single pairs would be too narrow."""
+    families = np.arange(40) % 4
+    target = 0.4 * torch.tensor([1.0, 1.0, 1.0, -0.9])[families].view(-1, 1, 1, 1)
+    batch = {"input": torch.zeros(40, 1, 8, 9), "target": target.expand(-1, 1, 8, 9)}
+    given = ({"raw": Shift(0.2)}, lambda g, b: g(b["input"]), batch, MEASURES, {})
+    report, single = pair_report(*given, families), pair_report(*given)
+    values = report.facts["values"]
+    gap = values["raw weights"]["l1"] - values["copy of the input"]["l1"]
+    assert f"  l1    {signed(bootstrap(gap, families))}" in report.text
+    assert "95 % intervals over 4 families of styles" in report.text
+    assert "95 % intervals over images" in single.text
+    assert "not ahead" in report.verdict
+    assert "ahead of the copy of its input on l1" in single.verdict
+    assert pair_report(*given, np.zeros(40)).text == single.text
+
+
+def test_pairs_of_glyphs_are_told_by_the_families_of_their_styles(glyph_store, monkeypatch):
+    monkeypatch.setattr(reports, "pair_report", lambda *given: given)
+    loaded = {"raw": SimpleNamespace(recipe=Pix2Pix, generator=nn.Identity(), config={})}
+    dataset = Glyphs(Store(glyph_store))
+    *_, families = reports.report_of(loaded, dataset, CPU, reports.Options())
+    styles = dataset.store.fields["style"][dataset.held_out("test").images["target"]]
+    assert len({*styles.tolist()}) > 1
+    assert families.tolist() == dataset.families[styles].tolist()
 
 
 def test_an_input_that_is_its_target_leaves_psnr_finite():

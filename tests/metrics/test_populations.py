@@ -294,6 +294,9 @@ def test_seen_of_a_reference_network_has_the_reserved_names():
     assert {"fid", "kid", "is", "density_inception"} <= found.keys()
     vgg = distances(*looks, Stand("vgg16"))
     assert vgg.keys() == {"precision", "recall", "density", "coverage"}
+    few = distances(Seen(moments([features[:8]]), features[:8], features[:8]), looks[1], Means())
+    fewer = [Seen(moments([x[:8]]), x[:8], x[:8]) for x in (features, real)]
+    assert np.isfinite([few["is_means"], distances(*fewer, Stand("inception"))["is"]]).all()
 
 
 @pytest.mark.row("L4")

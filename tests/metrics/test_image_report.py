@@ -1,0 +1,74 @@
+"""The report on images: numbers of all of them, and of as many drawn as training images."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from gan.data.datasets import evenly
+from gan.metrics.distances import frechet, moments
+from gan.metrics.image_report import Asked, image_report
+from gan.metrics.populations import Translations
+
+
+class Squares:
+    """Features: the means of 16 squares of an image, and no logits."""
+
+    name, known, key, resize = "squares", False, "1" * 16, "none"
+
+    def __call__(self, images):
+        return nn.functional.adaptive_avg_pool2d(images, 4).flatten(1), torch.empty(len(images), 0)
+
+
+def pictures(count, seed):
+    return torch.rand(count, 1, 8, 8, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+@pytest.fixture
+def reported(tmp_path, monkeypatch):
+    """A report on so many fresh images of the same kind as the training images."""
+    monkeypatch.chdir(tmp_path)
+
+    def report(drawn, trained):
+        fresh, real = pictures(drawn, 1), pictures(trained, 2)
+        source = Translations(lambda _, image: image, lambda rows: fresh[rows], np.arange(drawn))
+        store = SimpleNamespace(content_hash="abc", shape=(8, 8, 1))
+        asked = Asked(np.arange(trained), drawn, [Squares()])
+        generators = {"raw": nn.Identity(), "ema": nn.Identity()}
+        return image_report(generators, source, store, lambda rows: real[rows], asked), fresh, real
+
+    return report
+
+
+def fd(*sides):
+    return frechet(*(moments([Squares()(side)[0]]) for side in sides))
+
+
+def test_fresh_images_are_as_far_from_training_images_as_those_are_from_one_another(reported):
+    report, fresh, real = reported(800, 800)
+    whole = report.numbers["fd_squares"]
+    assert whole == pytest.approx(fd(fresh, real), rel=1e-5)
+    floor, beside = report.facts["floor"]["fd_squares"], report.facts["beside_floor"]["fd_squares"]
+    assert whole < 0.7 * floor  # twice as many images alone bring it below
+    assert beside == pytest.approx(floor, rel=0.2)
+
+
+@pytest.mark.parametrize(("drawn", "trained", "equal"), [(90, 120, 60), (40, 201, 40)])
+def test_the_generator_and_the_floor_are_measured_on_as_many_images(
+    reported, drawn, trained, equal
+):
+    report, fresh, real = reported(drawn, trained)
+    one, other = (side[evenly(np.arange(len(side)), equal)] for side in (real[::2], real[1::2]))
+    fresh = fresh[evenly(np.arange(drawn), equal)]
+    assert report.facts["floor_images"] == equal
+    floor, beside = report.facts["floor"]["fd_squares"], report.facts["beside_floor"]["fd_squares"]
+    assert floor == pytest.approx(fd(one, other), rel=1e-5)
+    assert beside == pytest.approx(fd(fresh, other), rel=1e-5)
+    assert report.text.splitlines()[0].endswith(f" ema, {equal}  training images, {equal}")
+    assert f"each beside the same {equal} other training images" in report.text
+    assert (
+        f"({equal} of them beside as many training images: {beside:.3f}; as many other training "
+        f"images beside those: {floor:.3f})"
+    ) in report.verdict
