@@ -157,7 +157,7 @@ def test_steps_beyond_the_end_of_both_schedules_are_refused(tiny, unreported):
     begun.play()
     assert begun.save()
     begun.stream.close()
-    with pytest.raises(ConfigError, match=r"steps=5 was 3 until now.*run_dir=begun end there.*init=begun"):
+    with pytest.raises(ConfigError, match=r"steps=5 was 3 until now.*begun end there.*init=begun"):
         build(tiny("dcgan", *linear, "run_dir=begun", "trainer.steps=5"))
     rundir.release(Path("begun"))
     build(tiny("dcgan", *linear, "run_dir=begun", "trainer.steps=3")).stream.close()

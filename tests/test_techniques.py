@@ -11,6 +11,7 @@ import torch
 from gan.build import build
 from gan.checkpoint import CheckpointError
 from gan.commands import train
+from gan.config.check import check
 from gan.config.settings import Settings
 from gan.registry import ConfigError
 from gan.run import optimizer_state, state
@@ -207,6 +208,14 @@ def test_both_averages_stand_side_by_side(tiny, unreported):
         assert f'"{tag}"' in line
     again = build(tiny("wnet", *overrides, "trainer.steps=5"))
     assert again.averages["uniform"].updates == again.averages["ema"].updates == 4
+
+
+@pytest.mark.parametrize(("every", "said"), [((1, 1), 1), ((1, 16), 0), ((16, 16), 0)])
+def test_two_slope_penalties_at_every_update_are_told(tiny, every, said):
+    pairs = zip(("r1", "r2"), every, strict=True)
+    on = [f"penalties.{n}.{key}" for n, k in pairs for key in ("weight=1", f"every={k}")]
+    notes = check(tiny("dcgan", "discriminator.norm=layer", *on)).notes
+    assert sum("penalties.r2 at every update nearly double" in note for note in notes) == said
 
 
 def test_wasserstein_without_any_constraint_warns(tiny, capsys):

@@ -1,9 +1,9 @@
 """`gan bench`: what this machine reaches, what limits it, what the framework costs.
 
 `gan bench data|step|train|gpu|scale`, with options as KEY=VALUE: case, size, model, batch, records,
-rounds, steps, images, threads, folder; what no chosen case reads is refused; cases that do not run by themselves are chosen by name.
-Every result is one line of JSON; what it means follows in words on standard error, so that results
-can be redirected.
+rounds, steps, images, threads, folder; what no chosen case reads is refused. Cases that do not run
+by themselves are chosen by name. Every result is one line of JSON; what it means follows in words
+on standard error, so that results can be redirected.
 """
 
 import argparse

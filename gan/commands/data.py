@@ -11,7 +11,6 @@ from gan.data.sources import embedded, guess, kind
 from gan.data.store import verify
 from gan.data.torchvision_sets import SETS, TorchvisionSet
 
-
 SHEETS = "hanzi", "hanzi-web"
 
 

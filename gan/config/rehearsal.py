@@ -57,6 +57,7 @@ def rehearse(checked: "Checked") -> None:
     require_logits(networks["discriminator"], "discriminator")
     _mind_the_norm(checked, networks["discriminator"])
     _mind_the_slope(checked, networks["discriminator"])
+    _mind_the_cost(checked)
     _mind_the_split(checked, networks)
     _rehearse_optimizers(checked)
     if set(checked.reads) <= {*IMAGES, *FIELDS}:
@@ -262,6 +263,16 @@ def _mind_the_slope(checked: "Checked", discriminator: nn.Module) -> None:
             f"adversarial={loss.name}: nothing keeps the discriminator Lipschitz, so training may "
             "diverge; try penalties.wgan_gp.weight=10, clip.discriminator.weights=0.01 or "
             "discriminator.norm=spectral"
+        )
+
+
+def _mind_the_cost(checked: "Checked") -> None:
+    on = {f"penalties.{name}" for name in ("r1", "r2")} & {*checked.slope_penalties()}
+    always = sorted(path for path in on if checked.entries[path][1]["every"] == 1)
+    if len(always) == 2:
+        checked.notes.append(
+            f"{' and '.join(always)} at every update nearly double what a step costs; "
+            f"{' '.join(f'{path}.every=16' for path in always)} costs next to nothing"
         )
 
 

@@ -46,7 +46,7 @@ def require_channels(channels: int) -> None:
 
 def shared_folders(folders: Sequence[Sequence[str]]) -> int:
     """How many folders all images have in common, from the first level on."""
-    first, last = min(folders), max(folders)
+    first, last = min(folders, key=tuple), max(folders, key=tuple)
     same = [one == other for one, other in zip(first, last, strict=False)]
     return [*same, False].index(False)
 

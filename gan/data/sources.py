@@ -298,7 +298,8 @@ def stamp(
     if found == "archive":
         archive, _ = located(path)
         return digest([RULES, listing(archive.parent, [archive])])
-    used = [f for f in files_below(path) if is_image(f.name) or _is_font(f) or f.name == "index.json"]
+    every = files_below(path)
+    used = [f for f in every if is_image(f.name) or _is_font(f) or f.name == "index.json"]
     drawing = _drawing(characters, prototype) if found == "fonts" else None
     return digest([RULES, drawing, listing(path, used)])
 

@@ -134,8 +134,8 @@ def _require_finite(tensors: Mapping[str, Tensor]) -> None:
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
             raise ConfigError(
-                f"{name} has NaN or infinite values from the start, which no checkpoint keeps: make "
-                "it of finite numbers, or register_buffer(..., persistent=False) what never changes"
+                f"{name} has NaN or infinite values from the start, which no checkpoint keeps: "
+                "make it finite, or register_buffer(..., persistent=False) what never changes"
             )
 
 
@@ -156,7 +156,8 @@ def _require_rates(run: Any, before: Mapping[str, Any]) -> None:
     if more and not any(p.schedule(end) for p, end in zip(run.players, ends, strict=True)):
         raise ConfigError(
             f"trainer.steps={run.settings.steps} was {planned} until now, and the schedules of "
-            f"run_dir={run.monitor.run_dir} end there: both rates would be 0 after that; leave trainer.steps as it was, or begin another run with its weights "
+            f"run_dir={run.monitor.run_dir} end there: both rates would be 0 after that; leave "
+            "trainer.steps as it was, or begin another run with its weights "
             f"(init={run.monitor.run_dir}, another run_dir)"
         )
 
