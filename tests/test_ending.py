@@ -526,6 +526,7 @@ def test_the_last_checkpoint_must_be_there(tmp_path, monkeypatch, tried):
 def test_a_run_folder_that_is_removed_is_made_again(tmp_path, tried):
     folder = tmp_path / "run"
     run = trainer(folder, steps=8, log_every=1, save_every=4)
+    run.config = "seed: 1\n"
     play = run.play
 
     def removing():
@@ -540,6 +541,7 @@ def test_a_run_folder_that_is_removed_is_made_again(tmp_path, tried):
     assert checkpoint.load(newest(folder)).step == 8
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [6, 7, 8]
+    assert (folder / "config.yaml").read_text() == run.config
     tried(1)
 
 

@@ -68,7 +68,7 @@ class Settings:
     compile: bool = False  # what the recipe calls while it trains
     graphs: Literal["auto", True, False] = "auto"  # turns recorded and replayed, on CUDA
     profile: Whole = 0  # steps to trace, once a run has warmed up
-    log_every: Annotated[int, Bounds(1, 10_000)] = 20  # checkpoints keep the terms between two
+    log_every: Annotated[int, Bounds(1, 1000)] = 20  # a checkpoint has the terms between two
     sample_every: Count = 500
     measure_every: Count = 500
     save_every: Count = 500

@@ -18,7 +18,7 @@ from gan.locks import HeldError, Lock
 from gan.registry import ConfigError
 from gan.run.sealed import read_manifest
 
-LOCK, FINISHED = ".lock", "finished.json"
+LOCK, FINISHED, CONFIG = ".lock", "finished.json", "config.yaml"
 _held: dict[tuple[int, Path], Lock] = {}  # by process, since a fork inherits it
 
 # what may change between runs in one run directory
@@ -97,7 +97,7 @@ def finished(checked: Checked) -> bool:
     """Whether this very run has come to its last step in its directory, and has reported."""
     try:
         record = json.loads((checked.run_dir / FINISHED).read_text(encoding="utf-8"))
-        before = _stored(checked.run_dir, (checked.run_dir / "config.yaml").read_text("utf-8"))
+        before = _stored(checked.run_dir, (checked.run_dir / CONFIG).read_text("utf-8"))
     except (OSError, ValueError):
         return False
     _keep_lengths(checked.values, before)
@@ -210,9 +210,9 @@ def _require_usable(run_dir: Path) -> None:
 
 def keep(run_dir: Path, config: str) -> None:
     """Write the configuration, whole or not at all."""
-    temporary = run_dir / ".config.yaml"
+    temporary = run_dir / f".{CONFIG}"
     temporary.write_text(config, encoding="utf-8")
-    os.replace(temporary, run_dir / "config.yaml")
+    os.replace(temporary, run_dir / CONFIG)
 
 
 def fix_lengths(checked: Checked) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from gan import distributed
 from gan.checkpoint import CheckpointError
-from gan.run import state
+from gan.run import rundir, state
 
 GRACE = 30.0  # seconds that torchrun and most schedulers leave between SIGTERM and SIGKILL
 
@@ -47,6 +47,8 @@ class Saves:
             nonlocal failure
             try:
                 state.save(run, self.folder, own)
+                if not (self.folder.parent / rundir.CONFIG).exists():  # somebody has removed it
+                    rundir.keep(self.folder.parent, run.config)
             except (OSError, CheckpointError) as error:
                 failure = str(error)
 

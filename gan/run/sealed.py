@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 FORMAT = 1  # rises with every change; the manifest's closing hash is the same in all formats
-JSON_LIMIT = 64 << 20  # bytes of a JSON file, and of the header of a safetensors file
+JSON_LIMIT = 16 << 20  # bytes of a JSON file, and of the header of a safetensors file
 NETWORKS, OPTIMIZERS = "networks.safetensors", "optimizers.safetensors"
 STATE, CONFIG, MANIFEST = "state.json", "config.yaml", "manifest.json"
 FILES = (NETWORKS, OPTIMIZERS, STATE, CONFIG)
