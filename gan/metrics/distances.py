@@ -13,6 +13,7 @@ from torch import Tensor
 CHUNK = 1024  # rows of a table of distances that are held at once
 EQUAL = 1e-5  # of a feature's norm: nearer ones differ by rounding alone
 SPLITS = 10  # parts that an inception score is the mean of
+ELSEWHERE = torch.tensor(-1)  # the place among members of what is none of them
 
 
 class Moments(NamedTuple):
@@ -147,9 +148,32 @@ def radii(features: Tensor, k: int) -> Tensor:
     return torch.cat(parts)
 
 
-def nearest(those: Tensor, members: Tensor) -> tuple[Tensor, Tensor]:
-    """The distance [N] of each to the nearest member, and which one that is."""
-    found = [part.min(1) for part in _tables(those, members)]
+def nearest(
+    those: Tensor, parts: Iterable[Tensor], own: Tensor = ELSEWHERE
+) -> tuple[Tensor, Tensor]:
+    """The distance [N] of each to the nearest member, and the place [N] of that one.
+
+    Members come in parts [m, D], of which one is held at once. Those that are members themselves
+    have a place among them, `own` [N], and are not their own nearest.
+    """
+    own, start = own.expand(len(those)), 0
+    distance, which = torch.full_like(own, torch.inf, dtype=torch.float64), torch.zeros_like(own)
+    for members in parts:
+        found, place = _nearest(those, members, own - start)
+        closer = found < distance
+        distance = torch.where(closer, found, distance)
+        which = torch.where(closer, place + start, which)
+        start += len(members)
+    return distance, which
+
+
+def _nearest(those: Tensor, members: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+    """The same of one part; `own` lies outside it for those that are elsewhere."""
+    found = []
+    for table, places in zip(_tables(those, members), own.split(CHUNK), strict=True):
+        there = (places >= 0) & (places < len(members))
+        table[there, places[there]] = torch.inf
+        found.append(table.min(1))
     return torch.cat([part.values for part in found]), torch.cat([part.indices for part in found])
 
 
@@ -159,7 +183,8 @@ def _tables(those: Tensor, members: Tensor) -> Iterator[Tensor]:
     They go by `|x|^2 + |y|^2 - 2 x.y`, which leaves about 1e-8 of the norm where 0 is meant.
     """
     members = members.double()
-    for part in torch.split(those.double(), CHUNK):
+    for part in torch.split(those, CHUNK):
+        part = part.double()
         table = torch.cdist(part, members)
         least = EQUAL * torch.linalg.vector_norm(part, dim=1, keepdim=True)
         yield table.masked_fill_(table < least, 0)

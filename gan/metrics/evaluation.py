@@ -72,7 +72,7 @@ def evaluation_for(
         _require_use(networks)
         return GlyphTranslation(_translate(recipe), dataset, stream, device, say, judges)
     if isinstance(dataset, Unpaired) and _enough(dataset, say):
-        return _of_unpaired(recipe, dataset, stream, device, settings, networks)
+        return _of_unpaired(recipe, dataset, stream, device, say, settings, networks)
     if "real" in recipe.reads and hasattr(recipe.generator, "latent"):
         return _of_images(recipe, dataset, stream, device, say, settings, networks)
     _require_use(networks)
@@ -101,6 +101,7 @@ def _of_unpaired(
     dataset: Unpaired,
     stream: Stream,
     device: torch.device,
+    say: Say,
     settings: Settings,
     networks: Mapping[str, Any],
 ) -> Any:
@@ -115,17 +116,18 @@ def _of_unpaired(
     def translate(generator: nn.Module, image: Tensor) -> Tensor:
         return recipe.samples(generator, {"real_a": image})["generated"]
 
-    def measured(rows: np.ndarray) -> Together:
+    def measured(rows: np.ndarray, say: Say) -> Together:
         source = Translations(translate, stream.images, evenly(rows, settings.measured))
         count, known = len(source.rows), networks.values()
         return Together(
             [
                 ImageEvaluation(source, extractor, wanted, count),
-                *(ReferenceEvaluation(source, network, wanted, count) for network in known),
+                *(ReferenceEvaluation(source, network, wanted, count, say) for network in known),
             ]
         )
 
-    return Apart(*map(measured, halves(dataset.held[0])))
+    during, after = halves(dataset.held[0])
+    return Apart(measured(during, say), measured(after, lambda line: None))
 
 
 def _of_images(
@@ -160,7 +162,7 @@ def _of_images(
         real, count = Real(dataset.store, rows, stream.images), settings.measured
         parts.append(ImageEvaluation(sampler, extractor, real, count, labels))
         known = networks.values()
-        parts += [ReferenceEvaluation(sampler, network, real, count) for network in known]
+        parts += [ReferenceEvaluation(sampler, network, real, count, say) for network in known]
     else:
         _require_use(networks)
     return Together(parts) if parts else None

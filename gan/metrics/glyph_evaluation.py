@@ -32,6 +32,8 @@ class GlyphEvaluation:
 
     better: Mapping[str, Better] = {
         "validation_l1": "less",
+        "validation_l1_per_ink": "less",
+        "validation_rmse": "less",
         "validation_ssim": "more",
         "validation_sharpness": "more",
         "validation_content": "more",

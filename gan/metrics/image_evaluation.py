@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -96,9 +96,10 @@ class ReferenceEvaluation(ImageEvaluation):
 
     more = "Numbers of so few images compare with numbers of as many; `gan evaluate` draws 50,000."
 
-    def __init__(self, source: Drawn, network: Extractor, real: Real, count: int) -> None:
+    def __init__(self, source: Drawn, network: Extractor, real: Real, count: int, say: Say) -> None:
         super().__init__(source, lambda: network, real, count)
         self.images = real
+        self._say: Say = cache(say)  # a line is said once
 
     @cached_property
     def real(self) -> Seen:
@@ -114,6 +115,25 @@ class ReferenceEvaluation(ImageEvaluation):
     def better(self) -> dict[str, Better]:
         """Of each measure, whether less or more is better."""
         return better(self.extractor.name)
+
+    def measure(self, generator: nn.Module) -> dict[str, float]:
+        """The same; at the first one it is said of what the numbers are."""
+        self._say(self._of())
+        return super().measure(generator)
+
+    def _of(self) -> str:
+        first, wide = next(iter(self.better)), len(self.real.moments.mean)
+        said = (
+            f"metric/{first} and its kin are of {self.count} drawn images beside all "
+            f"{len(self.images.rows)} training images, unflipped, on features of "
+            f"{self.extractor.name} (weights {self.extractor.key[:16]})"
+        )
+        if first != "fid" or min(self.count, len(self.images.rows)) > wide:
+            return said
+        return (
+            f"{said}: of no more images than features, which are {wide}, a covariance is singular "
+            "and FID compares only with FID of as many"
+        )
 
     def _features(self) -> str:
         network = self.extractor

@@ -21,6 +21,7 @@ from gan.metrics.populations import (
     classes_hit,
     copies,
     distances,
+    each,
     reference,
     seen,
 )
@@ -55,6 +56,11 @@ class Asked(NamedTuple):
     labels: np.ndarray | None = None
 
     @property
+    def searched(self) -> tuple[int, int]:
+        """How many drawn images are copies looked for of, and among how many training images."""
+        return min(self.drawn, NEIGHBOURS), len(self.rows)
+
+    @property
     def equal(self) -> int:
         """How many drawn and how many training images stand beside as many other training ones."""
         return min(self.drawn, min(len(self.rows), NEIGHBOURS) // 2)
@@ -72,19 +78,26 @@ def image_report(
     columns: dict[str, dict[str, float]] = {name: {} for name in generators}
     equals: dict[str, dict[str, float]] = {chosen: {}, FLOOR: {}}
     measures: dict[str, Any] = {name: {} for name in generators}
-    alike: dict[str, Copies] = {}
+    drawn: dict[str, Tensor] = {}  # features of the first extractor
     for extractor in asked.extractors:
+        first = extractor is asked.extractors[0]
         real = reference(store, asked.rows, read, extractor)
         for name, generator in generators.items():
             fake = seen(_progress(source, generator, name, asked, extractor), extractor)
             found = distances(fake, real, extractor)
-            if extractor is asked.extractors[0]:
-                alike[name] = copies(fake.features, real.features)
-                found |= {"memorised": alike[name].memorised, "duplicates": alike[name].duplicates}
+            if first:
+                drawn[name] = fake.features
                 found |= _classes(fake, asked.labels, source.asked(asked.drawn))
             columns[name] |= found
             said = _said(asked.drawn, fake, real, extractor)
             measures[name] |= {key: {"value": value, **said} for key, value in found.items()}
+        if first:
+            trained = each(asked.rows, read, extractor, "copies of training images")
+            alike = copies(drawn, real.features, asked.rows, trained)
+            for name, copied in alike.items():
+                columns[name] |= copied.shares
+                measures[name] |= {k: {"value": v, **said} for k, v in copied.shares.items()}
+                measures[name]["memorised"] |= {"compared_one_by_one": [*asked.searched]}
         both = _equally(fake.features, real.features, asked.equal, extractor)
         equals[chosen], equals[FLOOR] = equals[chosen] | both[0], equals[FLOOR] | both[1]
     return Report(
@@ -178,6 +191,9 @@ def _text(
         "",
         f"{asked.drawn} drawn images beside {len(asked.rows)} training images, unflipped; "
         f"neighbours are looked for among at most {NEIGHBOURS} of each.",
+        f"Copies in {asked.searched[0]} drawn images are looked for among all {len(asked.rows)} "
+        f"training images; what is near is told by {min(len(asked.rows), NEIGHBOURS)} of these, "
+        "each beside all others.",
         f"{'; '.join(alike)}: as many drawn and training images, each beside the same "
         f"{asked.equal} other training images, since fewer images have larger Fréchet distances.",
         *(f"{name}: {MEANING[name]}." for name in names if name in MEANING),
@@ -248,8 +264,7 @@ def _sheet(
     for place in found.distance.argsort().tolist():
         once.setdefault(int(found.which[place]), place)
     closest = torch.tensor([*once.values()][:SHOWN])
-    kept = evenly(asked.rows, NEIGHBOURS)
     drawn = source.some(generator, asked.drawn, closest)
-    trained = read(kept[found.which[closest].numpy()])
+    trained = read(asked.rows[found.which[closest].numpy()])
     columns = {"drawn": drawn, "nearest training image": trained}
     return images.table(columns, images.enlargement(drawn.shape[-1]))

@@ -6,7 +6,8 @@ import math
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -17,6 +18,8 @@ from tqdm import tqdm
 
 from gan.data.datasets import evenly
 from gan.metrics.distances import (
+    CHUNK,
+    ELSEWHERE,
     SPLITS,
     Moments,
     density_coverage,
@@ -33,6 +36,7 @@ from gan.metrics.extractors import PORTION, Extractor
 FORMAT = 1  # rises when the arithmetic below changes, so that older statistics are not reused
 FOLDER = Path("data/statistics")
 NEIGHBOURS = 10_000  # images of each side that are compared one by one
+HELD = 128  # portions of training images whose features are held at once: 64 MiB of 2,048 each
 TYPICAL = 0.01  # share of training images that are nearer to another one than the rest
 
 Paint = Callable[[nn.Module, Tensor, Tensor | None], Tensor]
@@ -161,15 +165,12 @@ def reference(
         return Seen(found, arrays["features"], torch.empty(0, 0))
 
     features: list[Tensor] = []
-    shown = np.isin(rows, evenly(rows, NEIGHBOURS))
+    hidden = None if path else True  # what is kept takes longer: seen where there is a terminal
 
     def looked() -> Iterator[Tensor]:
-        hidden = None if path else True  # what is kept takes longer: seen where there is a terminal
-        starts = range(0, len(rows), PORTION)
-        for start in tqdm(starts, f"training images, {extractor.name}", disable=hidden):
-            part = slice(start, start + PORTION)
-            found, _ = extractor(read(rows[part]))
-            features.append(found[torch.from_numpy(shown[part])])
+        shown = torch.from_numpy(_shown(rows)).split(PORTION)
+        for found, some in zip(each(rows, read, extractor, hidden=hidden), shown, strict=True):
+            features.append(found[some])
             yield found
 
     result = Seen(moments(looked()), torch.cat(features), torch.empty(0, 0))
@@ -179,6 +180,24 @@ def reference(
         except OSError as error:
             warnings.warn(f"{path} cannot be written, so nothing is kept: {error}", stacklevel=2)
     return result
+
+
+def each(
+    rows: np.ndarray,
+    read: Callable[[np.ndarray], Tensor],
+    extractor: Extractor,
+    title: str = "training images",
+    hidden: bool | None = None,
+) -> Iterator[Tensor]:
+    """Features of every image of these rows, a few at a time; progress is shown unless `hidden`."""
+    starts = range(0, len(rows), PORTION)
+    for start in tqdm(starts, f"{title}, {extractor.name}", disable=hidden):
+        yield extractor(read(rows[start : start + PORTION]))[0]
+
+
+def _shown(rows: np.ndarray) -> np.ndarray:
+    """Whether each row's features are among those that are kept one by one."""
+    return np.isin(rows, evenly(rows, NEIGHBOURS))
 
 
 def _keep(path: Path, result: Seen) -> None:
@@ -205,11 +224,12 @@ def distances(fake: Seen, real: Seen, extractor: Extractor) -> dict[str, float]:
     if not torch.isfinite(fake.features).all():  # a diverged generator is told by its guard
         first = {"inception": "fid", "vgg16": "precision"}
         return {first.get(extractor.name, f"fd_{extractor.name}"): math.nan}
+    dense = dict(zip(("density", "coverage"), density_coverage(*_both(fake, real)), strict=True))
+    if extractor.known and extractor.name == "vgg16":
+        return {**_library_regions(fake, real), **dense}
     among = dict(zip(("precision", "recall"), precision_recall(*_both(fake, real)), strict=True))
-    among |= zip(("density", "coverage"), density_coverage(*_both(fake, real)), strict=True)
+    among |= dense
     if extractor.known:
-        if extractor.name == "vgg16":
-            return among
         named = {f"{name}_{extractor.name}": value for name, value in among.items()}
         return {**_library(fake, real), **named}
     values = {"fd": frechet(fake.moments, real.moments), "kd": kernel(*_both(fake, real))[0]}
@@ -244,12 +264,25 @@ def _library(fake: Seen, real: Seen) -> dict[str, float]:
     return found
 
 
+def _library_regions(fake: Seen, real: Seen) -> dict[str, float]:
+    """Precision and recall by torch-fidelity itself, a few rows of distances at a time."""
+    from torch_fidelity import metric_prc
+
+    features = (x.double() for x in _both(fake, real))
+    few: dict[str, Any] = {"prc_batch_size": CHUNK, "save_cpu_ram": True, "verbose": False}
+    found = metric_prc.prc_features_to_metric(*features, prc_neighborhood=3, **few)
+    return {
+        "precision": found[metric_prc.KEY_METRIC_PRECISION],
+        "recall": found[metric_prc.KEY_METRIC_RECALL],
+    }
+
+
 class Copies(NamedTuple):
     """Shares of drawn images that are as near to another image as the closest 1 % of real pairs.
 
-    `memorised` looks at training images, `duplicates` at other drawn ones; of fresh images of the
-    same kind about 1 % would be so. `which` training image is nearest to each drawn one, and how
-    far it is.
+    `memorised` looks at all training images, `duplicates` at other drawn ones; of fresh images of
+    the same kind about 1 % would be so. `which` training image is nearest to each drawn one, and
+    how far it is.
     """
 
     memorised: float
@@ -257,20 +290,49 @@ class Copies(NamedTuple):
     distance: Tensor
     which: Tensor
 
+    @property
+    def shares(self) -> dict[str, float]:
+        """The shares by name."""
+        return {"memorised": self.memorised, "duplicates": self.duplicates}
 
-def copies(fake: Tensor, real: Tensor) -> Copies:
-    """Copies among features of drawn images [N, D], of each other and of training images [M, D]."""
-    distance, which = nearest(fake, real)
-    memorised = distance <= _typical(real)
+
+def copies(
+    fakes: Mapping[str, Tensor], real: Tensor, rows: np.ndarray, parts: Iterable[Tensor]
+) -> dict[str, Copies]:
+    """Copies among features of drawn images [N, D], by the name of what drew them.
+
+    `parts` are the features of all training `rows` in their order, a few at a time, which are
+    looked through once; `real` are those that `reference` has kept. As an image is the nearer to
+    its nearest the more there are, `real` say how near is usual, each beside all other rows.
+    """
+    members = torch.from_numpy(np.flatnonzero(_shown(rows)))
+    sides = [real, *fakes.values()]
+    own = torch.cat([members, ELSEWHERE.expand(sum(map(len, fakes.values())))])
+    found = nearest(torch.cat(sides), _gathered(parts), own)
+    (usual, *away), (_, *which) = (side.split([*map(len, sides)]) for side in found)
+    near = usual.quantile(TYPICAL)
+    return {
+        name: Copies(_share(distance <= near), _duplicates(fake, real), distance, place)
+        for (name, fake), distance, place in zip(fakes.items(), away, which, strict=True)
+    }
+
+
+def _gathered(parts: Iterable[Tensor]) -> Iterator[Tensor]:
+    """The same in fewer parts."""
+    rest = iter(parts)
+    while held := list(islice(rest, HELD)):
+        yield torch.cat(held)
+
+
+def _duplicates(fake: Tensor, real: Tensor) -> float:
+    """The share as near to another drawn image as the closest 1 % of as many training images."""
     many = min(len(fake), len(real))
     as_many = real[torch.from_numpy(evenly(np.arange(len(real)), many))]
-    alike = radii(fake[:many], 1) <= _typical(as_many)
-    return Copies(float(memorised.double().mean()), float(alike.double().mean()), distance, which)
+    return _share(radii(fake[:many], 1) <= radii(as_many, 1).quantile(TYPICAL))
 
 
-def _typical(real: Tensor) -> Tensor:
-    """The distance to the nearest other one that the closest 1 % stay below."""
-    return radii(real, 1).quantile(TYPICAL)
+def _share(those: Tensor) -> float:
+    return float(those.double().mean())
 
 
 def classes_hit(logits: Tensor, labels: np.ndarray) -> tuple[int, int, float]:

@@ -171,18 +171,32 @@ def test_density_does_not_reward_an_outlier_as_precision_does():
 def test_nearest_finds_copies_in_parts():
     members = features(1500, 8, 1)
     those = members[[3, 1400, 77]] + 1e-3
-    distance, which = nearest(those, members)
-    assert which.tolist() == [3, 1400, 77]
-    assert distance.max() < 0.01
+    for size in (1500, 400, 1):
+        distance, which = nearest(those, members.split(size))
+        assert which.tolist() == [3, 1400, 77]
+        assert distance.max() < 0.01
+
+
+def test_nearest_of_members_are_not_themselves_but_their_equals():
+    members = features(300, 8, 1)
+    members[7] = members[290]
+    own = torch.tensor([5, 7, 290, -1])
+    distance, which = nearest(members[[5, 7, 290, 5]], members.split(64), own)
+    table = torch.cdist(members[5:6].double(), members.double())[0]
+    table[5] = torch.inf
+    assert which.tolist() == [int(table.argmin()), 290, 7, 5]
+    assert distance.tolist() == pytest.approx([float(table.min()), 0, 0, 0])
+    distance, _ = nearest(members, members.split(64), torch.arange(300))
+    torch.testing.assert_close(distance, radii(members, 1))
 
 
 def test_equal_features_are_at_distance_zero_and_others_are_not():
     members = features(400, 256, 1, 1.0)
     members[-20:] = members[:20]
     assert torch.cdist(members.double(), members.double()).diagonal().max() > 0  # the control
-    assert nearest(members, members)[0].max() == 0
+    assert nearest(members, [members])[0].max() == 0
     assert (radii(members, 1) == 0).sum() == 40
-    near, _ = nearest(members * (1 + 1e-4), members)
+    near, _ = nearest(members * (1 + 1e-4), [members])
     norms = torch.linalg.vector_norm(members.double(), dim=1)
     torch.testing.assert_close(near, 1e-4 * norms, rtol=1e-2, atol=0.0)
     outlier = torch.full((1, 256), 1e6)  # whose rounding is not that of the rest

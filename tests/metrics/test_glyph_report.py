@@ -260,7 +260,8 @@ def test_validation_is_judged_in_training_and_only_there(dataset, judge):
     assert (prototype["validation_content"], prototype["validation_style"]) == (1, 0)
     copies = score(cells, lambda shown, _: shown).cells
     wrong = [cell.mean("l1") for name, cell in copies.items() if name != "validation"]
-    assert prototype["validation_l1"] == pytest.approx(copies["validation"].mean("l1"))
+    for metric in ("l1", "l1_per_ink", "rmse", "ssim", "sharpness"):
+        assert prototype[f"validation_{metric}"] == pytest.approx(copies["validation"].mean(metric))
     assert min(abs(prototype["validation_l1"] - l1) for l1 in wrong) > 1e-4
     reference = measured(lambda batch: batch["reference"][:, 0])
     assert (reference["validation_content"], reference["validation_style"]) == (0, 1)

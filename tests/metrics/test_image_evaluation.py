@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from gan.commands import main
 from gan.commands.train import job_folder
 from gan.metrics import evaluation, image_evaluation
 from gan.metrics.judges import Judge
+from gan.metrics.populations import Translations
 from gan.networks import reference
 from gan.networks.reference import OfReference
 from gan.run import rundir
@@ -213,6 +215,36 @@ def test_weights_of_reference_networks_give_the_reserved_names_while_training(un
     assert others[0].real.moments.images == 20
     assert others[0].extractor.looked == before
     assert "is the best by metric/fid" in said
+
+
+def test_it_is_said_once_of_what_reference_numbers_are(unlabelled, stands):
+    said = []
+    given = ["trainer.inception=a.pth", "trainer.vgg16=b.pth", "trainer.measured=16"]
+    trainer = build(unlabelled(20, *given), said.append)
+    assert not [line for line in said if "metric/" in line]
+    for _ in range(2):
+        trainer.monitor.evaluation.measure(trainer.recipe.generator.eval())
+    of = "are of 16 drawn images beside all 20 training images, unflipped, on features of"
+    weights = "(weights 0123456789abcdef)"
+    assert [line for line in said if "metric/" in line] == [
+        f"metric/fid and its kin {of} inception {weights}: of no more images than features, which "
+        "are 32, a covariance is singular and FID compares only with FID of as many",
+        f"metric/precision and its kin {of} vgg16 {weights}",
+    ]
+    trainer.stream.close()
+
+
+@pytest.mark.parametrize(("count", "singular"), [(32, True), (33, False)])
+def test_fid_of_more_images_than_features_is_said_to_be_no_worse(count, singular, tmp_path):
+    random = np.random.default_rng(0)
+    held = torch.from_numpy(random.uniform(-1, 1, (40, 3, 16, 16))).float()
+    rows, said = np.arange(40), []
+    source = Translations(lambda _, image: image, lambda some: held[some], rows)
+    store = SimpleNamespace(content_hash="abc", shape=(16, 16, 3))
+    real = image_evaluation.Real(store, rows, lambda some: held[some])
+    network = Means("inception", None, None)
+    image_evaluation.ReferenceEvaluation(source, network, real, count, said.append).measure(None)
+    assert [("singular" in line) for line in said] == [singular]
 
 
 def test_a_diverged_generator_has_no_fid(unlabelled, stands):

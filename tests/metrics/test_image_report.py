@@ -7,7 +7,10 @@ import pytest
 import torch
 from torch import nn
 
+from gan import images
 from gan.data.datasets import evenly
+from gan.metrics import image_report as module
+from gan.metrics import populations
 from gan.metrics.distances import frechet, moments
 from gan.metrics.image_report import Asked, image_report
 from gan.metrics.populations import Translations
@@ -31,8 +34,9 @@ def reported(tmp_path, monkeypatch):
     """A report on so many fresh images of the same kind as the training images."""
     monkeypatch.chdir(tmp_path)
 
-    def report(drawn, trained):
+    def report(drawn, trained, copied=()):
         fresh, real = pictures(drawn, 1), pictures(trained, 2)
+        fresh[: len(copied)] = real[[*copied]]
         source = Translations(lambda _, image: image, lambda rows: fresh[rows], np.arange(drawn))
         store = SimpleNamespace(content_hash="abc", shape=(8, 8, 1))
         asked = Asked(np.arange(trained), drawn, [Squares()])
@@ -72,3 +76,25 @@ def test_the_generator_and_the_floor_are_measured_on_as_many_images(
         f"({equal} of them beside as many training images: {beside:.3f}; as many other training "
         f"images beside those: {floor:.3f})"
     ) in report.verdict
+
+
+def test_copies_are_looked_for_among_all_training_images(reported, monkeypatch):
+    for where in (module, populations):
+        monkeypatch.setattr(where, "NEIGHBOURS", 50)
+    shown, table = [], images.table
+    monkeypatch.setattr(images, "table", lambda *given: shown.append(given[0]) or table(*given))
+    copied = [*range(1, 21)]  # of 500, of which every tenth or so is compared one by one
+    report, _, real = reported(40, 500, copied)
+    assert report.numbers["memorised"] == report.numbers["raw_weights/memorised"]
+    assert report.numbers["memorised"] == pytest.approx(0.5, abs=0.05)
+    measure = report.facts["measures"]["ema"]
+    assert measure["memorised"]["compared_one_by_one"] == [40, 500]
+    assert measure["duplicates"]["compared_one_by_one"] == [40, 50]
+    assert (
+        "Copies in 40 drawn images are looked for among all 500 training images; what is near is "
+        "told by 50 of these, each beside all others."
+    ) in report.text
+    (sheet,) = shown
+    assert torch.equal(sheet["drawn"], sheet["nearest training image"])
+    apart = torch.cdist(sheet["drawn"].flatten(1), real.flatten(1))
+    assert {*apart.argmin(1).tolist()} <= {*copied}

@@ -1,6 +1,7 @@
 """Many images together: what is seen, kept, named, copied; and the reference networks' guards."""
 
 import hashlib
+import socket
 import sys
 from types import SimpleNamespace
 
@@ -9,9 +10,11 @@ import pytest
 import random_inception
 import torch
 from torch import nn
+from torch_fidelity import metric_prc
 
+from gan.data.datasets import evenly
 from gan.metrics import populations
-from gan.metrics.distances import moments
+from gan.metrics.distances import moments, precision_recall, radii
 from gan.metrics.extractors import OfClassifier, OfNothing
 from gan.metrics.judges import Judge
 from gan.metrics.populations import (
@@ -91,7 +94,13 @@ def test_statistics_are_kept_by_content_rows_and_extractor(store, tmp_path, monk
     assert looked(rows=rows + 1)[1] == 100
     changed = SimpleNamespace(content_hash="abd", shape=(8, 8, 1))
     assert looked(store=changed)[1] == 100
-    assert len(list(tmp_path.iterdir())) == 4
+    assert looked(store=SimpleNamespace(content_hash="abc", shape=(4, 4, 1)))[1] == 100
+    monkeypatch.setattr(Means, "resize", "to 4 px")
+    assert looked()[1] == 100
+    monkeypatch.setattr(populations, "FORMAT", populations.FORMAT + 1)
+    assert looked()[1] == 100
+    assert looked()[1] == 0
+    assert len(list(tmp_path.iterdir())) == 7
     assert all(path.suffix == ".npz" for path in tmp_path.iterdir())
 
 
@@ -128,20 +137,57 @@ def test_the_same_noise_every_time_and_labels_in_the_shares_of_the_training():
     assert torch.equal(torch.random.get_rng_state(), before)  # training draws on as if not measured
 
 
+def copied_from(fake, real):
+    """`fake` beside training images of these features, of which `reference` has kept some."""
+    rows = np.arange(len(real))
+    kept = torch.from_numpy(evenly(rows, populations.NEIGHBOURS))
+    return copies({"raw": fake}, real[kept], rows, real.split(7))["raw"]
+
+
 def test_copies_are_told_from_fresh_images():
     random = torch.Generator().manual_seed(0)
     real, fresh = torch.randn(2, 600, 5, generator=random)
-    clean = copies(fresh, real)
+    clean = copied_from(fresh, real)
     assert clean.memorised < 0.04
     assert clean.duplicates < 0.04
     copied = torch.cat([real[:150] + 1e-4, fresh[150:]])
-    found = copies(copied, real)
+    found = copied_from(copied, real)
     assert found.memorised == pytest.approx(0.25 + 0.75 * clean.memorised, abs=0.01)
     assert found.which[:150].tolist() == list(range(150))
     assert found.distance[:150].max() < 1e-3
-    twice = copies(torch.cat([fresh[:300], fresh[:300] + 1e-4]), real)
+    twice = copied_from(torch.cat([fresh[:300], fresh[:300] + 1e-4]), real)
     assert twice.duplicates == 1
     assert twice.memorised < 0.04
+
+
+def test_copies_of_any_training_image_are_found_and_fresh_ones_are_the_share_that_is_said(
+    monkeypatch,
+):
+    """Fresh images are as near to the nearest of many as these are to each other, not as few."""
+    monkeypatch.setattr(populations, "NEIGHBOURS", 2000)
+    random = torch.Generator().manual_seed(0)
+    real, fresh = (torch.randn(count, 4, generator=random) for count in (8000, 4000))
+    found = copied_from(fresh, real)
+    assert found.memorised == pytest.approx(0.01, abs=0.005)
+    kept = real[torch.from_numpy(evenly(np.arange(8000), 2000))]
+    assert (found.distance <= radii(kept, 1).quantile(0.01)).double().mean() > 0.025  # the control
+    several = copies({"raw": fresh, "ema": real[100:200]}, kept, np.arange(8000), [real])
+    torch.testing.assert_close(several["raw"].distance, found.distance)
+    assert several["raw"].memorised == pytest.approx(found.memorised)
+    assert several["ema"].memorised == 1
+    assert several["ema"].which.tolist() == [*range(100, 200)]
+
+
+def test_copies_are_looked_for_in_bounded_memory(monkeypatch):
+    monkeypatch.setattr(populations, "NEIGHBOURS", 50)
+    monkeypatch.setattr(populations, "HELD", 3)
+    real = torch.rand(500, 2, generator=torch.Generator().manual_seed(0))
+    held, cdist = [], torch.cdist
+    monkeypatch.setattr(torch, "cdist", lambda x, y: held.append(len(y)) or cdist(x, y))
+    found = copied_from(real[:60], real)
+    assert max(held) == 50  # drawn images beside each other, and three parts of seven
+    assert held.count(21) == 500 // 21
+    assert found.which.tolist() == [*range(60)]
 
 
 def test_copies_are_found_where_training_images_occur_twice():
@@ -149,19 +195,19 @@ def test_copies_are_found_where_training_images_occur_twice():
     random = torch.Generator().manual_seed(0)
     real, fresh = (torch.randn(2, 1000, 256, generator=random) + 1).relu()
     real[-20:] = real[:20]
-    found = copies(torch.cat([real[:300], fresh[:100]]), real)
+    found = copied_from(torch.cat([real[:300], fresh[:100]]), real)
     assert found.memorised == 0.75
     assert found.which[:300].tolist() == list(range(300))
-    assert copies(fresh[:200].repeat(2, 1), real).duplicates == 1
-    assert copies(fresh, real)[:2] == (0, 0)
+    assert copied_from(fresh[:200].repeat(2, 1), real).duplicates == 1
+    assert copied_from(fresh, real)[:2] == (0, 0)
 
 
 def test_duplicates_are_judged_beside_as_many_real_images_as_were_drawn():
     """The more images, the nearer the nearest: all of them would make the measure too strict."""
     real = torch.arange(200.0)[:, None]  # at least 10 apart, of as many as are drawn
     first = 1000 * torch.arange(10.0)[:, None]
-    assert copies(torch.cat([first, first + 5]), real).duplicates == 1
-    assert copies(torch.cat([first, first + 15]), real).duplicates == 0
+    assert copied_from(torch.cat([first, first + 5]), real).duplicates == 1
+    assert copied_from(torch.cat([first, first + 15]), real).duplicates == 0
 
 
 def test_classes_hit_counts_what_is_read_among_what_there_is():
@@ -283,11 +329,14 @@ def test_reference_numbers_are_those_of_the_library_on_the_reference_protocol(
     assert "precision" not in found
 
 
-def test_seen_of_a_reference_network_has_the_reserved_names():
-    class Stand(OfReference):
-        def __init__(self, name):
-            self.name, self.known, self.key, self.resize = name, True, "0", "none"
+class Stand(OfReference):
+    """Passes for a reference network of this name."""
 
+    def __init__(self, name):
+        self.name, self.known, self.key, self.resize = name, True, "0", "none"
+
+
+def test_seen_of_a_reference_network_has_the_reserved_names():
     features, real = torch.rand(2, 40, 6, generator=torch.Generator().manual_seed(0))
     looks = [Seen(moments([x]), x, x) for x in (features, real)]
     found = distances(*looks, Stand("inception"))
@@ -297,6 +346,39 @@ def test_seen_of_a_reference_network_has_the_reserved_names():
     few = distances(Seen(moments([features[:8]]), features[:8], features[:8]), looks[1], Means())
     fewer = [Seen(moments([x[:8]]), x[:8], x[:8]) for x in (features, real)]
     assert np.isfinite([few["is_means"], distances(*fewer, Stand("inception"))["is"]]).all()
+
+
+def test_precision_and_recall_of_vgg16_are_those_of_the_library(monkeypatch):
+    random = torch.Generator().manual_seed(0)
+    real, fake = torch.rand(1200, 3, generator=random), torch.rand(1500, 3, generator=random)
+    fake = fake / 2 + 0.4
+    sides = [Seen(moments([x]), x, x[:, :0]) for x in (fake, real)]
+    library, given = metric_prc.prc_features_to_metric, []
+
+    def asked(*features, **settings):
+        given.append(settings)
+        return library(*features, **settings)
+
+    monkeypatch.setattr(metric_prc, "prc_features_to_metric", asked)
+    found = distances(*sides, Stand("vgg16"))
+    assert [settings["prc_neighborhood"] for settings in given] == [3]
+    ours = precision_recall(fake, real)
+    assert (found["precision"], found["recall"]) == pytest.approx(ours, rel=1e-6)
+    assert ours[0] != pytest.approx(ours[1], rel=0.1)
+    distances(*sides, Means())
+    assert len(given) == 1  # the names of other features are not the library's
+    with pytest.raises(ValueError, match="3 features have no 5-th neighbour"):
+        distances(*(side._replace(features=side.features[:3]) for side in sides), Stand("vgg16"))
+
+
+def test_a_connection_fails_a_test_of_measures():
+    """It is no exception that code under test might catch."""
+    with socket.socket() as one:
+        for connect in (socket.create_connection, one.connect, one.connect_ex):
+            with pytest.raises(pytest.fail.Exception, match="asked for a connection"):
+                connect(("127.0.0.1", 9))
+    with pytest.raises(pytest.fail.Exception, match="asked for a connection"):
+        downloaded("vgg16")
 
 
 @pytest.mark.row("L4")
