@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from PIL import Image
 from watching import CHANGES, CODE, PROCESSES, TALK, watched
 
 import gan
+from gan import checkpoint
 from gan.build import build
 from gan.commands import composing, train
 from gan.config import plain
@@ -26,7 +28,7 @@ from gan.config.check import check
 from gan.data import sheets
 from gan.data.sources import guess, kind
 from gan.registry import ConfigError, create
-from gan.run.rundir import hold, previous
+from gan.run.rundir import finished, hold, previous
 
 ROOT = Path(gan.__file__).parents[1]
 SLOW = pytest.mark.slow
@@ -286,11 +288,14 @@ def test_a_hostile_stored_configuration_is_data(composed, tmp_path, tried):
     checked = check(composed("model=dcgan"))
     for form, text in STORED.items():
         run = tmp_path / form
-        run.mkdir()
+        numbers = {"networks": {}, "optimizers": {}, "state": {}}
+        checkpoint.save(run / "checkpoints", 1, run_id="theirs", config=text, **numbers)
         (run / "config.yaml").write_text(text)
+        (run / "finished.json").write_text('{"step": 1000000000}')
         hold(run)  # its lock is all that a start writes here
         parts = PROCESSES, CHANGES, TALK, ("exec",)
         with watched(*parts) as seen, pytest.raises(ConfigError) as said:
+            assert not finished(replace(checked, run_dir=run))
             previous(run, "auto", checked.values, print)
         assert seen == [], form
         assert len(str(said.value)) < 2000, form

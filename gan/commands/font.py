@@ -69,7 +69,7 @@ def add_parser(commands: Any) -> None:
         help="a TTF, OTF or TTC to take prototypes from: the standard font that the run was "
         "trained with (its stored glyphs)",
     )
-    parser.add_argument("--prototype-face", type=int, default=0, help="its number in a TTC (0)")
+    parser.add_argument("--prototype-face", type=int, help="its number in a TTC (0)")
     parser.add_argument("--skip-missing", action="store_true", help="leave out what it lacks")
     parser.add_argument("--weights", default="average", help="average, raw, or an average's name")
     parser.add_argument("--checkpoint", default="last", help="last, best, or a step (last)")
@@ -91,8 +91,7 @@ def run(args: argparse.Namespace) -> int:
     from gan.registry import Whole
     from gan.styles import STEPS, accuracy, known
 
-    if args.out.suffix.lower() != ".ttf":
-        raise ValueError(f"--out must end in .ttf, unlike {args.out}")
+    _require_sound(args)
     shows = _shows(args)
     steps = coerce(Whole, STEPS if args.adapt is None else args.adapt, "--adapt")
     device = distributed.device(args.device)
@@ -143,6 +142,15 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _require_sound(args: argparse.Namespace) -> None:
+    if args.out.suffix.lower() != ".ttf":
+        raise ValueError(f"--out must end in .ttf, unlike {args.out}")
+    if not args.style.strip():
+        raise ValueError(f"--style must name a style, as Regular or Bold do, not {args.style!r}")
+    if args.prototype_face is not None and args.prototype_font is None:
+        raise ValueError("--prototype-face needs --prototype-font: the TTC that has such a face")
+
+
 def _prototypes(
     args: argparse.Namespace, loaded: "Run", data: Any, names: Sequence[str]
 ) -> tuple[dict[str, np.ndarray], str]:
@@ -151,7 +159,8 @@ def _prototypes(
 
     if args.prototype_font is None:
         return prototypes.from_store(data), f"the prototype in {data.store.path}"
-    drawn = prototypes.from_font(args.prototype_font, args.prototype_face, loaded.size, names)
+    face = args.prototype_face or 0
+    drawn = prototypes.from_font(args.prototype_font, face, loaded.size, names)
     return {c: drawn[c] for c in names if c in drawn}, str(args.prototype_font)
 
 

@@ -1,11 +1,11 @@
 """References as they come, scans and photographs, made into what the training glyphs are.
 
-The paper is levelled, ink told from paper, the ink's box cut out and placed on a square canvas as
-large as a middling training glyph is on its own, and reduced by area.
+Light ink on dark paper is turned, the paper levelled, ink told from it, the ink's box cut out and
+placed on a square canvas as large as a middling training glyph is on its own, and reduced by area.
 """
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,16 +21,27 @@ from gan.data.images import read_image, whole
 from gan.images import GAP, PAPER
 
 _COARSE = 160  # pixels of the longer side when the paper is estimated
+_FRAME = 0.03  # share of the shorter side that a frame along the border may take
+_STEP = 0.2  # least step of light, as a share of the largest
+_GRAIN = 5  # least step of light, in middling steps
 _WIDEST = 0.2  # share of the picture's side that half a stroke may take
 _CONTRAST = 0.15  # least difference of ink and paper, as a share of the paper's light
 _NEAR = 0.04  # difference of light within the paper
 _FILLED = 0.5  # least share of ink in a cell of the picture, of 256 along its side
-_DUST = 0.01  # share of all inked cells
+_DUST, _SPECK = 0.01, 0.1  # shares of all inked cells, and of the largest part's
 _SPAN, _THIN = 0.9, 0.03  # shares of a side: what a line takes at least, how thick it is at most
 _STRAY = 0.3  # share of the character's ink that what comes in from outside has at most
 _SHOWN = 160  # pixels of each picture of what was seen
 
 Grey = NDArray[np.float32]
+Box = tuple[int, int, int, int]  # left, top, right, bottom
+
+
+class _Part(NamedTuple):
+    """Ink that is connected."""
+
+    box: Box
+    cells: int
 
 
 class Reference(NamedTuple):
@@ -38,7 +49,7 @@ class Reference(NamedTuple):
 
     original: Pixels  # [H, W]
     levelled: Pixels  # [H, W], ink 0 on paper 255
-    box: tuple[int, int, int, int]  # of the ink: left, top, right, bottom
+    box: Box  # of the ink
     seen: Pixels  # [size, size], what the model is given
 
 
@@ -56,18 +67,18 @@ def reference(path: Path, size: int, fill: float) -> Reference:
         raise
     except Exception as error:  # a damaged file may raise anything in its decoder
         raise ValueError(f"--reference {path}: {error or type(error).__name__}") from error
-    light = levelled(original)
+    light = levelled(255 - original if _light_on_dark(original) else original)
     threshold = otsu(light)
-    if np.median(_border(light)) < threshold:  # light ink on dark paper
-        light = levelled(255 - original)
-        threshold = otsu(light)
     ink = light < threshold
-    if not ink.any() or light[~ink].mean() - light[ink].mean() < _CONTRAST:
+    if not 0 < ink.mean() < 1 or light[~ink].mean() - light[ink].mean() < _CONTRAST:
         raise ValueError(
             f"--reference {path}: nothing on it is clearly darker or lighter than the paper; give "
             "a picture of one character"
         )
-    box = ink_box(ink)
+    try:
+        box = ink_box(ink)
+    except ValueError as error:
+        raise ValueError(f"--reference {path}: {error}") from error
     left, top, right, bottom = box
     cell = _cell(ink.shape)
     if min(left, top) == 0 or right + cell > ink.shape[1] or bottom + cell > ink.shape[0]:
@@ -83,6 +94,37 @@ def reference(path: Path, size: int, fill: float) -> Reference:
     clean = (255 * ((light - dark) / (paper - dark)).clip(0, 1)).round().astype(np.uint8)
     seen = 255 - area_reduce(_centred(255 - clean[top:bottom, left:right], side), size)
     return Reference(original, clean, box, seen)
+
+
+def _light_on_dark(grey: Pixels) -> bool:
+    """Whether who comes into the picture [H, W] meets a rise of light first.
+
+    It is so from its border and from a little further in, as a dark frame may run along it.
+    """
+    coarse = _smaller(torch.from_numpy(grey.astype(np.float32))[None, None], _COARSE)[0, 0].numpy()
+    edge = round(_FRAME * min(coarse.shape))
+    return all(
+        _rises(coarse[out : coarse.shape[0] - out, out : coarse.shape[1] - out])
+        for out in (0, edge)
+    )
+
+
+def _rises(light: Grey) -> bool:
+    """Whether the first step of light [H, W] is up for most who come in from the four sides.
+
+    Each side has one vote, shared by its rows or columns. Light that falls unevenly has no steps.
+    """
+    light = np.pad(light, 1, "edge")
+    steps = [lines[:, 2:] - lines[:, :-2] for lines in (light, light.T)]
+    sizes = np.abs(np.concatenate([step.ravel() for step in steps]))
+    least = max(_STEP * sizes.max(), _GRAIN * np.median(sizes))
+    votes = 0.0
+    for step in (*steps, *(-step[:, ::-1] for step in steps)):
+        first = (np.abs(step) >= least).argmax(1)
+        met = step[np.arange(len(step)), first]
+        met = np.sign(met) * (np.abs(met) >= least)  # some lines meet none
+        votes += met.sum() / max(np.count_nonzero(met), 1)
+    return votes > 0
 
 
 def levelled(grey: Pixels) -> Grey:
@@ -142,21 +184,23 @@ def otsu(light: Grey) -> float:
     return float(edges[1:][best].mean())
 
 
-def _border(image: Grey) -> Grey:
-    wide = max(1, min(image.shape) // 32)
-    parts = image[:wide], image[-wide:], image[:, :wide], image[:, -wide:]
-    return np.concatenate([part.ravel() for part in parts])
+def ink_box(ink: NDArray[np.bool_]) -> Box:
+    """The box of the character's ink [H, W], without dust and ruled lines.
 
-
-def ink_box(ink: NDArray[np.bool_]) -> tuple[int, int, int, int]:
-    """Left, top, right and bottom of the character's ink [H, W], without dust and ruled lines."""
+    Raises:
+        ValueError: there is no ink, but for the last rows and columns that fill no cell.
+    """
     cell = _cell(ink.shape)
     height, width = (side // cell * cell for side in ink.shape)
     cells = ink[:height, :width].reshape(height // cell, cell, width // cell, cell).mean((1, 3))
+    if not cells.any():
+        raise ValueError(
+            "no ink lies further in than its edge; give a picture of one whole character"
+        )
     strong = cells >= _FILLED
     most = cells[strong].sum() >= cells.sum() / 2  # else strokes are thinner than cells
-    filled = _character(strong if most and strong.any() else cells > 0)
-    left, top, right, bottom = _box(filled)
+    filled = strong if most and strong.any() else cells > 0
+    left, top, right, bottom = _around(_character(_parts(filled), filled.shape))
     return left * cell, top * cell, right * cell, bottom * cell
 
 
@@ -165,54 +209,65 @@ def _cell(shape: tuple[int, ...]) -> int:
     return max(1, max(shape) // 256)
 
 
-def _box(filled: NDArray[np.bool_]) -> tuple[int, int, int, int]:
-    rows, columns = (np.flatnonzero(filled.any(axis)) for axis in (1, 0))
-    return int(columns[0]), int(rows[0]), int(columns[-1] + 1), int(rows[-1] + 1)
-
-
-def _character(filled: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Cells [H, W] of the parts that are no dust, and do not come in from outside of the picture.
-
-    What reaches the border, lines of ruled paper, shadows, neighbours, is left out if it is all
-    beside the rest, and but for lines not much beside it: otherwise it may be the character, cut
-    close.
-    """
-    parts = [part for part in _parts(filled) if part.sum() >= _DUST * filled.sum()]
-    outer = [part for part in parts if _touches(_box(part), part.shape)]
-    inner = [part for part in parts if not _touches(_box(part), part.shape)]
-    if not inner:
-        return np.any(parts, axis=0)
-    kept = np.any(inner, axis=0)
-    strays = sum(int(part.sum()) for part in outer if not _line(part))
-    beside = not any(_overlap(_box(part), _box(kept)) for part in outer)
-    return kept if beside and strays <= _STRAY * kept.sum() else np.any(parts, axis=0)
-
-
-def _parts(filled: NDArray[np.bool_]) -> Iterator[NDArray[np.bool_]]:
-    """Connected cells [H, W], corners included, one part at a time."""
+def _parts(filled: NDArray[np.bool_]) -> list[_Part]:
+    """Cells [H, W] that are connected, corners included."""
     inside = torch.from_numpy(filled)[None, None].double()
     part = torch.arange(1, filled.size + 1, dtype=torch.float64).reshape(inside.shape) * inside
     while not torch.equal(grown := max_pool2d(part, 3, 1, 1) * inside, part):
         part = grown  # the largest number spreads over its part
-    for number in part[part > 0].unique():
-        yield (part[0, 0] == number).numpy()
+    numbers, place, cells = np.unique(
+        part[0, 0].numpy()[filled], return_inverse=True, return_counts=True
+    )
+    low, high = np.full((2, len(numbers)), filled.size), np.zeros((2, len(numbers)), int)
+    for side, index in enumerate(np.nonzero(filled)[::-1]):  # columns, then rows
+        np.minimum.at(low[side], place, index)
+        np.maximum.at(high[side], place, index + 1)
+    boxes = np.concatenate([low, high]).T.tolist()
+    return [_Part(tuple(box), int(count)) for box, count in zip(boxes, cells, strict=True)]
 
 
-def _touches(box: tuple[int, int, int, int], shape: tuple[int, ...]) -> bool:
+def _character(parts: Sequence[_Part], shape: tuple[int, ...]) -> list[_Part]:
+    """The parts that are no dust, and do not come in from outside of the picture.
+
+    Dust is small beside all ink, and beside the largest part: a character may be made of dots.
+    What reaches the border, lines of ruled paper, shadows, neighbours, is left out if it is all
+    beside the rest, and but for lines not much beside it: otherwise it may be the character, cut
+    close.
+    """
+    cells = [part.cells for part in parts]
+    least = min(_DUST * sum(cells), _SPECK * max(cells))
+    parts = [part for part in parts if part.cells >= least]
+    outer = [part for part in parts if _touches(part.box, shape)]
+    inner = [part for part in parts if not _touches(part.box, shape)]
+    if not inner:
+        return parts
+    box = _around(inner)
+    beside = not any(_overlap(part.box, box) for part in outer)
+    strays = sum(part.cells for part in outer if not _line(part, shape))
+    kept = sum(part.cells for part in inner)
+    return inner if beside and strays <= _STRAY * kept else parts
+
+
+def _around(parts: Sequence[_Part]) -> Box:
+    lefts, tops, rights, bottoms = zip(*(part.box for part in parts), strict=True)
+    return min(lefts), min(tops), max(rights), max(bottoms)
+
+
+def _touches(box: Box, shape: tuple[int, ...]) -> bool:
     left, top, right, bottom = box
     return left == 0 or top == 0 or right == shape[1] or bottom == shape[0]
 
 
-def _overlap(one: tuple[int, int, int, int], other: tuple[int, int, int, int]) -> bool:
+def _overlap(one: Box, other: Box) -> bool:
     return all(one[side] < other[side + 2] and other[side] < one[side + 2] for side in range(2))
 
 
-def _line(part: NDArray[np.bool_]) -> bool:
+def _line(part: _Part, shape: tuple[int, ...]) -> bool:
     """Whether a part runs through the picture and is thin."""
-    left, top, right, bottom = _box(part)
-    height, width = part.shape
+    left, top, right, bottom = part.box
+    height, width = shape
     along, side = max((right - left, width), (bottom - top, height), key=lambda x: x[0] / x[1])
-    return along >= _SPAN * side and int(part.sum()) <= _THIN * max(part.shape) * along
+    return along >= _SPAN * side and part.cells <= _THIN * max(shape) * along
 
 
 def _centred(ink: Pixels, side: int) -> Pixels:

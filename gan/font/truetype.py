@@ -1,5 +1,6 @@
 """A TrueType file of drawn characters, and the proof that it draws them."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,19 +34,26 @@ LICENCES = {  # what a short name stands for: text, URL
 # PUSHW 511 SCANCTRL, PUSHB 4 SCANTYPE, PUSHB 1 1 INSTCTRL: drop-out control on, no instructions.
 # Longer than 7 bytes, else FreeType takes the font for unhinted and moves its outlines by itself.
 _PREP = bytes.fromhex("b801ff85 b0048d b101018e")
+_DEPTH = 2  # values on its stack at most
 
 
 USUAL = ("Regular", "Bold", "Italic", "Bold Italic")
+_SLANT = re.compile(r"[\s-]*(italic|oblique)$", re.IGNORECASE)
 WEIGHTS = {
     "thin": 100,
     "extralight": 200,
+    "ultralight": 200,
     "light": 300,
     "medium": 500,
     "semibold": 600,
+    "demibold": 600,
     "bold": 700,
     "extrabold": 800,
+    "ultrabold": 800,
     "black": 900,
     "heavy": 900,
+    "extrablack": 950,
+    "ultrablack": 950,
 }
 
 
@@ -63,21 +71,21 @@ class Names:
     def table(self) -> dict[str, str]:
         """Records of the name table, without empty ones."""
         text, url = LICENCES.get(self.licence, (self.licence, ""))
-        full = f"{self.family} {self.style}".removesuffix(" Regular")
-        usual = self.style in USUAL  # a family has four styles at most, for older programs
-        upright = self.style.removesuffix("Italic").strip()
+        full = f"{self.family} {self.named}".removesuffix(" Regular")
+        usual = self.named in USUAL  # a family has four styles at most, for older programs
+        within = _words(self.upright) in ("", "regular", "bold")
         plain = _plain(self.family) or "Font"
         apart = "" if full.isascii() else f"{crc32(full.encode()):08x}"
         records = {
             "copyright": f"Copyright {self.author}" if self.author else "",
-            "familyName": self.family if usual else f"{self.family} {upright}",
-            "styleName": self.style if usual else "Italic" if self.italic else "Regular",
+            "familyName": self.family if within else f"{self.family} {self.upright}",
+            "styleName": USUAL[self.bold | self.italic << 1],
             "typographicFamily": "" if usual else self.family,
-            "typographicSubfamily": "" if usual else self.style,
+            "typographicSubfamily": "" if usual else self.named,
             "uniqueFontIdentifier": f"{VERSION};{full}",
             "fullName": full,
             "version": f"Version {VERSION}",
-            "psName": f"{plain[:31]}{apart}-{_plain(self.style) or 'Style'}"[:63],
+            "psName": f"{plain[:31]}{apart}-{_plain(self.named) or 'Style'}"[:63],
             "manufacturer": self.author,
             "designer": self.author,
             "description": self.description,
@@ -87,20 +95,35 @@ class Names:
         return {name: text for name, text in records.items() if text}
 
     @property
+    def named(self) -> str:
+        """The style; one of the usual four as programs look for it, however it is written."""
+        same = (usual for usual in USUAL if _words(usual) == _words(self.style))
+        return next(same, " ".join(self.style.split()))
+
+    @property
+    def upright(self) -> str:
+        """The style without its slant, which may be nothing."""
+        return _SLANT.sub("", self.named)
+
+    @property
     def weight(self) -> int:
-        """The class of its weight, 100 to 900, by the usual words."""
-        words = self.style.lower().replace(" ", "").replace("-", "").removesuffix("italic")
-        return WEIGHTS.get(words, 400)
+        """The class of its weight, 100 to 950, by the usual words."""
+        return WEIGHTS.get(_words(self.upright), 400)
 
     @property
     def bold(self) -> bool:
-        """Whether it is the bold face of its family."""
-        return self.style in ("Bold", "Bold Italic")
+        """Whether it is a bold face of its family."""
+        return _words(self.upright) == "bold"
 
     @property
     def italic(self) -> bool:
+        """Whether its style is named so, or oblique: programs choose both by that."""
+        return self.upright != self.named
+
+    @property
+    def oblique(self) -> bool:
         """Whether its style is named so."""
-        return self.style.endswith("Italic")
+        return self.italic and self.named.lower().endswith("oblique")
 
 
 def write(path: Path, glyphs: Mapping[str, Any], names: Names) -> None:
@@ -135,11 +158,12 @@ def write(path: Path, glyphs: Mapping[str, Any], names: Names) -> None:
         xAvgCharWidth=round(sum(advances.values()) / len(advances)),
         fsType=0,  # installable
         usWeightClass=names.weight,
-        # italic, bold, neither of them; the typographic metrics count
+        # italic, bold, neither of them; the typographic metrics count; oblique
         fsSelection=names.italic
         | names.bold << 5
         | (not (names.italic or names.bold)) << 6
-        | 1 << 7,
+        | 1 << 7
+        | names.oblique << 9,
         achVendID="    ",
     )
     builder.font["head"].macStyle = names.bold | names.italic << 1
@@ -148,6 +172,11 @@ def write(path: Path, glyphs: Mapping[str, Any], names: Names) -> None:
     builder.setupPost(isFixedPitch=int(not spaces), keepGlyphNames=False)
     _smooth(builder.font)
     builder.save(path)
+
+
+def _words(style: str) -> str:
+    """A style's name without what it is written with: case, spaces and hyphens."""
+    return style.lower().replace(" ", "").replace("-", "")
 
 
 def _plain(text: str) -> str:
@@ -180,6 +209,7 @@ def _smooth(font: TTFont) -> None:
     font["prep"] = newTable("prep")
     font["prep"].program = Program()
     font["prep"].program.fromBytecode(_PREP)
+    font["maxp"].maxStackElements = _DEPTH
 
 
 def rendered(path: Path, characters: list[str], size: int) -> Tensor:

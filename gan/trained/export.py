@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
+from gan.networks.unet import Dropout
 from gan.recipe import Recipe
 from gan.recipes.cyclegan import CycleGAN
 from gan.recipes.pix2pix import Pix2Pix
@@ -93,8 +94,14 @@ def onnx(run: Run, path: Path) -> float:
 
     Raises:
         ExportError: it draws something else, and is not written.
-        ValueError: the libraries are not installed.
+        ValueError: its dropout stays on, or the libraries are not installed.
     """
+    if any(isinstance(part, Dropout) and part.always for part in run.generator.modules()):
+        raise ValueError(
+            f"--onnx takes no dropout that stays on, as that of {run.path} does: onnxruntime draws "
+            "other numbers than torch, and nothing could be compared; train with "
+            "generator.noise=false"
+        )
     try:
         import onnxruntime
 

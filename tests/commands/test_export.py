@@ -51,6 +51,17 @@ def test_translators_are_exported_with_their_noise(trained, capsys, model):
     assert torch.equal(again, drawn[0]) == (model == "cyclegan")  # dropout is noise, and stays
 
 
+def test_onnx_takes_no_noise_of_torchs_own(trained, tmp_path, capsys):
+    trained("pix2pix", "data.style=style05")
+    assert main(["export", "run", "--out", "out", "--onnx"]) == 2
+    out, err = capsys.readouterr()
+    assert "--onnx takes no dropout that stays on, as that of run" in err
+    assert "train with generator.noise=false" in err
+    assert "generator.pt2: differs by at most" in out
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    assert written == {"generator.safetensors", "generator.pt2"}
+
+
 def test_a_program_that_draws_something_else_is_not_written(trained, monkeypatch, capsys):
     trained("dcgan")
     real = export.checked
@@ -74,7 +85,13 @@ def test_not_a_number_does_not_pass(trained):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "given",
-    [["dcgan"], ["dcgan", "generator=resnet"], ["wnet"], ["wnet", "generator.self_ensemble=true"]],
+    [
+        ["dcgan"],
+        ["dcgan", "generator=resnet"],
+        ["wnet"],
+        ["wnet", "generator.self_ensemble=true"],
+        ["pix2pix", "generator.noise=false", "data.style=style05"],
+    ],
 )
 def test_onnx_draws_any_number_of_images(trained, given, capsys):
     onnxruntime = pytest.importorskip("onnxruntime")

@@ -183,6 +183,8 @@ def test_a_prototype_font_says_what_a_reference_shows(command, tmp_path, monkeyp
         (["--adapt", "3"], "--adapt needs --shows"),
         (["--shows", "一", "--adapt", "-3"], "--adapt must be at least 0"),
         (["--out", "font.otf"], "--out must end in .ttf"),
+        (["--style", " "], "--style must name a style, as Regular or Bold do, not ' '"),
+        (["--prototype-face", "0"], "--prototype-face needs --prototype-font"),
         (["--reference", "absent.png"], "absent.png"),
         (["--weights", "ema"], "keeps no weights 'ema'"),
     ],
@@ -221,6 +223,14 @@ def test_names_are_ascii_where_they_must_be_and_plain_where_they_are_empty():
             1,
             2,
         ),
+        ("bold", ("X", "Bold", None, None), 700, 1 << 5, 1),
+        ("BOLD-italic", ("X", "Bold Italic", None, None), 700, 1 << 5 | 1, 3),
+        ("regular", ("X", "Regular", None, None), 400, 1 << 6, 0),
+        ("Regular Italic", ("X", "Italic", "X", "Regular Italic"), 400, 1, 2),
+        ("light italic", ("X light", "Italic", "X", "light italic"), 300, 1, 2),
+        ("Oblique", ("X", "Italic", "X", "Oblique"), 400, 1 << 9 | 1, 2),
+        ("Bold Oblique", ("X", "Bold Italic", "X", "Bold Oblique"), 700, 1 << 9 | 1 << 5 | 1, 3),
+        ("Light oblique", ("X Light", "Italic", "X", "Light oblique"), 300, 1 << 9 | 1, 2),
     ],
 )
 def test_a_style_is_what_programs_choose_the_face_by(tmp_path, style, said, weight, selection, mac):
@@ -230,6 +240,31 @@ def test_a_style_is_what_programs_choose_the_face_by(tmp_path, style, said, weig
         assert made["OS/2"].usWeightClass == weight
         assert made["OS/2"].fsSelection == selection | 1 << 7
         assert made["head"].macStyle == mac
+
+
+def test_a_usual_style_has_its_usual_name_however_it_is_written():
+    table = Names("X", " bold").table()
+    assert (table["fullName"], table["psName"]) == ("X Bold", "X-Bold")
+    assert Names("X", "REGULAR").table()["fullName"] == "X"
+
+
+@pytest.mark.parametrize(
+    ("weight", "styles"),
+    [
+        (100, ["Thin"]),
+        (200, ["Extra Light", "ultralight"]),
+        (300, ["LIGHT"]),
+        (400, ["Regular", "Normal", "Italic"]),
+        (500, ["Medium Oblique"]),
+        (600, ["SemiBold", "Demi-Bold"]),
+        (700, ["bold italic"]),
+        (800, ["Extra Bold", "UltraBold"]),
+        (900, ["Black", "heavy"]),
+        (950, ["ExtraBlack", "Ultra Black"]),
+    ],
+)
+def test_a_style_has_the_weight_that_it_is_named_for(weight, styles):
+    assert {Names("X", style).weight for style in styles} == {weight}
 
 
 def test_families_of_other_names_have_other_names_for_postscript():
@@ -267,6 +302,18 @@ def test_freetype_leaves_the_outlines_where_they_are(tmp_path):
     assert rows[17].item() == pytest.approx(0.625, abs=0.02)
     assert rows[18].item() == pytest.approx(0.625, abs=0.02)
     assert rows.sum().item() == pytest.approx(1.25, abs=0.03)
+
+
+def test_the_stack_of_the_program_is_as_deep_as_is_said(tmp_path):
+    truetype.write(tmp_path / "x.ttf", {"一": outlines.glyph([])}, Names("X"))
+    takes = {"SCANCTRL": 1, "SCANTYPE": 1, "INSTCTRL": 2}
+    depths = [0]
+    with TTFont(tmp_path / "x.ttf") as made:
+        for word in made["prep"].program.getAssembly():
+            change = 1 if word.isdigit() else -takes.get(word.split("[")[0], 0)
+            depths.append(depths[-1] + change)
+        assert made["maxp"].maxStackElements == max(depths) == 2
+    assert depths[-1] == 0
 
 
 def test_a_likeness_counts_every_character(tmp_path):

@@ -82,6 +82,85 @@ def test_light_ink_on_dark_paper_is_turned(tmp_path, plain):
     assert difference(seen(tmp_path, negative), plain) < 0.01
 
 
+@pytest.mark.parametrize("ground", [2, 20, 50, 80])
+def test_dark_paper_need_not_be_black(tmp_path, plain, ground):
+    white = 1 - np.asarray(clean()) / 255
+    board = ground + (240 - ground) * white
+    assert difference(seen(tmp_path, Image.fromarray(board.astype(np.uint8))), plain) < 0.01
+    assert difference(seen(tmp_path, photographed(Image.fromarray(board))), plain) < 0.01
+
+
+def test_the_negative_of_a_photograph_is_turned(tmp_path, plain):
+    negative = Image.fromarray(255 - np.asarray(photographed(clean())))
+    assert difference(seen(tmp_path, negative), plain) < 0.01
+
+
+@pytest.mark.parametrize("stroke", [2, 8, 35, 80])
+@pytest.mark.parametrize(("ground", "ink"), [(20, 240), (80, 240), (255, 0)])
+def test_thin_and_wide_strokes_are_found_on_any_ground(tmp_path, stroke, ground, ink):
+    page = np.full((400, 400), ground, np.uint8)
+    page[200 : 200 + stroke, 80:320] = page[80:320, 200 : 200 + stroke] = ink
+    one = reference(saved(tmp_path, Image.fromarray(page)), SIZE, FILL)
+    assert one.box == (80, 80, 320, 320)
+    assert one.levelled[0, 0] == 255
+
+
+@pytest.mark.parametrize("width", [1, 3, 5])
+def test_a_dark_frame_along_the_border_does_not_make_the_paper_ink(tmp_path, width):
+    image = clean()
+    ImageDraw.Draw(image).rectangle((0, 0, 359, 299), outline=0, width=width)
+    with pytest.warns(UserWarning, match="reaches the picture's border"):
+        one = reference(saved(tmp_path, image), SIZE, FILL)
+    assert np.median(one.levelled) == 255
+
+
+def dotted(pitch, radius, side=400):
+    """A cross of dots on white, and the box of their middles."""
+    middles = range(pitch // 2, side, pitch)
+    strokes = [m for m in middles if abs(m - side // 2) <= side // 13]
+    inner = [m for m in middles if side // 5 <= m <= side - side // 5]
+    image = Image.new("L", (side, side), 255)
+    for x, y in {
+        *((x, y) for x in strokes for y in inner),
+        *((y, x) for x in strokes for y in inner),
+    }:
+        box = (x - radius, y - radius, x + radius, y + radius)
+        ImageDraw.Draw(image).ellipse(box, fill=0)
+    return image, inner[0] - radius, inner[-1] + radius + 1
+
+
+@pytest.mark.parametrize(("pitch", "radius", "side"), [(10, 3, 400), (14, 4, 400), (14, 4, 1200)])
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_character_of_many_dots_is_seen_whole(tmp_path, pitch, radius, side, turned):
+    image, low, high = dotted(pitch, radius, side)
+    ImageDraw.Draw(image).point([(5, 5), (side - 5, 5)], fill=0)  # dust
+    pixels = np.asarray(image)
+    page = Image.fromarray(255 - pixels if turned else pixels)
+    box = reference(saved(tmp_path, page), SIZE, FILL).box
+    assert np.abs(np.array(box) - (low, low, high, high)).max() <= side // 256
+
+
+def test_dust_is_what_is_small_beside_all_ink():
+    ink = np.zeros((200, 200), bool)
+    ink[50:150, 90:110] = True
+    ink[10:14, 10:14] = True  # 16 of 2016
+    assert ink_box(ink) == (90, 50, 110, 150)
+    ink[10:16, 10:16] = True
+    assert ink_box(ink) == (10, 10, 110, 150)
+
+
+@pytest.mark.parametrize("place", [np.s_[-1:], np.s_[:, -1:], np.s_[:0]])
+def test_no_ink_but_where_no_cell_is_whole_is_refused(tmp_path, place):
+    ink = np.zeros((515, 515), bool)  # cells of two pixels
+    ink[place] = True
+    with pytest.raises(ValueError, match="no ink lies further in than its edge; give a picture"):
+        ink_box(ink)
+    if ink.any():
+        page = Image.fromarray(np.where(ink, 0, 255).astype(np.uint8))
+        with pytest.raises(ValueError, match=r"--reference .*reference\.png: no ink lies further"):
+            seen(tmp_path, page)
+
+
 def test_dust_does_not_move_the_box(tmp_path, plain):
     image = clean(720, 600).resize((720, 600))
     draw = ImageDraw.Draw(image)
