@@ -164,9 +164,8 @@ def _await(turn: str) -> None:
         while not store().check([turn]):
             time.sleep(TICK)
             note = store().get(place) if store().check([place]) else b""
-            if note != last:
-                last, heard = note, time.monotonic()
-            if note and time.monotonic() - heard > _patience:
+            heard = heard if note == last else time.monotonic()
+            if (last := note) and time.monotonic() - heard > _patience:
                 raise PeerError(f"the first process has said nothing for {_patience:g} s")
         said = store().get(turn).decode()
     except RuntimeError as error:
@@ -182,7 +181,7 @@ def store() -> Any:
 
 def limit(seconds: float) -> None:
     """From now on wait at most so long for another process."""
-    global _patience  # as torch's own limit is: there is one group in a process's life
+    global _patience  # there is one group in a process's life, and torch's limit is one as well
     _patience = seconds
     change = getattr(torch.distributed, "set_timeout", None)  # from torch 2.14 on
     change = change or c10d._set_pg_timeout
@@ -310,9 +309,8 @@ def average_gradients(parameters: Sequence[Tensor], said: Tensor) -> Tensor:
     """
     if size() == 1:
         return said
-    present = torch.tensor(
-        [float(p.grad is not None) for p in parameters], device=parameters[0].device
-    )
+    there = [float(p.grad is not None) for p in parameters]
+    present = torch.tensor(there, device=parameters[0].device)
     parts = [_laid_out(p) for p in parameters]
     rows = (part.as_strided((part.numel(),), (1,)) for part in parts)  # as they lie in memory
     flat = torch.cat([said.detach().float().reshape(1), present, *rows])
@@ -346,8 +344,7 @@ def replicate(tensors: Iterable[Tensor]) -> None:
 
 @torch.no_grad()
 def elsewhere(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What the other processes have under these names, as `ranks/<rank>/<name>`, where it differs
-    from what the first has."""
+    """What other processes have that is not as the first one's, as `ranks/<rank>/<name>`."""
     found = {}
     for name, tensor in tensors.items() if size() > 1 else ():
         everywhere = [torch.empty_like(tensor) for _ in range(size())]
@@ -396,9 +393,8 @@ def require_same(facts: Mapping[str, object], device: torch.device, what: str) -
     least, most = mine.clone(), mine.clone()
     _collect(torch.distributed.all_reduce, least, torch.distributed.ReduceOp.MIN)
     _collect(torch.distributed.all_reduce, most, torch.distributed.ReduceOp.MAX)
-    differing = [
-        name for name, same in zip(facts, (least == most).tolist(), strict=True) if not same
-    ]
+    alike = zip(facts, (least == most).tolist(), strict=True)
+    differing = [name for name, same in alike if not same]
     if differing:
         here = ", ".join(f"{name}={facts[name]!r}" for name in differing[:5])
         raise RuntimeError(f"{what}: the processes differ in {here} (as rank {rank()} has it)")
