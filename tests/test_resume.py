@@ -468,6 +468,16 @@ def test_what_a_start_without_a_checkpoint_left_binds_no_other(tiny):
     assert yaml.safe_load(Path("run/config.yaml").read_text()) == yaml.safe_load(again.config)
 
 
+@pytest.mark.parametrize("left", ["finished.json", "checkpoints/step-00000004/manifest.json"])
+def test_what_has_run_binds_others_though_no_checkpoint_can_be_read(tiny, left):
+    build(tiny("dcgan")).stream.close()
+    rundir.release(Path("run"))
+    Path("run", left).parent.mkdir(parents=True, exist_ok=True)
+    Path("run", left).write_text("{}")
+    with pytest.raises(ConfigError, match="optimizer.generator.lr was 0.0002 and is now 0.001"):
+        build(tiny("dcgan", "optimizer.generator.lr=1e-3"))
+
+
 def test_checkpoints_without_their_directorys_configuration_are_held_to_their_own(tiny):
     run = build(tiny("dcgan"))
     run.play()

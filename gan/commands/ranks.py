@@ -195,10 +195,12 @@ def main() -> int:
 
 
 def _obey(orders: Iterable[bytes], stop: Stop) -> None:
-    """Stop when the starter says so, as if its signal had come here, and end with it."""
+    """Stop when the starter says so, unless a signal did, and end with it."""
     for line in orders:
-        stop.name = stop.name or line.decode().strip()
-        os.kill(os.getpid(), signal.SIGTERM)  # which leaves what is being built
+        if not stop:
+            stop.name = line.decode().strip()
+            if stop.interrupts:  # what is being built is left as by that signal
+                os.kill(os.getpid(), signal.SIGTERM)
     os._exit(FAILED)
 
 

@@ -78,15 +78,15 @@ def pictures(args: argparse.Namespace, loaded: "Run", out: Path) -> Iterator[Pat
     if "classes" in kinds and not loaded.classes:
         raise ValueError(f"--only classes: {args.run} was trained without classes")
     _require_read(args, kinds)
-    made = loaded.sample(
-        64 if args.count is None else args.count, args.seed, args.label, args.truncation
-    )
+    many = 64 if args.count is None else args.count
+    files = _numbered(out / "images", {"": many}) if "images" in kinds else []
+    made = loaded.sample(many, args.seed, args.label, args.truncation)
     enlarge = images.enlargement(loaded.size)
     out.mkdir(parents=True, exist_ok=True)
     if "grid" in kinds:
         yield _saved(images.grid(made, enlarge=enlarge), out / "grid.png")
     if "images" in kinds:
-        yield _one_by_one({"": made}, out / "images")
+        yield _one_by_one([made], files)
     if "interpolation" in kinds:
         yield from _interpolations(args, loaded, out, enlarge)
     if "classes" in kinds:
@@ -163,12 +163,14 @@ def translations(args: argparse.Namespace, loaded: "Run", out: Path) -> Iterator
     out.mkdir(parents=True, exist_ok=True)
     if {"grid", "images"} & {*kinds}:
         found = dict(sheets(loaded, data, many, seed))
+        made = {f"{name}-": columns["generated"] for name, columns in found.items()}
+        counts = {name: len(several) for name, several in made.items()}
+        files = _numbered(out / "images", counts) if "images" in kinds else []
         if "grid" in kinds:
             for name, columns in found.items():
                 yield _saved(images.table(columns, enlarge), out / f"{name}.png")
         if "images" in kinds:
-            made = {f"{name}-": columns["generated"] for name, columns in found.items()}
-            yield _one_by_one(made, out / "images")
+            yield _one_by_one([*made.values()], files)
     if "interpolation" in kinds:
         content, codes = _styles(seed, loaded, data)
         ways = _between(loaded, content[:8], codes, COLUMNS - 1, legs=1)
@@ -235,26 +237,35 @@ def _between(
             yield loaded.dressed(content, mixed(one, other, step / steps))
 
 
-def _one_by_one(made: Mapping[str, Tensor], folder: Path) -> Path:
-    """Images [N, C, H, W] as PNGs with a number after their name.
+def _numbered(folder: Path, counts: Mapping[str, int]) -> list[Path]:
+    """Where so many PNGs of each name go, with a number after it, in order.
 
-    Raises: ValueError where more of them lie there, of another call.
+    Raises: ValueError where others lie there that are named like that.
     """
-    from gan import images
-
-    folder.mkdir(exist_ok=True)
-    for name, several in made.items():
-        digits = max(4, len(str(len(several) - 1)))
-        files = [folder / f"{name}{number:0{digits}d}.png" for number in range(len(several))]
+    files = []
+    for name, count in counts.items():
+        digits = max(4, len(str(count - 1)))
+        own = [folder / f"{name}{number:0{digits}d}.png" for number in range(count)]
         numbered = re.compile(rf"{re.escape(name)}[0-9]+\.png")
-        others = {path for path in folder.iterdir() if numbered.fullmatch(path.name)} - {*files}
+        there = folder.iterdir() if folder.is_dir() else ()
+        others = {path for path in there if numbered.fullmatch(path.name)} - {*own}
         if others:
             raise ValueError(
-                f"{folder} holds {len(others)} pictures of a larger sample, as {min(others).name}: "
+                f"{folder} holds {len(others)} pictures of another sample, as {min(others).name}: "
                 "remove that folder, or choose another one by --out"
             )
-        for file, pixels in zip(files, images.to_bytes(several), strict=True):
-            _saved(pixels, file)
+        files += own
+    return files
+
+
+def _one_by_one(made: Sequence[Tensor], files: Sequence[Path]) -> Path:
+    """Images [N, C, H, W] as PNGs, one for each file; their folder."""
+    from gan import images
+
+    folder = files[0].parent
+    folder.mkdir(exist_ok=True)
+    for file, pixels in zip(files, (p for m in made for p in images.to_bytes(m)), strict=True):
+        _saved(pixels, file)
     return folder
 
 

@@ -112,7 +112,13 @@ def licence(text: str) -> str:
 
 
 def font_files(folder: Path) -> list[Path]:
-    """All font files below a folder, sorted; one reached through several links counts once."""
+    """All font files below a folder, sorted; one reached through several links counts once.
+
+    Names that begin with a dot are passed over.
+
+    Raises:
+        ValueError: a folder cannot be listed.
+    """
     files: dict[Path, Path] = {}
     every = files_below(folder) if folder.is_dir() else []
     for path in sorted(every, key=lambda path: (path.is_symlink(), path)):

@@ -79,6 +79,7 @@ def image_report(
     equals: dict[str, dict[str, float]] = {chosen: {}, FLOOR: {}}
     measures: dict[str, Any] = {name: {} for name in generators}
     drawn: dict[str, Tensor] = {}  # features of the first extractor
+    said: dict[str, dict[str, Any]] = {}
     for extractor in asked.extractors:
         first = extractor is asked.extractors[0]
         real = reference(store, asked.rows, read, extractor)
@@ -89,14 +90,15 @@ def image_report(
                 drawn[name] = fake.features
                 found |= _classes(fake, asked.labels, source.asked(asked.drawn))
             columns[name] |= found
-            said = _said(asked.drawn, fake, real, extractor)
-            measures[name] |= {key: {"value": value, **said} for key, value in found.items()}
+            said[name] = _said(asked.drawn, fake, real, extractor)
+            measures[name] |= {key: {"value": value, **said[name]} for key, value in found.items()}
         if first:
             trained = each(asked.rows, read, extractor, "copies of training images")
             alike = copies(drawn, real.features, asked.rows, trained)
             for name, copied in alike.items():
                 columns[name] |= copied.shares
-                measures[name] |= {k: {"value": v, **said} for k, v in copied.shares.items()}
+                shares = {k: {"value": v, **said[name]} for k, v in copied.shares.items()}
+                measures[name] |= shares
                 measures[name]["memorised"] |= {"compared_one_by_one": [*asked.searched]}
         both = _equally(fake.features, real.features, asked.equal, extractor)
         equals[chosen], equals[FLOOR] = equals[chosen] | both[0], equals[FLOOR] | both[1]

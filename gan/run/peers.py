@@ -47,10 +47,12 @@ def heard(run: Any) -> Iterator[None]:
     if distributed.size() == 1:
         yield
         return
-    with beside(partial(_beat, run, threading.get_ident())):
-        yield
-    with suppress(RuntimeError):  # the store may be gone with its process
-        distributed.store().delete_key(PLACE.format(distributed.rank()))  # nothing follows it
+    try:
+        with beside(partial(_beat, run, threading.get_ident())):
+            yield
+    finally:
+        with suppress(RuntimeError):  # the store may be gone with its process
+            distributed.store().set(PLACE.format(distributed.rank()), "")  # nothing follows it
 
 
 @contextmanager
@@ -136,7 +138,7 @@ def _others(me: int) -> Reports:
         time.sleep(distributed.TICK)
     for rank in missing:
         known = store.check([PLACE.format(rank)])
-        found[rank] = json.loads(store.get(PLACE.format(rank))) if known else {}
+        found[rank] = json.loads((known and store.get(PLACE.format(rank))) or "{}")
     return found
 
 

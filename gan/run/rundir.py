@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from gan import checkpoint, distributed
 from gan.config.check import Checked
@@ -66,9 +67,9 @@ def previous(
     """The checkpoint to continue from, if any.
 
     Schedules whose length was left open take the one fixed when the run started. What it started
-    with, its checkpoints say: where there are none, nothing has begun. Raises: ConfigError where
-    the directory holds another configuration, or where `resume` forbids or asks for what is not
-    there.
+    with, its newest checkpoint says; where none was ever made, nothing has begun. Raises:
+    ConfigError where the directory holds another configuration, or where `resume` forbids or asks
+    for what is not there.
     """
     _require_usable(run_dir)
     if resume == "never":
@@ -80,9 +81,10 @@ def previous(
     if run_dir.exists():
         hold(run_dir)
     found = checkpoint.newest(run_dir / "checkpoints", say)
-    if found is not None:
-        text = (found / checkpoint.CONFIG).read_text(encoding="utf-8")
-        _continue(run_dir, _stored(found, text), values)
+    stored = (found or run_dir) / CONFIG
+    ended = (run_dir / FINISHED).exists() or any((run_dir / "checkpoints").glob("step-*"))
+    if (found or ended) and stored.exists():
+        _continue(run_dir, _stored(stored, stored.read_text(encoding="utf-8")), values)
     if resume == "auto":
         return found
     if not Path(resume).exists():
@@ -131,7 +133,8 @@ def begin(run: Any, resumed: Path | None, say: Callable[[str], None]) -> None:
 
 def _require_finite(tensors: Mapping[str, Tensor]) -> None:
     """Raises: ConfigError for what no checkpoint keeps, as a mask of minus infinity."""
-    for name, tensor in tensors.items():
+    dense = {n: t for n, t in tensors.items() if isinstance(t, Tensor) and not is_lazy(t)}
+    for name, tensor in dense.items():
         if not tensor.isfinite().all():
             raise ConfigError(
                 f"{name} has NaN or infinite values from the start, which no checkpoint keeps: "

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from gan import distributed
@@ -48,7 +49,8 @@ class Saves:
             try:
                 state.save(run, self.folder, own)
                 if not (self.folder.parent / rundir.CONFIG).exists():  # somebody has removed it
-                    rundir.keep(self.folder.parent, run.config)
+                    with suppress(OSError):  # the checkpoint is there, and has it as well
+                        rundir.keep(self.folder.parent, run.config)
             except (OSError, CheckpointError) as error:
                 failure = str(error)
 

@@ -21,6 +21,9 @@ class Stop:
     signal and sends another when time is up, so that SIGUSR1 and SIGTERM together ask for no more
     than one of them. Whatever follows SIGINT ends the process. Other handlers come back on exit.
     May be entered again inside.
+
+    Attributes:
+        interrupts: whether a signal is a KeyboardInterrupt now.
     """
 
     signals: tuple[signal.Signals, ...] = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
@@ -28,7 +31,7 @@ class Stop:
     def __init__(self, also: Iterable[signal.Signals] = ()) -> None:
         """Not asked yet; `also` are more signals to listen to."""
         self.signals = (*self.signals, *also)
-        self.name = ""
+        self.name, self.interrupts = "", False
         self._before: list[dict[signal.Signals, Any]] = []
 
     def __bool__(self) -> bool:
@@ -60,9 +63,11 @@ class Stop:
         if self:
             raise KeyboardInterrupt
         before = {n: signal.signal(n, self._interrupt) for n in self.signals}
+        self.interrupts = True
         try:
             yield
         finally:
+            self.interrupts = False
             for number, handler in before.items():
                 signal.signal(number, handler)
 

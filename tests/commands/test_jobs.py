@@ -138,6 +138,29 @@ def test_a_rank_that_is_told_to_stop_leaves_what_it_builds(left, monkeypatch):
     os.close(writing)
 
 
+@pytest.mark.parametrize("direct", [True, False])
+def test_a_rank_that_trains_is_asked_once_by_its_starter_and_a_signal_to_all(direct, monkeypatch):
+    def train_on():
+        if direct:  # as a scheduler does that signals every process of a job
+            os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.5)  # the starter's word comes, and is no second signal
+        return False
+
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        monkeypatch.setattr(train, "built", lambda *_: SimpleNamespace(train=train_on))
+        os.dup2(reading, 0)
+        monkeypatch.setattr(sys, "stdin", os.fdopen(0, closefd=False))
+        os._exit(ranks.main())
+    os.close(reading)
+    os.write(writing, json.dumps("seed: 1").encode() + b"\n")
+    time.sleep(0.2)
+    os.write(writing, b"SIGTERM\n")
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == STOPPED
+    os.close(writing)
+
+
 @pytest.mark.parametrize(
     ("end", "status"),
     [

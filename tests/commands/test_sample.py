@@ -43,7 +43,7 @@ def test_every_kind_of_picture_is_made_and_fixed_by_the_seed(trained, capsys):
     assert not Path("again/images").exists()
     capsys.readouterr()
     assert main(["sample", "run", "--only", "images", "--count", "2"]) == 2
-    assert "images holds 4 pictures of a larger sample, as 0002.png" in capsys.readouterr().err
+    assert "images holds 4 pictures of another sample, as 0002.png" in capsys.readouterr().err
     assert main(["sample", "run", "--only", "classes", "--label", "1"]) == 2
     assert "--label is for grid and images and interpolation" in capsys.readouterr().err
     assert main(["sample", "run", "--only", "interpolation", "--count", "9"]) == 2
@@ -52,7 +52,7 @@ def test_every_kind_of_picture_is_made_and_fixed_by_the_seed(trained, capsys):
 
 def test_pictures_of_a_large_sample_are_in_order_by_their_names(tmp_path):
     made = torch.linspace(-1, 1, 10_002).view(-1, 1, 1, 1)
-    folder = sample._one_by_one({"": made}, tmp_path / "images")
+    folder = sample._one_by_one([made], sample._numbered(tmp_path / "images", {"": len(made)}))
     names = sorted(path.name for path in folder.iterdir())
     assert (names[0], names[-1], len(names)) == ("00000.png", "10001.png", 10_002)
     assert pixels(folder / names[-1]).item() == 255
