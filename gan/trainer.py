@@ -51,6 +51,7 @@ class Trainer:
         self.device = generator.parameters[0].device
         share = distributed.share(settings.batch_size)
         self.seeded = partial(distributed.seeded, seed, self.device, share)
+        monitor.chance = partial(distributed.seed, seed, device=self.device)
         self.step = self.discriminator_updates = 0
 
     def play(self) -> None:
@@ -106,9 +107,9 @@ class Trainer:
         saved = self.step, self.discriminator_updates or -1  # before the first, nothing is
         if self.discriminator_updates == 0:
             distributed.replicate(self.recipe.state_dict().values())
-            self._sample()
+            self.monitor.sample(self.counts(), self.recipe, self.generators())
         if self.monitor.owed:
-            self._measure()
+            self.monitor.measure(self.counts(), self.generators(), self.stop)
             if not self.monitor.owed:
                 self.save()
         while self.step < self.settings.steps and not self._asked():
@@ -119,25 +120,13 @@ class Trainer:
             if self.due(self.settings.log_every):
                 self.monitor.scalars(self.counts(), self.players, self.stream.waited)
             if self.step and self.due(self.settings.sample_every):
-                self._sample()
+                self.monitor.sample(self.counts(), self.recipe, self.generators())
             if self.step and self.due(self.settings.measure_every):
-                self._measure()
+                self.monitor.measure(self.counts(), self.generators(), self.stop)
             if self.saves.due(self) and self.save():
                 saved = self.step, self.discriminator_updates
         if saved != (self.step, self.discriminator_updates):
             self.save(last=True)
-
-    def _sample(self) -> None:
-        self.chance("sample")
-        self.monitor.sample(self.counts(), self.recipe, self.generators())
-
-    def _measure(self) -> None:
-        self.chance("measure")
-        self.monitor.measure(self.counts(), self.generators(), self.stop)
-
-    def chance(self, purpose: str) -> None:
-        """Make what is drawn next, outside of any turn, a function of seed, purpose and step."""
-        distributed.seed(self.seed, purpose, self.step, self.device)
 
     def _asked(self) -> bool:
         return distributed.anywhere(bool(self.stop), self.device)

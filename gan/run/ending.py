@@ -32,7 +32,6 @@ def told(run: Any) -> Iterator[None]:
         with peers.heard(run):
             yield
             if run.step >= run.settings.steps:
-                run.chance("report")
                 run.monitor.finish(run.counts(), run.generators(), run.config, run.stop)
         if finished(run):
             _forget(run, STOPPED)

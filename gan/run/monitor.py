@@ -65,6 +65,7 @@ class Monitor:
     whatever randomness is used is drawn between two seeded updates.
 
     Attributes:
+        chance: makes what is drawn next a function of a purpose and a step; nothing by itself.
         owed: whether a measure, or the report, was due and left because a signal had come.
     """
 
@@ -94,6 +95,7 @@ class Monitor:
         self.best = Best(best, evaluation.better if best and evaluation else {})
         self.outcome: dict[str, Any] = {}
         self.owed = False
+        self.chance: Callable[[str, int], None] = lambda purpose, step: None
         self._read: dict[str, list[Tensor]] = {}  # from a checkpoint
         self._noted: list[tuple[str, Losses]] = []
         self._recent: dict[str, deque[Losses]] = {}
@@ -208,6 +210,7 @@ class Monitor:
 
     def sample(self, counts: Counts, recipe: Recipe, generators: Generators) -> None:
         """Pictures of the shown batches, by every generator."""
+        self.chance("sample", counts["step"])
         distributed.by_first(partial(self._sample, counts, recipe, generators))
 
     def _sample(self, counts: Counts, recipe: Recipe, generators: Generators) -> None:
@@ -229,6 +232,7 @@ class Monitor:
     def measure(self, counts: Counts, generators: Generators, stop: Stop) -> None:
         """Evaluate: `metric/NAME` of the generator to use, `metric/raw_NAME` beside it."""
         if self.evaluation is not None:
+            self.chance("measure", counts["step"])
             self._unless(stop, partial(self._measure, self.evaluation, counts, generators))
 
     def _unless(self, stop: Stop, work: Callable[[], None]) -> None:
@@ -264,6 +268,7 @@ class Monitor:
             return
         distributed.by_first(partial(self._settings, config))
         if self.evaluation is not None:
+            self.chance("report", counts["step"])
             self._unless(stop, partial(self._finish, counts, generators))
 
     def _settings(self, config: str) -> None:
