@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 from gan import checkpoint, distributed
+from gan.checkpoint import CONFIG
 from gan.config.check import Checked
 from gan.config.plain import parsed
 from gan.config.signature import flat
@@ -19,7 +20,7 @@ from gan.locks import HeldError, Lock
 from gan.registry import ConfigError
 from gan.run.sealed import read_manifest
 
-LOCK, FINISHED, CONFIG = ".lock", "finished.json", "config.yaml"
+LOCK, FINISHED = ".lock", "finished.json"
 _held: dict[tuple[int, Path], Lock] = {}  # by process, since a fork inherits it
 
 # what may change between runs in one run directory
@@ -112,7 +113,7 @@ def begin(run: Any, resumed: Path | None, say: Callable[[str], None]) -> None:
     if resumed is not None:
         run.resume(resumed)
         run.run_id = read_manifest(resumed)["run_id"]  # which a folder's other spelling leaves
-        _require_rates(run, parsed((resumed / checkpoint.CONFIG).read_text("utf-8")) or {})
+        _require_rates(run, parsed((resumed / CONFIG).read_text("utf-8")) or {})
         say(f"{folder} goes on at step {run.step}")
     else:
         _require_finite(run.recipe.state_dict())

@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from gan import distributed
-from gan.checkpoint import CheckpointError
+from gan.checkpoint import CONFIG, CheckpointError
 from gan.run import rundir, state
 
 GRACE = 30.0  # seconds that torchrun and most schedulers leave between SIGTERM and SIGKILL
@@ -48,7 +48,7 @@ class Saves:
             nonlocal failure
             try:
                 state.save(run, self.folder, own)
-                if not (self.folder.parent / rundir.CONFIG).exists():  # somebody has removed it
+                if not (self.folder.parent / CONFIG).exists():  # somebody has removed it
                     with suppress(OSError):  # the checkpoint is there, and has it as well
                         rundir.keep(self.folder.parent, run.config)
             except (OSError, CheckpointError) as error:
