@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, max_pool2d
 
 from gan import restyle
 from gan.build import build
 from gan.orientations import ORIENTATIONS, oriented, upright
-from gan.restyle import bent, hollowed, mixed, restyled, spliced, turned
+from gan.restyle import bent, extremes, hollowed, mixed, restyled, spliced, turned
 
 KINDS = {
     "SLANT": 0.0,
@@ -204,6 +204,15 @@ def test_a_glyph_mixed_with_itself_keeps_its_edges():
     glyphs = halves(7, 10, 15)
     again, _ = mixed(glyphs, glyphs, 1.0)
     assert torch.equal((again > 0)[..., 4:28, :], (glyphs > 0)[..., 4:28, :])
+
+
+@pytest.mark.parametrize(("dim", "window"), [(2, (3, 1)), (3, (1, 3))])
+def test_extremes_are_those_of_three_neighbours_within_the_border(dim, window):
+    ink = torch.randn(2, 3, 5, 7)
+    around = window[0] // 2, window[1] // 2
+    least, most = extremes(ink, dim)
+    assert torch.equal(most, max_pool2d(ink, window, 1, around))
+    assert torch.equal(least, -max_pool2d(-ink, window, 1, around))
 
 
 def test_a_blur_is_the_gaussian_of_its_deviation():

@@ -10,10 +10,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, interpolate, max_pool2d, one_hot
+from torch.nn.functional import avg_pool2d, interpolate, one_hot
 
 from gan.metrics.glyphs import CELLS, Cells, Pairs
 from gan.metrics.scores import Measure, Scores, distances, score_pairs
+from gan.restyle import extremes
 
 MANY = 16  # references in the rows that see many
 FLOATS = 2**24  # numbers of a table of pairs and fonts: 64 MB, of which up to three are held
@@ -173,8 +174,8 @@ def _grown(ink: Tensor, steps: int, pixels: int) -> list[Tensor]:
     """The ink with its edges moved by so many pixels once, twice, and so on."""
     grown = []
     for step in range(steps * pixels):
-        tall, wide = max_pool2d(ink, (3, 1), 1, (1, 0)), max_pool2d(ink, (1, 3), 1, (0, 1))
-        square = max_pool2d(tall, (1, 3), 1, (0, 1))
+        (_, tall), (_, wide) = extremes(ink, 2), extremes(ink, 3)
+        square = extremes(tall, 3)[1]
         ink = square if step % 2 else torch.maximum(tall, wide)  # by turns: nearly a disc
         grown.append(ink)
     return grown[pixels - 1 :: pixels]

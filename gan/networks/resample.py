@@ -61,7 +61,8 @@ class StridedConv2d(nn.Conv2d):
         """Maps [B, before, H, W] to maps [B, after, H // 2, W // 2]."""
         if input.shape[2:] != (2, 2):
             return super().forward(input)
-        return linear(input.flatten(1), _middle(self), self.bias)[:, :, None, None]
+        pixels = input.permute(0, 2, 3, 1).flatten(1)
+        return linear(pixels, _middle(self), self.bias)[:, :, None, None]
 
 
 class StridedConvTranspose2d(nn.ConvTranspose2d):
@@ -74,14 +75,19 @@ class StridedConvTranspose2d(nn.ConvTranspose2d):
         """Maps [B, before, H, W] to maps [B, after, 2 * H, 2 * W]."""
         if input.shape[2:] != (1, 1) or output_size is not None:
             return super().forward(input, output_size)
-        bias = None if self.bias is None else self.bias.repeat_interleave(4)
-        return linear(input.flatten(1), _middle(self).mT, bias).unflatten(1, (-1, 2, 2))
+        bias = None if self.bias is None else self.bias.repeat(4)
+        pixels = linear(input.flatten(1), _middle(self).mT, bias)
+        return pixels.unflatten(1, (2, 2, -1)).permute(0, 3, 1, 2)
 
 
 def _middle(layer: nn.Conv2d | nn.ConvTranspose2d) -> Tensor:
-    """The weights between one pixel and 2 x 2, as a matrix: one row of 4 by the other channels."""
+    """The weights between one pixel and 2 x 2, as a matrix: a row for each of the first channels.
+
+    A row has pixels, then channels, the order in which weights and gradients lie (channels last).
+    """
     first = int(layer.padding[0])
-    return layer.weight[:, :, first : first + 2, first : first + 2].flatten(1)
+    taps = layer.weight.permute(0, 2, 3, 1)
+    return taps[:, first : first + 2, first : first + 2].flatten(1)
 
 
 def _padded(x: Tensor, mode: Any) -> Tensor:
