@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from gan.disk import sync
 from gan.run.sealed import (
     CONFIG,
     FILES,
@@ -210,14 +211,14 @@ def _write_folder(folder: Path, files: Mapping[str, bytes], needed: int) -> None
     """Write the files in order into a new folder, if `needed` bytes are free."""
     if not folder.parent.is_dir():
         folder.parent.mkdir(parents=True)
-        _sync(folder.parent.parent)
+        sync(folder.parent.parent)
     if shutil.disk_usage(folder.parent).free < needed:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     shutil.rmtree(folder, ignore_errors=True)  # left by the same save, killed earlier
     folder.mkdir()
     for name, data in files.items():
         _write(folder / name, data)
-    _sync(folder)
+    sync(folder)
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -229,15 +230,6 @@ def _write(path: Path, data: bytes) -> None:
         raise OSError(errno.EIO, "the bytes read back differ from those written")
 
 
-def _sync(folder: Path) -> None:
-    """Let the names in the folder survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _publish(temporary: Path, target: Path, run_id: str) -> None:
     """Give the folder its name; at every moment one of this step, old or new, can be loaded."""
     aside = _free(target)
@@ -245,7 +237,7 @@ def _publish(temporary: Path, target: Path, run_id: str) -> None:
     if aside != target:
         os.rename(target, aside)
     os.rename(temporary, target)
-    _sync(target.parent)
+    sync(target.parent)
     if replaced:
         _discard(aside, run_id)
 

@@ -40,9 +40,12 @@ def to_floats(pixels: np.ndarray | Tensor, device: torch.device | str | None = N
     return floats.mul_(2 / 255).sub_(1).movedim(-1, -3)
 
 
-def grid(images: Tensor, columns: int | None = None, enlarge: int = 1) -> np.ndarray:
-    """Images [N, C, H, W] row by row in one picture uint8 [H', W', 3], about square unless told."""
-    pixels = _enlarged(to_bytes(images), enlarge)
+def grid(images: Tensor, columns: int | None = None) -> np.ndarray:
+    """Images [N, C, H, W] row by row in one picture uint8 [H', W', 3], about square unless told.
+
+    Small ones are enlarged, so that they can be read on a screen.
+    """
+    pixels = _enlarged(to_bytes(images))
     columns = columns or max(1, round(len(pixels) ** 0.5))
     rows = -(-len(pixels) // columns)
     height, width = pixels.shape[1] + GAP, pixels.shape[2] + GAP
@@ -53,27 +56,20 @@ def grid(images: Tensor, columns: int | None = None, enlarge: int = 1) -> np.nda
     return sheet
 
 
-def table(columns: dict[str, Tensor], enlarge: int = 1) -> np.ndarray:
+def table(columns: dict[str, Tensor]) -> np.ndarray:
     """Columns of images [N, C, H, W], side by side under their names, as one picture uint8."""
-    height, width = next(iter(columns.values())).shape[-2:]
-    wide = max(width * enlarge, *(_text_width(name) + 6 for name in columns)) + 2 * GAP
-    strips = []
-    for name, images in columns.items():
-        strip = grid(images, columns=1, enlarge=enlarge)
+    strips = {name: grid(images, columns=1) for name, images in columns.items()}
+    wide = max(max(s.shape[1], _text_width(name) + 6 + 2 * GAP) for name, s in strips.items())
+    for name, strip in strips.items():
         spare = wide - strip.shape[1]
-        strip = np.pad(
-            strip, ((0, 0), (spare // 2, spare - spare // 2), (0, 0)), constant_values=PAPER
-        )
-        strips.append(np.concatenate([_caption(name, wide), strip]))
-    return np.concatenate(strips, axis=1)
+        sides = (0, 0), (spare // 2, spare - spare // 2), (0, 0)
+        strip = np.pad(strip, sides, constant_values=PAPER)
+        strips[name] = np.concatenate([_caption(name, wide), strip])
+    return np.concatenate([*strips.values()], axis=1)
 
 
-def enlargement(size: int) -> int:
-    """How many times to enlarge images of this size so that they can be read on a screen."""
-    return max(1, 96 // size)
-
-
-def _enlarged(pixels: np.ndarray, times: int) -> np.ndarray:
+def _enlarged(pixels: np.ndarray) -> np.ndarray:
+    times = max(1, 96 // pixels.shape[2])
     pixels = pixels.repeat(times, axis=1).repeat(times, axis=2)
     return pixels.repeat(3, axis=3) if pixels.shape[3] == 1 else pixels[..., :3]
 

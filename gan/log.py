@@ -3,7 +3,6 @@
 import contextlib
 import json
 import math
-import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -14,7 +13,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from gan import distributed
+from gan import disk, distributed
+from gan.metrics.report import plain
 from gan.run.hand import Hand
 
 PATIENCE = 10.0  # seconds that training waits for a write
@@ -32,7 +32,7 @@ class Log:
         `warmup` is the length of the discriminator's; its updates are steps below 0 in TensorBoard.
         """
         self.run_dir, self.active, self._warmup = run_dir, distributed.rank() == 0, warmup
-        self._failed = False
+        self._path, self._failed = run_dir / LINES, False
         if not self.active:
             return
         self._hands = {BOARD: Hand(), LINES: Hand()}
@@ -51,8 +51,7 @@ class Log:
     def scalars(self, counts: Mapping[str, int], values: Mapping[str, float]) -> None:
         """Numbers by tag, with the clocks `step`, `images` and `discriminator_updates`."""
         if self.active:
-            finite = {tag: v if np.isfinite(v) else str(v) for tag, v in values.items()}
-            self._try(LINES, lambda: self._line({**counts, **finite}))
+            self._try(LINES, lambda: self._line(plain({**counts, **values})))
             self._try(BOARD, lambda: self._scalars(self._axis(counts), values))
 
     def picture(self, step: int, name: str, pixels: np.ndarray) -> None:
@@ -111,10 +110,6 @@ class Log:
         for summary in parts:  # their values are scalars already
             writer.add_summary(summary)
 
-    @property
-    def _path(self) -> Path:
-        return self.run_dir / LINES
-
     def _open(self, purge: int | None = None) -> None:
         from torch.utils.tensorboard import SummaryWriter  # slow to import
 
@@ -172,7 +167,7 @@ def noted(
     """Add what was measured after training to a run's lines (numbers) and its TensorBoard (all)."""
     from torch.utils.tensorboard import SummaryWriter
 
-    line = {**counts, **{tag: v if np.isfinite(v) else str(v) for tag, v in values.items()}}
+    line = plain({**counts, **values})
     with (run_dir / "metrics.jsonl").open("a", encoding="utf-8") as lines:
         lines.write(json.dumps(line) + "\n")
     with SummaryWriter(str(run_dir / "tensorboard")) as board:
@@ -195,9 +190,7 @@ def go_back(path: Path, updates: int) -> None:
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     kept = [line for line in lines if _updates(line) <= updates]
     if len(kept) < len(lines):
-        temporary = path.with_name(f".{path.name}")
-        temporary.write_text("".join(kept), encoding="utf-8")
-        os.replace(temporary, path)
+        disk.replace(path, "".join(kept))
 
 
 def _updates(line: str) -> float:

@@ -26,6 +26,7 @@ from gan.config.signature import (
 )
 
 __all__ = [
+    "SHAPE",
     "ConfigError",
     "Count",
     "Fraction",
@@ -38,6 +39,8 @@ __all__ = [
 ]
 
 T = TypeVar("T", bound=Callable[..., Any])
+
+SHAPE = {"size": "${image.size}", "channels": "${image.channels}"}  # of images, to interpolate
 
 
 @dataclass(frozen=True)

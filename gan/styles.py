@@ -193,13 +193,13 @@ def _missed(
 ) -> Tensor:
     """The mean difference of ink between characters drawn in a style and the truth."""
     content = reader.encode_content(prototypes)
-    return l1_loss(writer.decode(content, _of_each(style, len(prototypes))), truth) / 2
+    return l1_loss(writer.decode(content, repeated(style, len(prototypes))), truth) / 2
 
 
 def _harm(reader: GlyphWriter, writer: GlyphWriter, prototypes: Tensor, style: Any) -> Tensor:
     """How far prototypes drawn in a style are from their own content to a reader, and how pale."""
     content = reader.encode_content(prototypes)
-    drawn = writer.decode(content, _of_each(style, len(prototypes)))
+    drawn = writer.decode(content, repeated(style, len(prototypes)))
     pale = (1 - drawn.square()).mean() / 4  # ink is (1 - drawn) / 2
     return KEPT * mse_loss(reader.encode_content(drawn).code, content.code) + PALE * pale
 
@@ -214,9 +214,9 @@ def _of_relatives(
     return _missed(reader, writer, prototype, target, reader.encode_style(references))
 
 
-def _of_each(style: Any, count: int) -> Any:
-    """Codes of some images as those of so many, in runs of one code."""
-    return mapped(lambda code: code.repeat_interleave(count // len(code), 0), style)
+def repeated(codes: Any, count: int) -> Any:
+    """The codes of one image, or of several, as those of so many, in runs of one code."""
+    return mapped(lambda code: code.repeat_interleave(count // len(code), 0), codes)
 
 
 def known(dataset: Glyphs, device: torch.device) -> dict[str, Tensor]:
@@ -233,11 +233,6 @@ def accuracy(writer: nn.Module, glyphs: Mapping[str, Tensor]) -> float:
     truth than its single orientations, which learn.
     """
     return l1_loss(writer(glyphs["prototype"], glyphs["reference"]), glyphs["target"]).item() / 2
-
-
-def repeated(codes: Any, count: int) -> Any:
-    """The codes of one image as those of so many."""
-    return mapped(lambda code: code.expand(count, *code.shape[1:]), codes)
 
 
 def mixed(one: Any, other: Any, share: float) -> Any:

@@ -14,12 +14,13 @@ import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any, Literal
 
 import torch
+
+from gan.config.floors import installed
 
 Work = Callable[[], Any]
 Clock = Callable[[], float]
@@ -208,7 +209,7 @@ def surroundings() -> Row:
         f"{torch.get_num_threads()} threads used{gpu}",
         "versions": {
             "python": platform.python_version(),
-            **{name: _version(name) for name in ("torch", "numpy", "lmdb", "pillow")},
+            **{name: installed(name) for name in ("torch", "numpy", "lmdb", "pillow")},
             **(_of_cuda() if used else {}),
         },
         "load": round(os.getloadavg()[0], 2),
@@ -227,13 +228,6 @@ def _of_cuda() -> dict[str, str | None]:
         "cudnn": str(torch.backends.cudnn.version()),
         "driver": driver[1] if driver else None,
     }
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 def _processor_name() -> str:

@@ -79,15 +79,12 @@ def start(options: Options, compose: Compose) -> Iterator[Row]:
         words = *(word for word in MODELS[model] if not word.startswith("image.channels")), *GLYPHS
         compose(*words)  # a mistake is told before any process is started
         with tempfile.TemporaryDirectory(prefix="gan-bench-", dir=options.folder) as folder:
-            begin, load = partial(_begin, words, Path(folder)), partial(_python, "import torch")
+            begin = partial(_begin, words, Path(folder))
+            load = partial(subprocess.run, [sys.executable, "-c", "import torch"], check=True)
             rounds = options.rounds or STARTS
             paired = alternate(begin, load, rounds=rounds, timer=by(time.perf_counter))
         found = row("E2", "start", "s", paired, 1.0, None, {"model": model})
         yield {**found, "goal": f"at most {PROMPT:g} s", "passed": found["value"] <= PROMPT}
-
-
-def _python(code: str) -> None:
-    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def _begin(words: Sequence[str], folder: Path) -> None:

@@ -5,12 +5,13 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gan.commands.arguments import folder
-
-if TYPE_CHECKING:
-    from gan.trained.comparison import Difference, Group
+from gan.metrics.report import plain
+from gan.trained import comparison
+from gan.trained.comparison import Difference, Group
+from gan.trained.rows import pooled
 
 EXPLAINED = """\
 Means and standard deviations over repeats: other seeds, or other splits of what is held out.
@@ -69,10 +70,6 @@ def compare(
 
     Raises: ValueError where there is nothing to compare, or a metric or the baseline is unknown.
     """
-    from gan.metrics.report import plain
-    from gan.trained import comparison
-    from gan.trained.rows import pooled
-
     records = [comparison.read(path) for path in comparison.found(runs)]
     groups = comparison.grouped(records)
     tags = comparison.measures(records, metrics)
@@ -102,10 +99,8 @@ def compare(
     return text
 
 
-def table(groups: Sequence["Group"], baseline: "Group", tags: Sequence[str]) -> str:
+def table(groups: Sequence[Group], baseline: Group, tags: Sequence[str]) -> str:
     """The groups' means, then their differences to the baseline."""
-    from gan.trained import comparison
-
     titles = [tag.removeprefix("metric/") for tag in tags]
     ordered = [baseline, *(group for group in groups if group is not baseline)]
     rows = []
@@ -129,11 +124,7 @@ def table(groups: Sequence["Group"], baseline: "Group", tags: Sequence[str]) -> 
     return "\n\n".join(parts)
 
 
-def _differences(
-    groups: Sequence["Group"], baseline: "Group", tags: Sequence[str]
-) -> list[list[str]]:
-    from gan.trained import comparison
-
+def _differences(groups: Sequence[Group], baseline: Group, tags: Sequence[str]) -> list[list[str]]:
     rows = []
     for group in groups:
         name = comparison.named(group, baseline)
@@ -144,10 +135,8 @@ def _differences(
     return rows
 
 
-def numbers(groups: Sequence["Group"], baseline: "Group", tags: Sequence[str]) -> dict[str, Any]:
+def numbers(groups: Sequence[Group], baseline: Group, tags: Sequence[str]) -> dict[str, Any]:
     """The same for machines."""
-    from gan.trained import comparison
-
     found = []
     for group in groups:
         spreads = {t: comparison.spread(v.values()) for t in tags if (v := group.values(t))}
@@ -194,7 +183,7 @@ def _mean(mean: float, deviation: float | None) -> str:
     return f"{mean:.4g}" if deviation is None else f"{mean:.4g} ± {deviation:.2g}"
 
 
-def _interval(difference: "Difference | None") -> str:
+def _interval(difference: Difference | None) -> str:
     if difference is None:
         return ""
     if difference.low is None:

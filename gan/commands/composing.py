@@ -16,6 +16,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from gan import distributed
+from gan.config.check import place
 
 PLUGINS = {  # what Hydra itself builds, out of installed plugins
     f"hydra.{part}._target_": ("hydra._internal.core_plugins.", "hydra_plugins.")
@@ -110,8 +111,4 @@ def replaced(values: dict[str, Any], overrides: Iterable[str]) -> None:
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         given = override.value()
         if override.key_or_group in PIECEWISE and isinstance(given, dict):
-            *parents, last = override.key_or_group.split(".")
-            node = values
-            for key in parents:
-                node = node[key]
-            node[last] = given
+            place(values, override.key_or_group, given)

@@ -5,17 +5,22 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from gan import distributed, images, runs
 from gan.commands.arguments import folder
-
-if TYPE_CHECKING:
-    from gan.runs import Run
+from gan.config.signature import Count, Whole, coerce
+from gan.font import prototypes
+from gan.recipes.synthesis import Synthesis
+from gan.recipes.wnet import WNet
+from gan.runs import Run
+from gan.styles import mixed
+from gan.trained.sheets import kind_of, sheets
 
 KINDS = ("grid", "images", "interpolation", "classes")
 LEGS, FRAMES, COLUMNS = 4, 16, 10  # legs of an animation, frames of each, columns of its picture
@@ -47,10 +52,6 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Draws what was asked for and prints where it is."""
-    from gan import distributed, runs
-    from gan.recipes.synthesis import Synthesis
-    from gan.trained.sheets import kind_of
-
     device = distributed.device(args.device)
     loaded = runs.load(args.run, args.weights, device, args.plugins, args.checkpoint)
     out = args.out or loaded.folder / "sampled"
@@ -70,10 +71,8 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def pictures(args: argparse.Namespace, loaded: "Run", out: Path) -> Iterator[Path]:
+def pictures(args: argparse.Namespace, loaded: Run, out: Path) -> Iterator[Path]:
     """The chosen kinds of pictures of a generator that draws from noise."""
-    from gan import images
-
     kinds = args.only or [kind for kind in KINDS if kind != "classes" or loaded.classes]
     if "classes" in kinds and not loaded.classes:
         raise ValueError(f"--only classes: {args.run} was trained without classes")
@@ -81,46 +80,39 @@ def pictures(args: argparse.Namespace, loaded: "Run", out: Path) -> Iterator[Pat
     many = 64 if args.count is None else args.count
     files = _numbered(out / "images", {"": many}) if "images" in kinds else []
     made = loaded.sample(many, args.seed, args.label, args.truncation)
-    enlarge = images.enlargement(loaded.size)
     out.mkdir(parents=True, exist_ok=True)
     if "grid" in kinds:
-        yield _saved(images.grid(made, enlarge=enlarge), out / "grid.png")
+        yield _saved(images.grid(made), out / "grid.png")
     if "images" in kinds:
         yield _one_by_one([made], files)
     if "interpolation" in kinds:
-        yield from _interpolations(args, loaded, out, enlarge)
+        yield from _interpolations(args, loaded, out)
     if "classes" in kinds:
         yield _saved(class_sheet(loaded, args.seed, args.truncation), out / "classes.png")
 
 
-def class_sheet(loaded: "Run", seed: int = 0, truncation: float | None = None) -> np.ndarray:
+def class_sheet(loaded: Run, seed: int = 0, truncation: float | None = None) -> np.ndarray:
     """A row for each class and a column for each of ten latent vectors."""
-    from gan import images
-
     noise = loaded.noise(COLUMNS, seed, truncation).repeat(loaded.classes, 1)
     label = torch.arange(loaded.classes).repeat_interleave(COLUMNS)
     made = loaded.draw(noise, label)
-    return images.grid(made, columns=COLUMNS, enlarge=images.enlargement(loaded.size))
+    return images.grid(made, COLUMNS)
 
 
-def _interpolations(
-    args: argparse.Namespace, loaded: "Run", out: Path, enlarge: int
-) -> Iterator[Path]:
+def _interpolations(args: argparse.Namespace, loaded: Run, out: Path) -> Iterator[Path]:
     """A picture of eight ways between two images, and an animation of a grid on its way."""
-    from gan import images
-
     rows, side = 8, 4
     start, end = loaded.noise(2 * rows, args.seed, args.truncation).chunk(2)
     way = torch.stack([spherical(start, end, k / (COLUMNS - 1)) for k in range(COLUMNS)], 1)
     label = loaded.labels(rows, args.label)
     label = None if label is None else label.repeat_interleave(COLUMNS)
     made = loaded.draw(way.flatten(0, 1), label)
-    yield _saved(images.grid(made, COLUMNS, enlarge), out / "interpolation.png")
+    yield _saved(images.grid(made, COLUMNS), out / "interpolation.png")
     stops = loaded.noise(LEGS * side**2, args.seed, args.truncation).chunk(LEGS)
     label = loaded.labels(side**2, args.label)
     legs = zip(stops, (*stops[1:], stops[0]), strict=True)
     frames = [
-        images.grid(loaded.draw(spherical(a, b, k / FRAMES), label), side, enlarge)
+        images.grid(loaded.draw(spherical(a, b, k / FRAMES), label), side)
         for a, b in legs
         for k in range(FRAMES)
     ]
@@ -141,17 +133,11 @@ def spherical(start: Tensor, end: Tensor, share: float) -> Tensor:
     return torch.where(whole > 1e-4, arc, (1 - share) * start + share * end)
 
 
-def translations(args: argparse.Namespace, loaded: "Run", out: Path) -> Iterator[Path]:
+def translations(args: argparse.Namespace, loaded: Run, out: Path) -> Iterator[Path]:
     """What is made of images that are given, beside them and the truth, on sheets and one by one.
 
     Of a W-Net also the ways between styles, held-out ones where there are any.
     """
-    from gan import images, runs
-    from gan.config.signature import Count, Whole, coerce
-    from gan.font import prototypes
-    from gan.recipes.wnet import WNet
-    from gan.trained.sheets import sheets
-
     writes = issubclass(loaded.recipe, WNet)
     possible = KINDS[:3] if writes else KINDS[:2]
     _refuse(args, loaded, possible)
@@ -159,7 +145,7 @@ def translations(args: argparse.Namespace, loaded: "Run", out: Path) -> Iterator
     many = 8 if args.count is None else coerce(Count, args.count, "--count")
     seed = coerce(Whole, args.seed, "--seed")
     data = prototypes.trained_on(loaded) if writes else runs.dataset(loaded)
-    kinds, enlarge = args.only or possible, images.enlargement(loaded.size)
+    kinds = args.only or possible
     out.mkdir(parents=True, exist_ok=True)
     if {"grid", "images"} & {*kinds}:
         found = dict(sheets(loaded, data, many, seed))
@@ -168,20 +154,20 @@ def translations(args: argparse.Namespace, loaded: "Run", out: Path) -> Iterator
         files = _numbered(out / "images", counts) if "images" in kinds else []
         if "grid" in kinds:
             for name, columns in found.items():
-                yield _saved(images.table(columns, enlarge), out / f"{name}.png")
+                yield _saved(images.table(columns), out / f"{name}.png")
         if "images" in kinds:
             yield _one_by_one([*made.values()], files)
     if "interpolation" in kinds:
         content, codes = _styles(seed, loaded, data)
         ways = _between(loaded, content[:8], codes, COLUMNS - 1, legs=1)
         way = torch.stack([*ways, loaded.dressed(content[:8], codes[1 % len(codes)])], 1)
-        yield _saved(images.grid(way.flatten(0, 1), COLUMNS, enlarge), out / "interpolation.png")
+        yield _saved(images.grid(way.flatten(0, 1), COLUMNS), out / "interpolation.png")
         frames = _between(loaded, content, codes, FRAMES, legs=len(codes))
-        pictures = [images.grid(frame, 4, enlarge) for frame in frames]
+        pictures = [images.grid(frame, 4) for frame in frames]
         yield _animated(pictures, out / "interpolation.gif")
 
 
-def _refuse(args: argparse.Namespace, loaded: "Run", possible: Sequence[str]) -> None:
+def _refuse(args: argparse.Namespace, loaded: Run, possible: Sequence[str]) -> None:
     """Options that a generator without noise and labels does not read."""
     recipe = loaded.config["recipe"]["name"]
     for option in ("label", "truncation"):
@@ -207,11 +193,8 @@ def _require_read(args: argparse.Namespace, kinds: Sequence[str]) -> None:
             )
 
 
-def _styles(seed: int, loaded: "Run", data: Any) -> tuple[Tensor, list[Any]]:
+def _styles(seed: int, loaded: Run, data: Any) -> tuple[Tensor, list[Any]]:
     """Prototypes of sixteen held-out characters, and four styles' codes and shortcuts."""
-    from gan import images
-    from gan.font import prototypes
-
     random = np.random.default_rng(seed)
     styles = data.styles.test if len(data.styles.test) else data.styles.train
     styles = random.permutation(styles)[:LEGS]
@@ -226,11 +209,9 @@ def _styles(seed: int, loaded: "Run", data: Any) -> tuple[Tensor, list[Any]]:
 
 
 def _between(
-    loaded: "Run", content: Tensor, codes: Sequence[Any], steps: int, legs: int
+    loaded: Run, content: Tensor, codes: Sequence[Any], steps: int, legs: int
 ) -> Iterator[Tensor]:
     """The characters [N, C, H, W] on the straight ways from each style to the next."""
-    from gan.styles import mixed
-
     ways = zip(codes, [*codes[1:], codes[0]], strict=True)
     for one, other in islice(ways, legs):
         for step in range(steps):
@@ -260,8 +241,6 @@ def _numbered(folder: Path, counts: Mapping[str, int]) -> list[Path]:
 
 def _one_by_one(made: Sequence[Tensor], files: Sequence[Path]) -> Path:
     """Images [N, C, H, W] as PNGs, one for each file; their folder."""
-    from gan import images
-
     folder = files[0].parent
     folder.mkdir(exist_ok=True)
     for file, pixels in zip(files, (p for m in made for p in images.to_bytes(m)), strict=True):

@@ -322,17 +322,3 @@ def fail(sentence: object) -> int:
     who = f", rank {distributed.rank()}" if distributed.rank() else ""
     print(f"gan{who}: {sentence}", file=sys.stderr)
     return 2
-
-
-__all__ = [
-    "UsageError",
-    "built",
-    "conf_dir",
-    "explained",
-    "fail",
-    "job",
-    "job_folder",
-    "main",
-    "plain",
-    "switched_on",
-]

@@ -138,7 +138,7 @@ def check(config: Mapping[str, Any]) -> Checked:
         entries |= {f"{kind}.{side}": _chosen(kind, config, f"{kind}.{side}") for side in SIDES}
     for section, kind in NAMED.items():
         for name in _node(config, section):
-            entries[f"{section}.{name}"] = _named(kind, config, section, name)
+            entries[f"{section}.{name}"] = _chosen(kind, config, f"{section}.{name}", name)
     clip = {side: Clip(**_conformed(Clip, config, f"clip.{side}")) for side in SIDES}
     settings = Settings(**_conformed(Settings, config, "trainer"))
     if not config.get("run_dir"):
@@ -158,7 +158,7 @@ def check(config: Mapping[str, Any]) -> Checked:
         **{section: {} for section in NAMED},
     }
     for section, (chosen, arguments) in entries.items():
-        _place(values, section, {"name": chosen.name, **arguments})
+        place(values, section, {"name": chosen.name, **arguments})
     checked = Checked(
         entries,
         clip,
@@ -190,21 +190,15 @@ def readable(checked: Checked, gives: Collection[str]) -> tuple[str, ...]:
     return checked.reads
 
 
-def _chosen(kind: str, config: Mapping[str, Any], section: str) -> tuple[Entry, dict[str, Any]]:
-    node = _node(config, section)
+def _chosen(
+    kind: str, config: Mapping[str, Any], section: str, key: str | None = None
+) -> tuple[Entry, dict[str, Any]]:
+    """What a section names; one of several of a kind is named by its key, unless by itself."""
+    node = {"name": key, **_node(config, section)} if key else _node(config, section)
     if "name" not in node:
         raise ConfigError(f"{section} must name a {kind}; {nearest('', registry.names(kind))}")
-    found = registry.entry(kind, node["name"], f"{section}.name")
+    found = registry.entry(kind, node["name"], section if key else f"{section}.name")
     return found, conform(found.parameters, _unnamed(node), section)
-
-
-def _named(
-    kind: str, config: Mapping[str, Any], section: str, key: str
-) -> tuple[Entry, dict[str, Any]]:
-    """One of several of a kind: named by its key, unless it has a name of its own."""
-    node = _node(config, f"{section}.{key}")
-    found = registry.entry(kind, node.get("name", key), section)
-    return found, conform(found.parameters, _unnamed(node), f"{section}.{key}")
 
 
 def _conformed(kind: Any, config: Mapping[str, Any], section: str) -> dict[str, Any]:
@@ -296,7 +290,8 @@ def _unnamed(node: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in node.items() if key != "name"}
 
 
-def _place(values: dict[str, Any], section: str, node: dict[str, Any]) -> None:
+def place(values: dict[str, Any], section: str, node: Any) -> None:
+    """Put a value under a dotted key."""
     *parents, last = section.split(".")
     for key in parents:
         values = values.setdefault(key, {})

@@ -9,9 +9,7 @@ from gan.data.store import Store
 from gan.data.torchvision_sets import Dataset, open_set
 from gan.data.translation import Direction, Pairs, Unpaired, open_pairs, open_unpaired
 from gan.data.triples import Glyphs
-from gan.registry import Count, Fraction, Whole, register
-
-SHAPE = {"size": "${image.size}", "channels": "${image.channels}"}
+from gan.registry import SHAPE, Count, Fraction, Whole, register
 
 
 @register("source", "hanzi", **SHAPE)

@@ -6,7 +6,6 @@ from gan.losses import (
     labels,
     penalties,
     reconstruction,
-    relativistic,
 )
 
 __all__ = [
@@ -15,5 +14,4 @@ __all__ = [
     "labels",
     "penalties",
     "reconstruction",
-    "relativistic",
 ]

@@ -19,8 +19,8 @@ from gan.registry import Count, NonNegative, register
 class GradientPenalty(ABC):
     """weight * every * E term(gradient at chosen points), outside autocast: fp32, on CUDA TF32."""
 
-    def __init__(self, weight: NonNegative, every: Count = 1) -> None:
-        """Paid at every `every`-th discriminator update, then scaled by it."""
+    def __init__(self, weight: NonNegative = 10.0, every: Count = 1) -> None:
+        """The papers' lambda or gamma; paid at every `every`-th update, then scaled by it."""
         self.weight, self.every = weight, every
 
     def __call__(self, judge: Judge, real: Tensor, fake: Tensor, update: int) -> Tensor:
@@ -55,10 +55,6 @@ def norm(gradient: Tensor) -> Tensor:
 @register("penalty", "wgan_gp")
 class WganGp(GradientPenalty):
     """(norm - 1)^2 between reals and fakes. Gulrajani et al. 2017, arXiv:1704.00028, eq. 3."""
-
-    def __init__(self, weight: NonNegative = 10.0, every: Count = 1) -> None:
-        """The paper's lambda."""
-        super().__init__(weight, every)
 
     def points(self, real: Tensor, fake: Tensor) -> Tensor:
         """e x + (1 - e) G(z), with one e per sample."""
@@ -106,10 +102,6 @@ class Dragan(WganGp):
 @register("penalty", "r1")
 class R1(GradientPenalty):
     """(weight / 2) E norm^2 on the reals. Mescheder et al. 2018, arXiv:1801.04406, eq. 9."""
-
-    def __init__(self, weight: NonNegative = 10.0, every: Count = 1) -> None:
-        """The paper's gamma; its half is part of the term."""
-        super().__init__(weight, every)
 
     def points(self, real: Tensor, fake: Tensor) -> Tensor:
         """The reals."""

@@ -22,7 +22,7 @@ Features = Callable[[Tensor], Sequence[Tensor]]
 class Reconstruction(ABC):
     """weight * distance(image, target)."""
 
-    def __init__(self, weight: NonNegative) -> None:
+    def __init__(self, weight: NonNegative = 1.0) -> None:
         self.weight = weight
 
     def __call__(self, image: Tensor, target: Tensor, features: Features | None = None) -> Tensor:
@@ -45,9 +45,6 @@ class Reconstruction(ABC):
 @register("reconstruction", "l1")
 class L1(Reconstruction):
     """Mean absolute difference; weights 100 in pix2pix (arXiv:1611.07004) and 50 in W-Net."""
-
-    def __init__(self, weight: NonNegative = 1.0) -> None:
-        super().__init__(weight)
 
     def distance(self, image: Tensor, target: Tensor, features: Features | None) -> Tensor:
         """E |x - y| over all elements."""

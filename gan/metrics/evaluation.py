@@ -116,18 +116,16 @@ def _of_unpaired(
     def translate(generator: nn.Module, image: Tensor) -> Tensor:
         return recipe.samples(generator, {"real_a": image})["generated"]
 
-    def measured(rows: np.ndarray, say: Say) -> Together:
+    def measured(rows: np.ndarray, say: Say) -> list[Any]:
         source = Translations(translate, stream.images, evenly(rows, settings.measured))
         count, known = len(source.rows), networks.values()
-        return Together(
-            [
-                ImageEvaluation(source, extractor, wanted, count),
-                *(ReferenceEvaluation(source, network, wanted, count, say) for network in known),
-            ]
-        )
+        return [
+            ImageEvaluation(source, extractor, wanted, count),
+            *(ReferenceEvaluation(source, network, wanted, count, say) for network in known),
+        ]
 
     during, after = halves(dataset.held[0])
-    return Apart(measured(during, say), measured(after, lambda line: None))
+    return Apart(measured(during, say), Together(measured(after, lambda line: None)))
 
 
 def _of_images(
@@ -197,20 +195,12 @@ class Together:
         return "\n\n".join(part.report(generator) for part in self.parts)
 
 
-class Apart:
-    """A measure on some images in training, and the same on others at its end."""
+class Apart(Together):
+    """Measures on some images in training, and the same on others at its end."""
 
-    def __init__(self, during: Together, after: Together) -> None:
-        self.during, self.after = during, after
-
-    @property
-    def better(self) -> dict[str, Better]:
-        """Of each measure, whether less or more is better."""
-        return self.during.better
-
-    def measure(self, generator: nn.Module) -> dict[str, float]:
-        """Numbers of the images for training."""
-        return self.during.measure(generator)
+    def __init__(self, during: Sequence[Any], after: Together) -> None:
+        super().__init__(during)
+        self.after = after
 
     def report(self, generator: nn.Module) -> str:
         """Text on the images for the end."""

@@ -5,16 +5,23 @@ other the same formula is named after it, as in `fd_classifier`.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from gan.metrics.judges import Judge
+from gan.recipe import Batch
 from gan.registry import create
 
 PORTION = 64  # images that a network sees, or draws, at once
+
+
+def portions(batch: Batch) -> Iterator[dict[str, Tensor]]:
+    """A batch, so many samples at a time."""
+    for start in range(0, len(next(iter(batch.values()))), PORTION):
+        yield {key: value[start : start + PORTION] for key, value in batch.items()}
 
 
 class Extractor(Protocol):

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gan.data.datasets import evenly
 from gan.metrics.baselines import baselines
 from gan.metrics.claims import FIELDS, doubts
 from gan.metrics.glyph_judges import Judged
@@ -136,10 +137,8 @@ def cells_of(dataset: Any) -> tuple[Cells, np.ndarray]:
 
     Also the dataset's number of each character that takes part.
     """
-    parts = [
-        _spread(part)
-        for part in (dataset.split.train, dataset.split.validation, dataset.split.test)
-    ]
+    split = dataset.split
+    parts = [evenly(part, MOST) for part in (split.train, split.validation, split.test)]
     characters = np.concatenate(parts)
     bounds = np.cumsum([0, *map(len, parts)])
     numbers = [np.arange(a, b) for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
@@ -153,7 +152,7 @@ def cells_of(dataset: Any) -> tuple[Cells, np.ndarray]:
         usable,
         prototype,
         dataset.styles,
-        type(dataset.split)(*numbers),
+        type(split)(*numbers),
         dataset.families,
         common_characters(usable, styles, numbers[0]),
     )
@@ -168,7 +167,3 @@ def _glyphs(store: Any, rows: np.ndarray) -> np.ndarray:
     store.read(rows.reshape(-1)[present], read)
     glyphs[present] = read
     return glyphs[..., 0].reshape(*rows.shape, *store.shape[:2])
-
-
-def _spread(numbers: np.ndarray) -> np.ndarray:
-    return numbers[np.linspace(0, len(numbers) - 1, min(MOST, len(numbers))).astype(np.int64)]

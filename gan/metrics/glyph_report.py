@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from gan import images
+from gan.data.datasets import evenly
 from gan.data.triples import Glyphs
 from gan.font.ink import inked
 from gan.metrics.baselines import Fonts, baselines
@@ -324,7 +325,7 @@ def _split(dataset: Glyphs) -> dict[str, Any]:
 def _sheet(cells: Cells, draw: Draw, learnt: Learnt | None, cell: str) -> np.ndarray:
     """Prototype, reference, what was drawn, the truth, the nearest font's copy; evenly chosen."""
     every = cells.pairs(cell)
-    chosen = np.linspace(0, len(every) - 1, min(SHOWN, len(every))).astype(np.int64)
+    chosen = evenly(np.arange(len(every)), SHOWN)
     pairs = Pairs(every.styles[chosen], every.characters[chosen], every.references[chosen])
     prototype = cells.prototypes(pairs.characters)
     references = cells.ink(pairs.styles[:, None], pairs.references)
@@ -337,5 +338,4 @@ def _sheet(cells: Cells, draw: Draw, learnt: Learnt | None, cell: str) -> np.nda
         "truth": cells.ink(pairs.styles, pairs.characters),
         "nearest font *": Fonts(cells).nearest(pairs),
     }
-    shown = {name: 1 - 2 * ink.clamp(0, 1) for name, ink in columns.items()}
-    return images.table(shown, images.enlargement(cells.glyphs.shape[-1]))
+    return images.table({name: 1 - 2 * ink.clamp(0, 1) for name, ink in columns.items()})

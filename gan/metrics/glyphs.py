@@ -6,11 +6,11 @@ first in that style. Each style is a font. Images are ink in [0, 1], paper 0.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from torch import Tensor
 
+from gan.data.triples import Split
 from gan.images import to_floats
 
 CELLS = {
@@ -27,22 +27,6 @@ Draw = Callable[[Tensor, Tensor], Tensor]
 
 Control = Callable[["Cells", "Pairs"], "Pairs"]
 """What the generator is shown in place of the pairs that it is judged by, in the same order."""
-
-
-class Split(Protocol):
-    """Disjoint numbers for training, validation and test."""
-
-    @property
-    def train(self) -> np.ndarray:
-        """What the generator is trained on."""
-
-    @property
-    def validation(self) -> np.ndarray:
-        """What chooses between checkpoints."""
-
-    @property
-    def test(self) -> np.ndarray:
-        """What results are reported on."""
 
 
 @dataclass(frozen=True)

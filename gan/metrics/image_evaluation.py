@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gan.data.datasets import evenly
 from gan.metrics.extractors import Extractor, OfClassifier, OfNothing
-from gan.metrics.judges import Judge, judge_of
+from gan.metrics.judges import judge_of
 from gan.metrics.populations import FOLDER, Drawn, Seen, classes_hit, distances, reference, seen
 from gan.run.best import Better
 
@@ -178,21 +178,10 @@ def extractor_of(
     place = evenly(np.arange(len(rows)), len(rows) if conditional else LESSON)
 
     def make() -> Extractor:
-        return OfClassifier(label_judge(dataset, rows[place], label[place], read, device, say))
+        labels = {"label": label[place]}
+        return OfClassifier(judge_of(dataset.store, read, rows[place], labels, device, say))
 
     return make, label
-
-
-def label_judge(
-    dataset: Any,
-    rows: np.ndarray,
-    label: np.ndarray,
-    read: Callable[[np.ndarray], Tensor],
-    device: torch.device,
-    say: Say,
-) -> Judge:
-    """A classifier of the field that serves as label."""
-    return judge_of(dataset.store, read, rows, {"label": label}, device, say)
 
 
 def labelled(dataset: Any) -> tuple[np.ndarray, np.ndarray | None]:

@@ -252,7 +252,7 @@ def _grid(source: Drawn, generator: nn.Module, asked: Asked) -> np.ndarray:
     order = torch.arange(asked.drawn) if labels is None else labels.argsort(stable=True)
     which = order[torch.from_numpy(evenly(np.arange(asked.drawn), GRID))]
     drawn = source.some(generator, asked.drawn, which)
-    return images.grid(drawn, enlarge=images.enlargement(drawn.shape[-1]))
+    return images.grid(drawn)
 
 
 def _sheet(
@@ -268,5 +268,4 @@ def _sheet(
     closest = torch.tensor([*once.values()][:SHOWN])
     drawn = source.some(generator, asked.drawn, closest)
     trained = read(asked.rows[found.which[closest].numpy()])
-    columns = {"drawn": drawn, "nearest training image": trained}
-    return images.table(columns, images.enlargement(drawn.shape[-1]))
+    return images.table({"drawn": drawn, "nearest training image": trained})

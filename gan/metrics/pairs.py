@@ -1,6 +1,6 @@
 """How near a translation comes to the truth, where there are pairs."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from gan import images as pictures
 from gan.data.datasets import evenly
 from gan.metrics import images
-from gan.metrics.extractors import PORTION
+from gan.metrics.extractors import portions
 from gan.metrics.report import Report
 from gan.metrics.scores import bootstrap
 from gan.metrics.tables import signed
@@ -69,7 +69,7 @@ class PairEvaluation:
     def each(self, part: str, draw: Callable[[Batch], Tensor]) -> dict[str, np.ndarray]:
         """Distances [N] of what is drawn to the truth."""
         found: dict[str, list[Tensor]] = {name: [] for name in self.measures}
-        for batch in _portions(self.parts[part]):
+        for batch in portions(self.parts[part]):
             made, truth = ((1 + x) / 2 for x in (draw(batch), batch["target"]))
             for name, measure in self.measures.items():
                 found[name].append(measure(made, truth).float().cpu())
@@ -138,7 +138,7 @@ def pair_report(
             for name, value in found.items()
         },
         {"pairs": count, "intervals": f"over {over}", "values": rows, **facts},
-        {"Held-out pairs, evenly chosen.": pictures.table(columns, _enlarge(drawn))},
+        {"Held-out pairs, evenly chosen.": pictures.table(columns)},
     )
 
 
@@ -176,12 +176,3 @@ def _table(rows: Mapping[str, Mapping[str, float]], count: int) -> str:
     for row, values in rows.items():
         lines.append(row.ljust(20) + "".join(f"{values[name]:9.3f}" for name in names))
     return "\n".join(lines)
-
-
-def _portions(batch: Batch) -> Iterator[dict[str, Tensor]]:
-    for start in range(0, len(batch["target"]), PORTION):
-        yield {key: value[start : start + PORTION] for key, value in batch.items()}
-
-
-def _enlarge(drawn: Tensor) -> int:
-    return pictures.enlargement(drawn.shape[-1])

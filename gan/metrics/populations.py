@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -49,19 +49,6 @@ class Seen(NamedTuple):
     moments: Moments
     features: Tensor
     logits: Tensor
-
-
-class Drawn(Protocol):
-    """Where drawn images come from: the same every time."""
-
-    def drawn(self, generator: nn.Module, count: int) -> Iterator[Tensor]:
-        """So many images, a few at a time, on the device."""
-
-    def some(self, generator: nn.Module, count: int, which: Tensor) -> Tensor:
-        """Those of so many images that are asked for."""
-
-    def asked(self, count: int) -> Tensor | None:
-        """The labels of so many images; None where none are asked for."""
 
 
 class Translations(NamedTuple):
@@ -124,6 +111,10 @@ class Sampler(NamedTuple):
         label = self.asked(len(noise))
         label = None if label is None else label[which].to(self.device)
         return self.paint(generator, noise[which].to(self.device), label).float()
+
+
+Drawn = Translations | Sampler
+"""Where drawn images come from: the same every time."""
 
 
 def seen(parts: Iterable[Tensor], extractor: Extractor, keep: int = NEIGHBOURS) -> Seen:

@@ -140,5 +140,5 @@ def translation_report(
             for name, value in found.items()
         },
         {"judges": dict(ceiling)},
-        {"Held-out characters.": pictures.table(columns, pictures.enlargement(drawn.shape[-1]))},
+        {"Held-out characters.": pictures.table(columns)},
     )

@@ -53,6 +53,13 @@ def normalisation(norm: Norm, channels: int) -> nn.Module:
     return nn.Identity()
 
 
+def narrowed(before: int, after: int, stride: int, norm: Norm, padding: Padding) -> nn.Module:
+    """A 4 x 4 convolution of maps [B, before, H, W], its norm and a leaky ReLU."""
+    bias = norm not in CENTRING
+    convolution = nn.Conv2d(before, after, 4, stride, 1, bias=bias, padding_mode=padding)
+    return nn.Sequential(convolution, normalisation(norm, after), nn.LeakyReLU(0.2))
+
+
 def reparametrise(network: nn.Module, norm: GeneratorNorm) -> None:
     """Put spectral or weight normalisation on every weight; other norms change nothing.
 

@@ -20,16 +20,14 @@ from gan.networks.blocks import (
     dcgan_start,
     generator_norm,
     levels,
-    normalisation,
+    narrowed,
     reparametrise,
     widths,
 )
-from gan.registry import Count, register
+from gan.registry import SHAPE, Count, register
 
 
-@register(
-    "generator", "dcgan", size="${image.size}", channels="${image.channels}", given=("classes",)
-)
+@register("generator", "dcgan", given=("classes",), **SHAPE)
 class Generator(nn.Module):
     """Latent vectors, projected to 4 x 4 pixels and doubled up to images in [-1, 1].
 
@@ -74,9 +72,7 @@ class Generator(nn.Module):
         return self.image(x)
 
 
-@register(
-    "discriminator", "dcgan", size="${image.size}", channels="${image.channels}", given=("classes",)
-)
+@register("discriminator", "dcgan", given=("classes",), **SHAPE)
 class Discriminator(nn.Module):
     """Images, halved down to 4 x 4 pixels, to one logit each.
 
@@ -102,7 +98,7 @@ class Discriminator(nn.Module):
             nn.Conv2d(channels, width, 4, 2, 1, padding_mode=padding), nn.LeakyReLU(0.2)
         )
         self.inner = nn.Sequential(
-            *(_halve(before, after, norm, padding) for before, after in pairwise(inner))
+            *(narrowed(before, after, 2, norm, padding) for before, after in pairwise(inner))
         )
         self.critic = Critic(inner[-1] * 4 * 4, classes, condition)
         self.apply(dcgan_start)
@@ -115,9 +111,3 @@ class Discriminator(nn.Module):
     def critique(self, image: Tensor, label: Tensor | None = None) -> Critique:
         """The same, with class logits [B, classes] where there is an auxiliary head."""
         return self.critic(self.inner(self.first(image)).flatten(1), label)
-
-
-def _halve(before: int, after: int, norm: Norm, padding: Padding) -> nn.Module:
-    bias = norm not in CENTRING
-    convolution = nn.Conv2d(before, after, 4, 2, 1, bias=bias, padding_mode=padding)
-    return nn.Sequential(convolution, normalisation(norm, after), nn.LeakyReLU(0.2))

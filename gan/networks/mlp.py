@@ -6,7 +6,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from gan.networks.blocks import Condition, Critic, Critique, Latent
-from gan.registry import Count, register
+from gan.registry import SHAPE, Count, register
 
 
 def _hidden(features: list[int], activation: nn.Module) -> nn.Sequential:
@@ -14,9 +14,7 @@ def _hidden(features: list[int], activation: nn.Module) -> nn.Sequential:
     return nn.Sequential(*(layer for a, b in pairs for layer in (nn.Linear(a, b), activation)))
 
 
-@register(
-    "generator", "mlp", size="${image.size}", channels="${image.channels}", given=("classes",)
-)
+@register("generator", "mlp", given=("classes",), **SHAPE)
 class Generator(nn.Module):
     """Latent vectors to images through `depth` hidden layers of `width` units.
 
@@ -48,9 +46,7 @@ class Generator(nn.Module):
         return self.image(self.hidden(self.join(z, label)))
 
 
-@register(
-    "discriminator", "mlp", size="${image.size}", channels="${image.channels}", given=("classes",)
-)
+@register("discriminator", "mlp", given=("classes",), **SHAPE)
 class Discriminator(nn.Module):
     """Flattened images to one logit each through `depth` hidden layers of `width` units.
 

@@ -8,18 +8,15 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from gan.networks.blocks import (
-    CENTRING,
     Norm,
     Padding,
     dcgan_start,
     in_full,
-    normalisation,
+    narrowed,
     reparametrise,
     widths,
 )
-from gan.registry import Count, register
-
-SHAPE = {"size": "${image.size}", "channels": "${image.channels}"}
+from gan.registry import SHAPE, Count, register
 
 
 @register("discriminator", "patch", given=("images",), **SHAPE)
@@ -54,7 +51,7 @@ class Patch(nn.Module):
         self.inner = nn.ModuleList([nn.Sequential(first, nn.LeakyReLU(0.2))])
         for level, (before, after) in enumerate(pairwise(inner), 1):
             stride = 2 if level < layers else 1
-            self.inner.append(_narrow(before, after, stride, norm, padding))
+            self.inner.append(narrowed(before, after, stride, norm, padding))
         self.logits = nn.Conv2d(inner[-1], 1, 4, 1, 1, padding_mode=padding)
         self.apply(dcgan_start)
         reparametrise(self, norm)
@@ -91,9 +88,3 @@ class Patches(nn.Module):
     def forward(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         """Images [B, C, size, size] of each kind to their logits [B, 1, h, w]."""
         return self.of_a(a), self.of_b(b)
-
-
-def _narrow(before: int, after: int, stride: int, norm: Norm, padding: Padding) -> nn.Module:
-    bias = norm not in CENTRING
-    convolution = nn.Conv2d(before, after, 4, stride, 1, bias=bias, padding_mode=padding)
-    return nn.Sequential(convolution, normalisation(norm, after), nn.LeakyReLU(0.2))

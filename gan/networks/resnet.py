@@ -26,12 +26,10 @@ from gan.networks.blocks import (
     widths,
 )
 from gan.networks.resample import PooledConv2d, UpsampledConv2d
-from gan.registry import Count, NonNegative, register
+from gan.registry import SHAPE, Count, NonNegative, register
 
 
-@register(
-    "generator", "resnet", size="${image.size}", channels="${image.channels}", given=("classes",)
-)
+@register("generator", "resnet", given=("classes",), **SHAPE)
 class Generator(nn.Module):
     """Latent vectors, projected to 4 x 4 pixels and doubled up to images in [-1, 1].
 
@@ -92,13 +90,7 @@ class Generator(nn.Module):
         return self.image(self.last(x, code))
 
 
-@register(
-    "discriminator",
-    "resnet",
-    size="${image.size}",
-    channels="${image.channels}",
-    given=("classes",),
-)
+@register("discriminator", "resnet", given=("classes",), **SHAPE)
 class Discriminator(nn.Module):
     """Images, halved down to 8 x 8 pixels and refined by two blocks, to one logit each.
 

@@ -16,9 +16,7 @@ from gan.networks.blocks import (
 )
 from gan.networks.resnet import Residual
 from gan.networks.unet import UNet
-from gan.registry import Count, Fraction, register
-
-SHAPE = {"size": "${image.size}", "channels": "${image.channels}"}
+from gan.registry import SHAPE, Count, Fraction, register
 
 
 @register("generator", "translator", **SHAPE)

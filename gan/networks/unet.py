@@ -20,12 +20,12 @@ from gan.networks.blocks import (
     widths,
 )
 from gan.networks.resample import StridedConv2d, StridedConvTranspose2d
-from gan.registry import Count, Fraction, register
+from gan.registry import SHAPE, Count, Fraction, register
 
 NOISY = 3  # innermost levels of the decoder that have dropout
 
 
-@register("generator", "unet", size="${image.size}", channels="${image.channels}")
+@register("generator", "unet", **SHAPE)
 class UNet(nn.Module):
     """Images, halved down to one pixel and doubled up again, to images in [-1, 1].
 

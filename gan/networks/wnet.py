@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from gan.networks.blocks import in_full, levels, widths, xavier_start
 from gan.networks.resample import StridedConv2d, StridedConvTranspose2d
+from gan.networks.resnet import Residual
 from gan.orientations import ORIENTATIONS, oriented, upright
-from gan.registry import Count, Fraction, register
+from gan.registry import SHAPE, Count, Fraction, register
 
 STYLE_SIZE = 8  # pixels: style joins at this size and below, residual blocks at this size and above
 
@@ -38,13 +39,7 @@ class Critique(NamedTuple):
     style_logits: Tensor  # [B, styles]
 
 
-@register(
-    "generator",
-    "wnet",
-    size="${image.size}",
-    channels="${image.channels}",
-    given=("styles", "characters"),
-)
+@register("generator", "wnet", given=("styles", "characters"), **SHAPE)
 class Generator(nn.Module):
     """Prototype and references to the prototype's character in the references' style.
 
@@ -112,13 +107,7 @@ class Generator(nn.Module):
         return Code(_mean(code, count), _mean(logits, count), averaged)
 
 
-@register(
-    "discriminator",
-    "wnet",
-    size="${image.size}",
-    channels="${image.channels}",
-    given=("styles",),
-)
+@register("discriminator", "wnet", given=("styles",), **SHAPE)
 class Discriminator(nn.Module):
     """Prototype, image and reference, seen together, to one logit and style logits.
 
@@ -212,7 +201,7 @@ class Level(nn.Module):
             nn.ReLU(), _double(before, after), nn.BatchNorm2d(after), nn.Dropout(dropout)
         )
         self.refine = nn.ModuleList(
-            nn.Sequential(*(Residual(after) for _ in range(depth))) for _ in range(sources)
+            nn.Sequential(*(_residual(after) for _ in range(depth))) for _ in range(sources)
         )
 
     def forward(self, x: Tensor, shortcuts: tuple[Tensor, Tensor]) -> Tensor:
@@ -222,23 +211,14 @@ class Level(nn.Module):
         return torch.cat([self.grow(x), *refined], 1)  # [B, (1 + sources) * after, 2*H, 2*W]
 
 
-class Residual(nn.Module):
+def _residual(channels: int) -> nn.Module:
     """Pre-activation residual block of constant width (He et al. 2016, arXiv:1603.05027)."""
 
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.change = nn.Sequential(
-            nn.BatchNorm2d(channels),
-            nn.ReLU(),
-            nn.Conv2d(channels, channels, 3, padding=1),
-            nn.BatchNorm2d(channels),
-            nn.ReLU(),
-            nn.Conv2d(channels, channels, 3, padding=1),
-        )
+    def once() -> list[nn.Module]:
+        convolution = nn.Conv2d(channels, channels, 3, padding=1)
+        return [nn.BatchNorm2d(channels), nn.ReLU(), convolution]
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Maps [B, C, H, W] to maps of the same shape."""
-        return x + self.change(x)
+    return Residual(nn.Identity(), *once(), *once())
 
 
 def _depth(size: int, blocks: int) -> int:

@@ -1,7 +1,6 @@
 """Images from noise and a label."""
 
 from collections.abc import Mapping
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -79,7 +78,8 @@ class Conditional(Synthesis):
 
     def judge(self, batch: Batch) -> Judge:
         """Image -> logits through the augmentation, with the labels bound."""
-        return partial(self._logits, label=batch["label"])
+        label = batch["label"]
+        return lambda image: self.discriminator(self.augment(image), label)
 
     def discriminator_losses(self, batch: Batch, fakes: Batch, update: int) -> dict[str, Tensor]:
         """The adversarial term, the penalties that are due, and the classes of both."""
@@ -118,6 +118,3 @@ class Conditional(Synthesis):
 
     def _critique(self, image: Tensor, label: Tensor) -> Critique:
         return self.discriminator.critique(self.augment(image), label)
-
-    def _logits(self, image: Tensor, label: Tensor) -> Tensor:
-        return self.discriminator(self.augment(image), label)

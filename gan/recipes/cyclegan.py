@@ -9,15 +9,11 @@ from gan.losses.adversarial import Adversarial
 from gan.pool import ImagePool
 from gan.recipe import Batch, Penalty, Recipe, penalise
 from gan.recipes.modules import TwoCritics, TwoTranslators
-from gan.registry import Count, NonNegative, Whole, register
+from gan.registry import SHAPE, Count, NonNegative, Whole, register
 
 
 @register(
-    "recipe",
-    "cyclegan",
-    given=("generator", "discriminator", "adversarial", "penalties"),
-    size="${image.size}",
-    channels="${image.channels}",
+    "recipe", "cyclegan", given=("generator", "discriminator", "adversarial", "penalties"), **SHAPE
 )
 class CycleGAN(Recipe):
     """real_a -> b and real_b -> a. Zhu et al. 2017, arXiv:1703.10593, equation 3 and section 5.2.

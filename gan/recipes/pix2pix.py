@@ -12,15 +12,14 @@ from gan.losses.reconstruction import Reconstruction
 from gan.pool import ImagePool
 from gan.recipe import Batch, Penalty, Recipe, penalise
 from gan.recipes.modules import ImageCritic
-from gan.registry import Count, NonNegative, Whole, register
+from gan.registry import SHAPE, Count, NonNegative, Whole, register
 
 
 @register(
     "recipe",
     "pix2pix",
     given=("generator", "discriminator", "adversarial", "penalties", "reconstruction"),
-    size="${image.size}",
-    channels="${image.channels}",
+    **SHAPE,
 )
 class Pix2Pix(Recipe):
     """input -> target. Isola et al. 2016, arXiv:1611.07004, equation 4.

@@ -31,7 +31,7 @@ from torch.nn.functional import one_hot
 from tqdm import tqdm
 
 from gan import checkpoint, distributed
-from gan.features import Lesson, Say, shifted
+from gan.features import Lesson, shifted
 from gan.registry import Count, NonNegative, Positive, Whole, create
 from gan.robust.belief import Belief
 from gan.run import optimizer_state
@@ -85,7 +85,6 @@ def correct(
     settings: Settings,
     device: torch.device,
     folder: Path,
-    say: Say = print,
     groups: np.ndarray | None = None,
 ) -> np.ndarray:
     """The labels that a lesson of one field ends with: distributions, float32 [N, classes].
@@ -97,7 +96,7 @@ def correct(
     Raises: ValueError where the loss is no number any more, or the folder is of another lesson.
     """
     rates = falling(settings.lr, settings.start, settings.epochs)
-    return _trained(lesson, classes, settings, rates, device, folder, say, groups)
+    return _trained(lesson, classes, settings, rates, device, folder, groups)
 
 
 def plain(
@@ -106,7 +105,6 @@ def plain(
     settings: Settings,
     device: torch.device,
     folder: Path,
-    say: Say = print,
 ) -> np.ndarray:
     """What ordinary training makes of the same lesson: its last predictions, float32 [N, classes].
 
@@ -116,7 +114,7 @@ def plain(
     ordinary = settings._replace(alpha=0.0, beta=0.0, shift=0, evidence=False, window=1)
     never = ordinary._replace(start=settings.epochs + 1)
     rates = falling(settings.lr, 0, settings.epochs)
-    return _trained(lesson, classes, never, rates, device, folder, say)
+    return _trained(lesson, classes, never, rates, device, folder)
 
 
 def falling(lr: float, start: int, epochs: int) -> list[float]:
@@ -132,7 +130,6 @@ def _trained(
     rates: Sequence[float],
     device: torch.device,
     folder: Path,
-    say: Say,
     groups: np.ndarray | None = None,
 ) -> np.ndarray:
     """The average predictions after one epoch at each of the learning rates."""
@@ -148,7 +145,7 @@ def _trained(
     optimizer = torch.optim.SGD(classifier.parameters(), settings.lr, 0.9, weight_decay=1e-4)
     key = _key(lesson, [classes, settings, rates], groups)
     states = _States(folder, key, classifier, belief, optimizer)
-    first = states.restore(say)
+    first = states.restore()
     bar = tqdm(desc=folder.name, initial=first, total=len(rates), unit="epoch", disable=None)
     for epoch in range(first, len(rates)):
         distributed.seed(settings.seed, "relabel", epoch + 1, device)
@@ -164,7 +161,7 @@ def _trained(
         bar.set_postfix_str(shown, refresh=False)
         bar.update()
         if bar.disable:  # no terminal: plain lines
-            say(f"{folder.name} epoch {epoch + 1}/{len(rates)}  {shown}")
+            print(f"{folder.name} epoch {epoch + 1}/{len(rates)}  {shown}")
     bar.close()
     return belief.held(len(rates) - 1).cpu().numpy()
 
@@ -217,9 +214,9 @@ class _States:
         self.folder, self.key, self.optimizer = folder, key, optimizer
         self.tensors = nn.ModuleDict({"classifier": classifier, "belief": belief}).state_dict()
 
-    def restore(self, say: Say) -> int:
+    def restore(self) -> int:
         """The number of epochs that are done, the state after them restored."""
-        path = checkpoint.newest(self.folder, say)
+        path = checkpoint.newest(self.folder)
         if path is None:
             return 0
         kept = checkpoint.load(path)
@@ -230,7 +227,7 @@ class _States:
             )
         checkpoint.restore(self.tensors, kept.networks, "the relabelling")
         optimizer_state.unflatten(self.optimizer, kept.optimizers, kept.state["groups"])
-        say(f"goes on after epoch {kept.step}, from {path}")
+        print(f"goes on after epoch {kept.step}, from {path}")
         return kept.step
 
     def save(self, epochs: int) -> None:

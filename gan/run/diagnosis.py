@@ -6,7 +6,6 @@ several processes each gives its own terms and batch.
 """
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -14,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gan import checkpoint, distributed
+from gan import checkpoint, disk, distributed
+from gan.metrics.report import plain
 from gan.recipe import detached
 from gan.step.guard import ADVICE, DivergedError
 
@@ -28,10 +28,7 @@ def write(run: Any, error: DivergedError) -> str:
         everywhere = distributed.gathered(_share(run, error))
         if distributed.rank():
             return f"{path} of the first process"
-        temporary = path.with_name(f".{NAME}")
-        text = json.dumps(_strict(_bundle(run, error, everywhere)), indent=2)
-        temporary.write_text(text + "\n", encoding="utf-8")
-        os.replace(temporary, path)
+        disk.replace(path, json.dumps(plain(_bundle(run, error, everywhere)), indent=2) + "\n")
     except Exception as failure:  # whatever it is, the end itself has still to be told
         return f"no diagnosis, as {path} could not be written ({failure!r})"
     return str(path)
@@ -147,12 +144,3 @@ def _in_words(value: Tensor) -> dict[str, Any]:
 def _images(stream: Any) -> dict[str, list[str]]:
     """The keys of the images in the last batch, where the stream knows them."""
     return stream.keys_at(stream.position - 1) if hasattr(stream, "keys_at") else {}
-
-
-def _strict(value: Any) -> Any:
-    """JSON without NaN: such numbers as words."""
-    if isinstance(value, float):
-        return value if abs(value) < torch.inf else str(value)
-    if isinstance(value, Mapping):
-        return {key: _strict(part) for key, part in value.items()}
-    return [_strict(part) for part in value] if isinstance(value, list) else value

@@ -1,13 +1,12 @@
 """How a run ends: its files closed, its lock given back, `stopped.json` or `finished.json` left."""
 
 import json
-import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from gan import checkpoint, distributed
+from gan import checkpoint, disk, distributed
 from gan.distributed import PeerError
 from gan.run import diagnosis, peers, rundir
 from gan.run.rundir import FINISHED
@@ -83,10 +82,8 @@ def _write(run: Any, name: str, facts: Mapping[str, Any], speaker: int = 0) -> N
     if distributed.rank() != speaker:
         return
     record = {**facts, **run.counts(), "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
-    temporary = run.monitor.run_dir / f".{name}"
     try:
-        temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        os.replace(temporary, run.monitor.run_dir / name)
+        disk.replace(run.monitor.run_dir / name, json.dumps(record, indent=2) + "\n")
     except OSError as error:  # the disk may be the very reason
         run.monitor.tell("log", f"{name} could not be written: {error}")
 

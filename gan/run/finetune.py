@@ -1,16 +1,15 @@
 """Fine-tuning: a new run that starts from the weights of another one."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from gan import checkpoint
 from gan.checkpoint import Checkpoint
 from gan.recipe import Recipe
 from gan.registry import ConfigError
+from gan.run.best import weights_of
+from gan.runs import located
 
 
 def adopt(recipe: Recipe, source: str) -> str:
@@ -22,7 +21,10 @@ def adopt(recipe: Recipe, source: str) -> str:
 
     Raises: ConfigError where there is no checkpoint, or nothing in it fits.
     """
-    stored = _checkpoint(Path(source))
+    try:
+        stored = located(Path(source))
+    except ValueError as error:
+        raise ConfigError(f"init={error}") from error
     there, here = _weights(stored), _live(recipe)
     taken = [name for name in here if _fits(here[name], there.get(name))]
     if not any(isinstance(here[name], torch.nn.Parameter) for name in taken):
@@ -40,29 +42,12 @@ def adopt(recipe: Recipe, source: str) -> str:
     return "\n".join([f"{count}; these were not:" if left else count, *sorted(left)])
 
 
-def _checkpoint(source: Path) -> Checkpoint:
-    path = source
-    if (source / "checkpoints").is_dir():
-        path = checkpoint.newest(source / "checkpoints") or source
-    if not (path / checkpoint.MANIFEST).exists():
-        raise ConfigError(
-            f"init={source} holds no checkpoint: name a run's directory, such as runs/wnet-hanzi, "
-            "or one of its checkpoints"
-        )
-    return checkpoint.load(path, networks_only=True)
-
-
 def _weights(stored: Checkpoint) -> dict[str, Tensor]:
     """Tensors by name: the generator that the run would draw with, and the raw discriminator."""
-    averages: Mapping[str, Any] = stored.state.get("averages", {})
-    generator = f"average/{[*averages][-1]}/" if averages else "recipe/generator."
-    discriminator = "recipe/discriminator."
-    return {
-        side + name.removeprefix(prefix): tensor
-        for prefix, side in ((generator, "generator."), (discriminator, "discriminator."))
-        for name, tensor in stored.networks.items()
-        if name.startswith(prefix)
-    }
+    drawn = weights_of(stored.networks, ["raw", *stored.state.get("averages", {})][-1])
+    raw = {name.removeprefix("recipe/"): tensor for name, tensor in stored.networks.items()}
+    judge = {name: tensor for name, tensor in raw.items() if name.startswith("discriminator.")}
+    return {**{f"generator.{name}": tensor for name, tensor in drawn.items()}, **judge}
 
 
 def _live(recipe: Recipe) -> dict[str, Tensor]:

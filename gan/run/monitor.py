@@ -1,6 +1,5 @@
 """What a run shows: numbers (terms, norms, rates), pictures of samples, measures, a last word."""
 
-import math
 import time
 import warnings
 from collections import deque
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from gan import checkpoint, distributed, images
 from gan.config.signature import flat
 from gan.log import Log
+from gan.metrics.report import plain
 from gan.player import Losses, Player
 from gan.recipe import Batch, Recipe
 from gan.run.best import Best, Better
@@ -114,11 +114,7 @@ class Monitor:
         if counts["step"] == 0:
             for name, batch in self.shown.items():
                 if "real" in batch:
-                    self.log.picture(
-                        0,
-                        f"{name}-real",
-                        images.grid(batch["real"], enlarge=_enlarge(batch["real"])),
-                    )
+                    self.log.picture(0, f"{name}-real", images.grid(batch["real"]))
 
     def note(self, player: str, terms: Losses) -> None:
         """Keep an update's terms, as tensors: reading them here would stall the device."""
@@ -142,10 +138,7 @@ class Monitor:
 
         A statistic may be NaN, which JSON does not know: it is kept as a word.
         """
-        read = {tag: torch.stack(terms).tolist() for tag, terms in self.terms().items()}
-        return {
-            tag: [v if math.isfinite(v) else str(v) for v in values] for tag, values in read.items()
-        }
+        return plain({tag: torch.stack(terms) for tag, terms in self.terms().items()})
 
     def restore(self, pending: Mapping[str, list[float | str]], device: torch.device) -> None:
         """Go on from the terms of a checkpoint."""
@@ -326,13 +319,12 @@ class Monitor:
         if all(key.startswith("generated") for key in columns):
             for key, made in columns.items():
                 label = name + key.removeprefix("generated").replace(" (", "-").rstrip(")")
-                self.log.picture(step, label, images.grid(made, enlarge=_enlarge(made)))
+                self.log.picture(step, label, images.grid(made))
             return
         ordered = dict(
             sorted(columns.items(), key=lambda column: column[0] == "truth")
         )  # truth last
-        enlarge = _enlarge(next(iter(columns.values())))
-        self.log.picture(step, name, images.table(ordered, enlarge=enlarge))
+        self.log.picture(step, name, images.table(ordered))
 
 
 def best(generators: Generators) -> nn.Module:
@@ -362,7 +354,3 @@ def evaluated(generator: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
-
-
-def _enlarge(made: Tensor) -> int:
-    return images.enlargement(made.shape[-1])

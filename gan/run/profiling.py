@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-import torch
-from torch.profiler import ProfilerActivity, profile
+from torch.profiler import profile
 
 from gan import distributed
 
@@ -26,7 +25,7 @@ class Profile:
         if self._running is not None:
             self._running.step()
         if self._passed == WARMUP:
-            self._running = profile(activities=_activities(), record_shapes=True)
+            self._running = profile(record_shapes=True)
             self._running.start()
         if self._passed == WARMUP + self._steps:
             return self.close()
@@ -43,8 +42,3 @@ class Profile:
         self._running.export_chrome_trace(str(path))
         self._running, self._steps = None, 0
         return path
-
-
-def _activities() -> list[ProfilerActivity]:
-    cuda = [ProfilerActivity.CUDA] if torch.cuda.is_available() else []
-    return [ProfilerActivity.CPU, *cuda]

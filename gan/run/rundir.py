@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
-from gan import checkpoint, distributed
+from gan import checkpoint, disk, distributed
 from gan.checkpoint import CONFIG
 from gan.config.check import Checked
 from gan.config.plain import parsed
@@ -129,7 +129,7 @@ def begin(run: Any, resumed: Path | None, say: Callable[[str], None]) -> None:
             f"{left} lies ahead of step {run.step}, where this run is, and is kept under that "
             "name, out of the way of resume"
         )
-    keep(folder, run.config)
+    disk.replace(folder / CONFIG, run.config)
 
 
 def _require_finite(tensors: Mapping[str, Tensor]) -> None:
@@ -210,13 +210,6 @@ def _require_usable(run_dir: Path) -> None:
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         reason = "may not be written" if there.is_dir() else "is no folder"
         raise ConfigError(f"run_dir={run_dir} cannot be used: {there} {reason}; choose another one")
-
-
-def keep(run_dir: Path, config: str) -> None:
-    """Write the configuration, whole or not at all."""
-    temporary = run_dir / f".{CONFIG}"
-    temporary.write_text(config, encoding="utf-8")
-    os.replace(temporary, run_dir / CONFIG)
 
 
 def fix_lengths(checked: Checked) -> None:

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from gan import distributed
+from gan import disk, distributed
 from gan.checkpoint import CONFIG, CheckpointError
-from gan.run import rundir, state
+from gan.run import state
 
 GRACE = 30.0  # seconds that torchrun and most schedulers leave between SIGTERM and SIGKILL
 
@@ -50,7 +50,7 @@ class Saves:
                 state.save(run, self.folder, own)
                 if not (self.folder.parent / CONFIG).exists():  # somebody has removed it
                     with suppress(OSError):  # the checkpoint is there, and has it as well
-                        rundir.keep(self.folder.parent, run.config)
+                        disk.replace(self.folder.parent / CONFIG, run.config)
             except (OSError, CheckpointError) as error:
                 failure = str(error)
 

@@ -3,7 +3,6 @@
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Protocol
 
 import torch
@@ -56,7 +55,7 @@ class Run(Protocol):
         """Whether something that happens every so many steps happens now."""
 
 
-def save(run: Run, folder: Path, elsewhere: Mapping[str, Tensor] = MappingProxyType({})) -> None:
+def save(run: Run, folder: Path, elsewhere: Mapping[str, Tensor]) -> None:
     """Write a verified checkpoint and drop the oldest ones.
 
     `elsewhere` are buffers that other processes have values of their own for.

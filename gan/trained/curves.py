@@ -15,13 +15,9 @@ def band(group: Group, tag: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Steps [N], means and standard deviations over those runs that have a value at each step."""
     curves = [run.curves[tag] for run in group.runs.values() if tag in run.curves]
     steps = sorted(set().union(*curves))
-    values = [[curve[step] for curve in curves if step in curve] for step in steps]
-    means, deviations = ([f(v) for v in values] for f in (np.mean, _deviation))
+    found = [spread(curve[step] for curve in curves if step in curve) for step in steps]
+    means, deviations = [mean for mean, _ in found], [deviation or 0.0 for _, deviation in found]
     return np.array(steps), np.array(means), np.array(deviations)
-
-
-def _deviation(values: Sequence[float]) -> float:
-    return spread(values)[1] or 0.0
 
 
 def draw(groups: Sequence[Group], baseline: Group, tags: Sequence[str], path: Path) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from gan.data.stream import Stream
-from gan.metrics.extractors import PORTION
+from gan.metrics.extractors import portions
 from gan.recipe import Batch, Recipe
 from gan.recipes.cyclegan import CycleGAN
 from gan.recipes.pix2pix import Pix2Pix
@@ -66,11 +66,5 @@ def sheets(run: "Run", dataset: Any, many: int, seed: int) -> Iterator[tuple[str
         batch = stream.read(plan)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            parts = [SHEETS[kind](run.generator, part) for part in _portions(batch)]
+            parts = [SHEETS[kind](run.generator, part) for part in portions(batch)]
         yield name, {title: torch.cat([p[title] for p in parts]).cpu() for title in parts[0]}
-
-
-def _portions(batch: Batch) -> Iterator[dict[str, Tensor]]:
-    count = len(next(iter(batch.values())))
-    for start in range(0, count, PORTION):
-        yield {key: value[start : start + PORTION] for key, value in batch.items()}
