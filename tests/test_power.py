@@ -45,7 +45,8 @@ import yaml
 from matrix import NUMBERED
 from small import differing, everything, trainer
 
-from gan import checkpoint, distributed
+from gan import checkpoint, disk, distributed
+from gan.checkpoint import CONFIG
 from gan.commands import train
 from gan.data import layout, pages
 from gan.data.building import build
@@ -205,7 +206,7 @@ def fault(name: str) -> Callable[[Scene], None]:
 
 def another_configuration(scene: Scene) -> None:
     values = test_configuration.check(test_configuration.presets()[0]).values
-    rundir.keep(scene.folder, yaml.safe_dump(values))
+    disk.replace(scene.folder / CONFIG, yaml.safe_dump(values))
     with pytest.raises(ConfigError, match="seed was 0 and is now 1"):
         rundir.previous(scene.folder, "auto", {**values, "seed": 1}, print)
 
@@ -264,7 +265,7 @@ POWER = {
         ),
     ),
     "C4": Power(
-        "gan.checkpoint._sync",
+        "gan.checkpoint.sync",
         lambda folder: None,
         lambda s: test_checkpoint.test_order_of_syncs_and_renames(s.folder, s.patch, s.tried),
     ),

@@ -15,10 +15,10 @@ import torch
 import yaml
 from small import Numbers, differing, everything, newest, resumed, trainer
 
-from gan import checkpoint, distributed, log
+from gan import checkpoint, disk, distributed, log
 from gan.average import Uniform
 from gan.build import build
-from gan.checkpoint import CheckpointError
+from gan.checkpoint import CONFIG, CheckpointError
 from gan.registry import ConfigError
 from gan.run import rundir, state
 
@@ -375,7 +375,7 @@ def test_a_run_from_before_a_free_setting_existed_goes_on(tiny):
     run.stream.close()
     (saved,) = Path("run/checkpoints").glob("step-*")
     assert "graphs" not in checkpoint.load(saved).config
-    rundir.keep(Path("run"), run.config)
+    disk.replace(Path("run") / CONFIG, run.config)
     for resume in ("auto", saved):
         again = build(tiny("dcgan", f"resume={resume}"))
         assert (again.step, again.run_id) == (1, run.run_id)
