@@ -2,11 +2,12 @@
 
 import copy
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from gan.step.buffers import places, settled
+from gan.step.buffers import exchanged, others, places, settled
 
 
 class Average(nn.Module, ABC):
@@ -30,8 +31,8 @@ class Average(nn.Module, ABC):
         """The weight of the newest parameters, when this update stands for so many images."""
 
     @torch.no_grad()
-    def update(self, images: int) -> None:
-        """Take in the generator that it was made of, after an update of so many images."""
+    def update(self, images: int, draw: Callable[[], object] | None = None) -> None:
+        """Take in the generator that it was made of; `draw` has that one draw a batch."""
         torch._foreach_lerp_(self._averaged, self._followed, self.weight(images))
         there, here = ([owner[name] for owner, name in found] for found in self._places)
         if here:
@@ -65,12 +66,22 @@ class Ema(Average):
 class Uniform(Average):
     """The mean of the parameters after every update from the `start`-th on; before, a copy.
 
-    Izmailov et al. 2018, arXiv:1803.05407; Yazici et al. 2019, arXiv:1806.04498.
+    Izmailov et al. 2018, arXiv:1803.05407; Yazici et al. 2019, arXiv:1806.04498. The newest
+    parameters are too far from it to share running statistics: it draws batches for its own.
     """
 
     def __init__(self, generator: nn.Module, start: int = 1) -> None:
         super().__init__(generator)
-        self.start = start
+        self.start, self._source = start, (generator,)  # in a tuple, so that it is no submodule
+        self._places = others(generator), others(self.generator)
+        self._normed = len(self._places[1]) < len(places(self.generator))
+
+    def update(self, images: int, draw: Callable[[], object] | None = None) -> None:
+        """Without `draw` running statistics stay as they are; after a while every tenth counts."""
+        super().update(images)
+        if draw and self._normed and (self.updates <= 100 or self.updates % 10 == 0):
+            with exchanged(*self._source, self.generator):
+                draw()
 
     def weight(self, images: int) -> float:
         """1 / n for the n-th update that counts."""

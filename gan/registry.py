@@ -26,7 +26,6 @@ from gan.config.signature import (
 )
 
 __all__ = [
-    "SHAPE",
     "ConfigError",
     "Count",
     "Fraction",
@@ -39,8 +38,6 @@ __all__ = [
 ]
 
 T = TypeVar("T", bound=Callable[..., Any])
-
-SHAPE = {"size": "${image.size}", "channels": "${image.channels}"}  # of images, to interpolate
 
 
 @dataclass(frozen=True)

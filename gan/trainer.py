@@ -76,8 +76,9 @@ class Trainer:
             with self.guard.turn(batch):
                 dealt = dealt or (batch, self._fakes(batch, shared))
                 self.monitor.note(player.name, self._update(player, dealt, count))
+                draw = partial(Trainer._fakes, self, dealt[0], shared=False)
                 for average in self.averages.values() if player is self.generator else ():
-                    average.update(images=self.settings.batch_size)
+                    average.update(self.settings.batch_size, draw)
             return dealt
 
     def _update(self, player: Player, dealt: Dealt, count: int) -> Losses:
@@ -138,9 +139,8 @@ class Trainer:
 
     def counts(self) -> dict[str, int]:
         """Both clocks and the images seen."""
-        updates = self.discriminator_updates
-        images = updates * self.settings.batch_size
-        return {"step": self.step, "images": images, "discriminator_updates": updates}
+        updates, batch = self.discriminator_updates, self.settings.batch_size
+        return {"step": self.step, "images": updates * batch, "discriminator_updates": updates}
 
     def generators(self) -> dict[str, nn.Module]:
         """The raw generator, then the averaged ones; the last is the one to use."""

@@ -71,16 +71,38 @@ def test_uniform_is_the_arithmetic_mean_from_its_start(start):
         torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["ema", "uniform"])
 @pytest.mark.row("C18")
-def test_buffers_are_copied(name):
+def test_buffers_are_copied():
     module = network()
-    average = create("average", name, generator=module)[name]
+    average = create("average", "ema", generator=module)["ema"]
     for _ in range(3):
         moved(module)
         average.update(8)
     for got, expected in zip(average.generator.buffers(), module.buffers(), strict=True):
         torch.testing.assert_close(got, expected, rtol=0, atol=0)
+
+
+def test_uniform_has_the_running_statistics_of_its_own_weights():
+    module, images = network(), torch.randn(16, 2, 9, 9, dtype=torch.float64)
+    average = create("average", "uniform", generator=module)["uniform"]
+    start = [parameter.detach().clone() for parameter in module.parameters()]
+    for _ in range(300):
+        with torch.no_grad():  # about where they were, as weights are at the end of a training
+            for parameter, there in zip(module.parameters(), start, strict=True):
+                parameter.copy_(there + torch.randn_like(there))
+        module(images)
+        before = copy.deepcopy(module.state_dict())
+        average.update(16, lambda: module(images))
+        assert all(torch.equal(before[name], now) for name, now in module.state_dict().items())
+    exact = copy.deepcopy(average.generator).train()
+    exact[1].reset_running_stats()
+    exact[1].momentum = None
+    exact(images)
+    for name in ("running_mean", "running_var"):
+        own, wanted, copied = (getattr(m[1], name) for m in (average.generator, exact, module))
+        torch.testing.assert_close(own, wanted, rtol=0.1, atol=0.1)
+        with pytest.raises(AssertionError, match="not close"):  # those of the newest weights
+            torch.testing.assert_close(copied, wanted, rtol=0.1, atol=0.1)
 
 
 def largest(module):

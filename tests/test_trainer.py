@@ -98,6 +98,21 @@ def test_turns_follow_n_critic_and_warmup(tiny, overrides, turns):
     assert trainer.stream.position == turns.count("d")  # a fresh batch each
 
 
+@pytest.mark.parametrize("overrides", [[], ["trainer.order=generator"], ["trainer.micro_batch=2"]])
+def test_an_average_that_draws_for_its_statistics_leaves_the_game_as_it_is(tiny, overrides):
+    states = []
+    for average in ("none", "both"):
+        apart = f"average={average}", f"run_dir=run-{average}"
+        trainer = build(tiny("dcgan", "generator.norm=batch", *apart, *overrides))
+        trainer.train()
+        states.append({name: value.clone() for name, value in trainer.recipe.state_dict().items()})
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+    uniform, ema = (trainer.averages[name].generator.state_dict() for name in ("uniform", "ema"))
+    (mean, *_) = (name for name in ema if name.endswith("running_mean"))
+    assert torch.equal(ema[mean], trainer.recipe.generator.state_dict()[mean])
+    assert not torch.equal(ema[mean], uniform[mean])
+
+
 @pytest.mark.parametrize("order", ["discriminator", "generator"])
 def test_neighbouring_turns_share_a_batch_and_its_fakes(tiny, order, monkeypatch):
     """Fakes are the first player's, and reach the discriminator detached."""

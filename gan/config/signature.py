@@ -38,6 +38,8 @@ Positive = Annotated[float, Bounds(0, above=True)]
 NonNegative = Annotated[float, Bounds(0)]
 Fraction = Annotated[float, Bounds(0, 1)]
 
+SHAPE = {"size": "${image.size}", "channels": "${image.channels}"}  # of images, to interpolate
+
 
 def nearest(word: Any, known: Iterable[str]) -> str:
     """A hint for an unknown word: the nearest known one, then all of them."""

@@ -3,13 +3,14 @@
 from pathlib import Path
 from typing import Literal
 
+from gan.config.signature import SHAPE
 from gan.data.datasets import Images, Resident
 from gan.data.sources import embedded, open_store
 from gan.data.store import Store
 from gan.data.torchvision_sets import Dataset, open_set
 from gan.data.translation import Direction, Pairs, Unpaired, open_pairs, open_unpaired
 from gan.data.triples import Glyphs
-from gan.registry import SHAPE, Count, Fraction, Whole, register
+from gan.registry import Count, Fraction, Whole, register
 
 
 @register("source", "hanzi", **SHAPE)
@@ -68,7 +69,9 @@ def _glyphs(
     prototype: str | None = None,
 ) -> Store:
     if not more:
-        return open_store(path, size, channels, characters=characters, prototype=prototype)
+        return open_store(
+            path, size, channels, characters=characters, prototype=prototype, wanted="glyphs"
+        )
     from gan.data.joined import open_joined  # fontTools takes its time to import
 
     folders = [more] if isinstance(more, str) else more
@@ -90,7 +93,7 @@ def folder(
 
     `labels` is a file that `gan relabel` made for the store.
     """
-    store = open_store(path, size, channels, on_error=on_error)
+    store = open_store(path, size, channels, on_error=on_error, wanted="images")
     return Images(store, label, flip, resident, labels)
 
 

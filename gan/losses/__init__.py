@@ -6,6 +6,7 @@ from gan.losses import (
     labels,
     penalties,
     reconstruction,
+    relativistic,
 )
 
 __all__ = [
@@ -14,4 +15,5 @@ __all__ = [
     "labels",
     "penalties",
     "reconstruction",
+    "relativistic",
 ]

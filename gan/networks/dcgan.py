@@ -7,6 +7,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
+from gan.config.signature import SHAPE
 from gan.networks.blocks import (
     CENTRING,
     Condition,
@@ -24,7 +25,7 @@ from gan.networks.blocks import (
     reparametrise,
     widths,
 )
-from gan.registry import SHAPE, Count, register
+from gan.registry import Count, register
 
 
 @register("generator", "dcgan", given=("classes",), **SHAPE)

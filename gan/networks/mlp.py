@@ -5,8 +5,9 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from gan.config.signature import SHAPE
 from gan.networks.blocks import Condition, Critic, Critique, Latent
-from gan.registry import SHAPE, Count, register
+from gan.registry import Count, register
 
 
 def _hidden(features: list[int], activation: nn.Module) -> nn.Sequential:

@@ -7,6 +7,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
+from gan.config.signature import SHAPE
 from gan.networks.blocks import (
     Norm,
     Padding,
@@ -16,7 +17,7 @@ from gan.networks.blocks import (
     reparametrise,
     widths,
 )
-from gan.registry import SHAPE, Count, register
+from gan.registry import Count, register
 
 
 @register("discriminator", "patch", given=("images",), **SHAPE)

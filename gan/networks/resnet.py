@@ -10,6 +10,7 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from gan.config.signature import SHAPE
 from gan.networks.blocks import (
     Condition,
     Critic,
@@ -26,7 +27,7 @@ from gan.networks.blocks import (
     widths,
 )
 from gan.networks.resample import PooledConv2d, UpsampledConv2d
-from gan.registry import SHAPE, Count, NonNegative, register
+from gan.registry import Count, NonNegative, register
 
 
 @register("generator", "resnet", given=("classes",), **SHAPE)

@@ -5,6 +5,7 @@ Johnson et al. 2016, arXiv:1603.08155, as Zhu et al. 2017, arXiv:1703.10593, sec
 
 from torch import Tensor, nn
 
+from gan.config.signature import SHAPE
 from gan.networks.blocks import (
     CENTRING,
     Norm,
@@ -16,7 +17,7 @@ from gan.networks.blocks import (
 )
 from gan.networks.resnet import Residual
 from gan.networks.unet import UNet
-from gan.registry import SHAPE, Count, Fraction, register
+from gan.registry import Count, Fraction, register
 
 
 @register("generator", "translator", **SHAPE)

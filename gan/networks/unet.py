@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout as dropped
 
+from gan.config.signature import SHAPE
 from gan.networks.blocks import (
     CENTRING,
     Norm,
@@ -20,7 +21,7 @@ from gan.networks.blocks import (
     widths,
 )
 from gan.networks.resample import StridedConv2d, StridedConvTranspose2d
-from gan.registry import SHAPE, Count, Fraction, register
+from gan.registry import Count, Fraction, register
 
 NOISY = 3  # innermost levels of the decoder that have dropout
 

@@ -12,11 +12,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from gan.config.signature import SHAPE
 from gan.networks.blocks import in_full, levels, widths, xavier_start
 from gan.networks.resample import StridedConv2d, StridedConvTranspose2d
 from gan.networks.resnet import Residual
 from gan.orientations import ORIENTATIONS, oriented, upright
-from gan.registry import SHAPE, Count, Fraction, register
+from gan.registry import Count, Fraction, register
 
 STYLE_SIZE = 8  # pixels: style joins at this size and below, residual blocks at this size and above
 

@@ -5,11 +5,12 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 from torch.nn.functional import l1_loss
 
+from gan.config.signature import SHAPE
 from gan.losses.adversarial import Adversarial
 from gan.pool import ImagePool
 from gan.recipe import Batch, Penalty, Recipe, penalise
 from gan.recipes.modules import TwoCritics, TwoTranslators
-from gan.registry import SHAPE, Count, NonNegative, Whole, register
+from gan.registry import Count, NonNegative, Whole, register
 
 
 @register(

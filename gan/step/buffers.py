@@ -1,6 +1,7 @@
-"""Buffers of modules: where they are, cheap copies, and power iterations that follow weights."""
+"""Buffers of modules: where they are, cheap copies, and those that follow averaged weights."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -11,6 +12,29 @@ def places(module: nn.Module) -> list[tuple[dict[str, Any], str]]:
     """Where all buffers of a module are: others may be put in their place."""
     owners = [part._buffers for part in module.modules()]
     return [(owner, name) for owner in owners for name in owner if owner[name] is not None]
+
+
+def others(module: nn.Module) -> list[tuple[dict[str, Any], str]]:
+    """The same but for the running statistics of batch norms."""
+    norms = [part for part in module.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
+    running = {id(norm._buffers) for norm in norms}
+    return [(owner, name) for owner, name in places(module) if id(owner) not in running]
+
+
+@contextmanager
+def exchanged(one: nn.Module, other: nn.Module) -> Iterator[None]:
+    """Inside the block each of two equal modules has the other's parameters and buffers."""
+
+    def exchange() -> None:
+        for part in (nn.Module.parameters, nn.Module.buffers):
+            for a, b in zip(part(one), part(other), strict=True):
+                a.data, b.data = b.data, a.data
+
+    exchange()
+    try:
+        yield
+    finally:
+        exchange()
 
 
 @torch.no_grad()
