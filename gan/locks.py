@@ -37,10 +37,17 @@ class Lock:
 
     def release(self) -> None:
         """Give the lock up and remove its file, unless that is another process's by now."""
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(self._descriptor), os.stat(self.path)):
+        if self.in_place():
+            with contextlib.suppress(FileNotFoundError):
                 self.path.unlink()
         os.close(self._descriptor)
+
+    def in_place(self) -> bool:
+        """Whether the file that is locked is the one that others find."""
+        try:
+            return os.path.samestat(os.fstat(self._descriptor), os.stat(self.path))
+        except FileNotFoundError:
+            return False
 
 
 def _locked(path: Path) -> int:

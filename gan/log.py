@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from gan import disk, distributed
 from gan.metrics.report import plain
+from gan.run import rundir
 from gan.run.hand import Hand
 
 PATIENCE = 10.0  # seconds that training waits for a write
@@ -32,13 +33,14 @@ class Log:
         `warmup` is the length of the discriminator's; its updates are steps below 0 in TensorBoard.
         """
         self.run_dir, self.active, self._warmup = run_dir, distributed.rank() == 0, warmup
-        self._path, self._failed = run_dir / LINES, False
+        self._path = run_dir / LINES
+        self._told: set[str] = set()
         if not self.active:
             return
         self._hands = {BOARD: Hand(), LINES: Hand()}
         (run_dir / "samples").mkdir(parents=True, exist_ok=True)
         go_back(self._path, counts["discriminator_updates"])
-        self._open(self._axis(counts) + 1 if counts["discriminator_updates"] else None)
+        self._open(self._axis(counts) + bool(counts["discriminator_updates"]))
         self._bar = tqdm(
             total=steps,
             initial=counts["step"],
@@ -90,10 +92,14 @@ class Log:
             self.say(f"step {step}/{self._bar.total}  {note}")
 
     def say(self, text: str) -> None:
-        """A line to the terminal, clear of the progress bar."""
-        if self.active:
+        """A line to the terminal, clear of the progress bar; that it fails is told once."""
+        if not self.active:
+            return
+        try:
             self._bar.write(text, file=sys.stdout)
             sys.stdout.flush()
+        except OSError as error:
+            self._once("output", f"standard output cannot be written, training goes on: {error}")
 
     def close(self) -> None:
         """Flush and close everything."""
@@ -117,9 +123,13 @@ class Log:
         self._lines = self._path.open("a", encoding="utf-8")
 
     def _return(self) -> None:
-        """Make the files again where somebody has removed the folder under the run."""
+        """Make the files again where somebody has removed the folder under the run.
+
+        Raises: TakenError where another process has it by now.
+        """
         if self._path.exists():
             return
+        rundir.keep(self.run_dir)
         warnings.warn(f"{self.run_dir} was removed while training; it is made again", stacklevel=2)
         for close in (self._lines.close, self._board.close):
             with contextlib.suppress(OSError):  # what they still held had its place in there
@@ -149,12 +159,13 @@ class Log:
         try:
             self._hands[file].do(write, PATIENCE)
         except OSError as error:
-            if not self._failed:
-                warnings.warn(
-                    f"logging to {self.run_dir / file} failed, training goes on: {error}",
-                    stacklevel=3,
-                )
-            self._failed = True
+            where = self.run_dir / file
+            self._once("logs", f"logging to {where} failed, training goes on: {error}")
+
+    def _once(self, kind: str, text: str) -> None:
+        if kind not in self._told:
+            self._told.add(kind)
+            warnings.warn(text, stacklevel=4)
 
 
 def noted(

@@ -61,7 +61,7 @@ def test_rotation_keeps_the_best_which_falls_between_two_saves(tmp_path, best):
     assert kept(tmp_path) == [3, 6, 8]
     newest = checkpoint.load(tmp_path / "checkpoints/step-00000008")
     value = SCORES[3] if best == "metric/l1" else -SCORES[3]
-    assert newest.state["best"] == {"metric": best, "step": 3, "value": value}
+    assert newest.state["best"] == {"metric": best, "step": 3, "value": value, "measured": 1024}
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     said = {line["step"]: line["best/step"] for line in lines if "best/step" in line}
     assert said == {1: 1, 2: 2, 3: 3, 4: 3, 5: 3, 6: 3, 7: 3, 8: 3}
@@ -85,7 +85,7 @@ def test_a_resumed_run_knows_its_best(tmp_path, killed):
     assert (second.step, second.monitor.best.step) == (killed, min(killed, 3))
     second.train()
     assert kept(tmp_path) == [3, 6, 8]
-    assert second.monitor.best.state() == {"metric": "metric/l1", "step": 3, "value": 0.2}
+    assert (second.monitor.best.step, second.monitor.best.value) == (3, 0.2)
 
 
 def test_another_measure_and_another_folder_start_anew(tmp_path):
@@ -99,6 +99,32 @@ def test_another_measure_and_another_folder_start_anew(tmp_path):
     assert elsewhere.monitor.best.step is None  # its checkpoint is not there to be kept
     elsewhere.train()
     assert kept(tmp_path / "two") == [7, 8]
+
+
+def test_what_was_measured_on_another_number_of_images_is_no_best(tmp_path):
+    """Distances shrink with the number: one of few images would never be beaten, or at once."""
+    scripted(tmp_path, steps=4, measured=64).train()
+    newest = tmp_path / "checkpoints/step-00000004"
+    same = scripted(tmp_path, measured=64)
+    same.resume(newest)
+    assert same.monitor.best.step == 3
+    other = scripted(tmp_path, measured=128)
+    with pytest.warns(
+        UserWarning, match=r"0\.2 at step 3, .*measured=64, which is now 128"
+    ) as told:
+        other.resume(newest)
+    assert len(told) == 1
+    assert other.monitor.best.step is None
+    other.train()
+    assert (other.monitor.best.step, other.monitor.best.value) == (7, SCORES[7])
+
+
+def test_a_best_from_before_the_number_of_images_was_kept_stays(tmp_path):
+    best = Best("metric/fid", {"fid": "less"})
+    (tmp_path / "step-00000003").mkdir()
+    kept_before = {"metric": "metric/fid", "step": 3, "value": 5.0}
+    best.restore(kept_before, tmp_path, 128, pytest.fail)
+    assert best.state(128) == {**kept_before, "measured": 128}
 
 
 def test_both_the_last_and_the_best_are_reported_with_their_own_weights(tmp_path):

@@ -18,6 +18,7 @@ from small import Numbers, differing, everything, newest, resumed, trainer
 from torch import nn
 
 from gan import checkpoint
+from gan.locks import HeldError, Lock
 from gan.registry import ConfigError
 from gan.run import rundir, saves, signals
 from gan.run.monitor import Monitor
@@ -166,7 +167,7 @@ def measured(tmp_path_factory):
     folder = tmp_path_factory.mktemp("measured")
     run = judged(folder, Judged())
     assert run.train()
-    return everything(run), told_by(folder), run.monitor.best.state()
+    return everything(run), told_by(folder), (run.monitor.best.step, run.monitor.best.value)
 
 
 def left_between_batches(folder, number, batch, step):
@@ -202,7 +203,7 @@ def goes_on(folder, measured):
     assert run.train()
     state, told, best = measured
     found = differing(state, everything(run))
-    found |= {"best"} if run.monitor.best.state() != best else set()
+    found |= {"best"} if (run.monitor.best.step, run.monitor.best.value) != best else set()
     found |= {"told"} if told_by(folder) != told else set()
     found |= {"owed"} if checkpoint.load(newest(folder)).state["owed"] else set()
     return found | ({"stopped.json"} if (folder / "stopped.json").exists() else set())
@@ -281,6 +282,46 @@ def test_a_signal_at_the_start_saves_before_the_first_step(tmp_path, found, trie
     if found == "a checkpoint":
         assert checkpoint.load(newest(tmp_path)).step == before
     tried(1)
+
+
+@pytest.mark.parametrize("resume", ["auto", "never", "one/checkpoints/step-00000004"])
+def test_a_stopped_run_says_by_which_command_it_goes_on(tmp_path, resume, capsys):
+    run = trainer(tmp_path, **GAME)
+    run.config = f"resume: {resume}\n"
+    at(run, "play", signal.SIGTERM)
+    assert not run.train()
+    command = "the same command" + (" with resume=auto" if resume == "never" else "")
+    assert f"stopped by SIGTERM; {command} goes on at step 2\n" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match=r"is not empty: .*resume=auto"):
+        rundir.previous(tmp_path, "never", {}, print)
+
+
+def test_the_record_of_a_stop_is_gone_while_the_run_goes_on(tmp_path):
+    """Or it would stand for a later end that leaves none."""
+    run = trainer(tmp_path, **GAME)
+    at(run, "play", signal.SIGTERM)
+    assert not run.train()
+    assert json.loads((tmp_path / "stopped.json").read_text())["step"] == 2
+    again, there = resumed(tmp_path, **GAME), []
+    play = again.play
+    again.play = lambda: there.append((tmp_path / "stopped.json").exists()) or play()
+    assert again.train()
+    assert there == 6 * [False]
+
+
+def test_the_record_of_an_end_stays_where_no_step_is_left(tmp_path):
+    assert judged(tmp_path, Judged()).train()
+    for record, number in ((rundir.FINISHED, signal.SIGTERM), ("stopped.json", None)):
+        run, there = judged(tmp_path, Judged(number, 1 if number else 0)), []
+        finish = run.monitor.finish
+
+        def finishing(*given, record=record, there=there, finish=finish):
+            there.append((tmp_path / record).exists())
+            finish(*given)
+
+        run.monitor.finish = finishing
+        assert run.train() is (number is None)
+        assert there == [True]
 
 
 def slow_run(folder, there):
@@ -465,6 +506,14 @@ def test_a_save_slower_than_the_grace_costs_itself_alone(tmp_path, tried):
 # -- disks
 
 
+@pytest.fixture
+def free():
+    """Give back what a test has taken."""
+    yield
+    for _, run_dir in list(rundir._held):
+        rundir.release(run_dir)
+
+
 def failing(monkeypatch, fails, code=errno.ENOSPC):
     """Checkpoints whose n-th writing fails where `fails(n)`."""
     write, count = checkpoint._write_folder, []
@@ -545,6 +594,73 @@ def test_a_run_folder_that_is_removed_is_made_again(tmp_path, tried):
     tried(1)
 
 
+def removed_at(run, step, then):
+    """Remove a run's directory before a step, do something, and look when two more are done."""
+    play, seen = run.play, []
+
+    def removing():
+        if run.step == step:
+            run.monitor.log._board.flush()  # or its thread may write into what is being removed
+            shutil.rmtree(run.monitor.run_dir)
+            seen.append(then(run.monitor.run_dir))
+        if run.step == step + 2:
+            seen.append(taken(run.monitor.run_dir))
+        play()
+
+    run.play = removing
+    return seen
+
+
+def taken(folder):
+    """Whether another start would be refused."""
+    try:
+        Lock(folder / rundir.LOCK).release()
+    except HeldError:
+        return True
+    return False
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # its writer
+@pytest.mark.parametrize("every", [{"log_every": 1}, {"save_every": 2}])
+def test_a_run_folder_that_is_removed_is_held_again(tmp_path, free, every):
+    """From the next line of the log, or the next checkpoint."""
+    folder = tmp_path / "run"
+    run = trainer(folder, **{"steps": 8, "log_every": 4, "save_every": 8, **every})
+    folder.mkdir()
+    rundir.hold(folder)
+    seen = removed_at(run, 4, lambda folder: folder.exists())
+    with pytest.warns(UserWarning, match="was removed while training"):
+        assert run.train()
+    assert seen == [False, True]
+    assert checkpoint.load(newest(folder)).step == 8
+    assert not (folder / rundir.LOCK).exists()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # its writer
+@pytest.mark.filterwarnings("ignore:logging to .* failed")  # what is left to write, at the end
+@pytest.mark.parametrize("every", [{"log_every": 1}, {"save_every": 2}])
+def test_a_run_whose_folder_another_has_by_now_stops_and_writes_nothing_there(
+    tmp_path, free, every
+):
+    folder = tmp_path / "run"
+    run = trainer(folder, **{"steps": 8, "log_every": 4, "save_every": 8, **every})
+    folder.mkdir()
+    rundir.hold(folder)
+    others = []
+
+    def taking(folder):
+        folder.mkdir()
+        others.append(Lock(folder / rundir.LOCK))
+
+    removed_at(run, 4, taking)
+    with pytest.raises(rundir.TakenError, match=rf"run_dir={folder} was removed.* in use by proc"):
+        run.train()
+    assert run.step in (5, 6)
+    assert [path.name for path in folder.iterdir()] == [rundir.LOCK]
+    assert taken(folder)
+    others[0].release()
+
+
 # -- stopped.json for everything else
 
 
@@ -577,14 +693,6 @@ def test_the_reason_of_an_end_is_written(tmp_path, error, reason, tried):
 
 
 # -- who owns a run directory
-
-
-@pytest.fixture
-def free():
-    """Give back what a test has taken."""
-    yield
-    for _, run_dir in list(rundir._held):
-        rundir.release(run_dir)
 
 
 def start(folder, go, end, results):

@@ -1,6 +1,7 @@
 """What a run tells: nothing twice, nothing lost, and never at the price of the training."""
 
 import errno
+import io
 import json
 import math
 import os
@@ -78,6 +79,29 @@ def test_a_log_that_cannot_be_written_is_told_once_and_changes_nothing(
     tried(1)
 
 
+class Broken(io.StringIO):
+    """A pipe that nobody reads, or a file on a full disk."""
+
+    def flush(self):
+        full()
+
+
+@pytest.mark.row("T1", "standard output that cannot be written is told once and costs no step")
+def test_an_output_that_cannot_be_written_is_told_once_and_changes_nothing(
+    tmp_path, monkeypatch, tried
+):
+    expected = trainer(tmp_path / "whole", log_every=1)
+    expected.train()
+    run = trainer(tmp_path / "run", log_every=1)
+    monkeypatch.setattr(sys, "stdout", Broken())
+    with pytest.warns(UserWarning, match="standard output cannot be written.* No space") as caught:
+        assert run.train()
+    assert len(caught) == 1
+    assert differing(everything(expected), everything(run)) == set()
+    assert [line["step"] for line in lines_of(tmp_path / "run")] == [1, 2, 3, 4, 5, 6]
+    tried(1)
+
+
 @pytest.mark.slow
 @pytest.mark.row("T1", "a log that fails at every write costs at most 1 % of the time")
 def test_a_log_that_fails_costs_no_time(tmp_path, monkeypatch, tried):
@@ -136,6 +160,22 @@ def test_a_value_that_is_none_is_kept_by_name_in_both_logs(tmp_path):
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     found = {tag: events.Scalars(tag)[0].value for tag in values}
     assert str(found) == str(values)
+
+
+@pytest.mark.parametrize("warmup", [0, 2])
+def test_what_a_start_without_a_checkpoint_wrote_is_in_neither_log(tmp_path, warmup):
+    counts = [
+        {"step": max(0, n - warmup), "images": 8 * n, "discriminator_updates": n} for n in range(5)
+    ]
+    for start in (1.0, 2.0):
+        written = Log(tmp_path, counts[0], 5, warmup)
+        for count in counts[1 : 5 if start == 1 else 4]:  # the first came further
+            written.scalars(count, {"a": start})
+        written.close()
+    assert [line["a"] for line in lines_of(tmp_path)] == [2.0, 2.0, 2.0]
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload().Scalars("a")
+    assert [event.value for event in events] == [2.0, 2.0, 2.0]
+    assert [event.step for event in events] == [n - warmup for n in (1, 2, 3)]
 
 
 @pytest.mark.row("T4", "after SIGKILL every line that was printed is in metrics.jsonl")

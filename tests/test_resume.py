@@ -457,6 +457,34 @@ def test_an_older_checkpoint_puts_the_newer_ones_aside(tmp_path):
     rundir.release(tmp_path)
 
 
+@pytest.mark.parametrize("place", ["run", "branch"])
+def test_the_same_command_goes_on_from_what_came_of_its_checkpoint(tiny, place):
+    """In the run's own directory or another one, also once that checkpoint is rotated away."""
+
+    def started(resume, run_dir, until):
+        run = build(tiny("dcgan", f"resume={resume}", f"run_dir={run_dir}"), said.append)
+        at = run.step
+        play(run, until)
+        run.stream.close()
+        return at
+
+    said, path = [], "run/checkpoints/step-00000001"
+    assert [started("auto", "run", until) for until in (1, 3)] == [0, 1]
+    assert started(path, place, 2) == 1
+    shutil.copytree(path, "kept/step-00000001")
+    shutil.rmtree(path)
+    assert started(path, place, 3) == 2
+    assert any(f"has come from resume={path} and is gone on with" in line for line in said)
+    assert started("auto", place, 4) == 3
+    assert started(Path(path).absolute(), place, 4) == 4
+    aside = ["ahead-of-1-step-00000003"] if place == "run" else []
+    assert [path.name for path in Path(place).glob("checkpoints/ahead-*")] == aside
+    with pytest.raises(ConfigError, match=f"resume={path} does not exist"):
+        started(path, "other", 2)
+    assert started("kept/step-00000001", "other", 2) == 1  # a second branch
+    assert started("kept/step-00000001", place, 2) == 1  # and one in place of the first
+
+
 def test_what_a_start_without_a_checkpoint_left_binds_no_other(tiny):
     linear = [f"schedule@schedule.{side}=linear" for side in ("generator", "discriminator")]
     first = build(tiny("dcgan", *linear, "trainer.steps=2"))  # which dies before it saves

@@ -23,7 +23,7 @@ from gan.data.datasets import Dataset, Plan
 from gan.images import to_floats
 
 TIMEOUT = 120.0  # seconds without a batch after which the stream is called stalled
-SHORT = 5.0  # the same once the program was asked to stop
+SHORT = 20.0  # the same from when the program is asked to stop: it has 30 to save as well
 TICK = 0.5
 
 
@@ -53,7 +53,7 @@ class Stream:
     ) -> None:
         """`batch_size` counts all processes, `position` delivered batches; only `keys` are read.
 
-        `asked` says whether the program was asked to stop: then no batch is awaited for long.
+        `asked` says whether the program was asked to stop: no batch is awaited for long after that.
         """
         if len(dataset) < batch_size:
             raise ValueError(
@@ -175,12 +175,14 @@ class Stream:
             self._ready.put(error)
 
     def _wait(self) -> _Ready:
+        stopping = 0  # ticks since the program was asked to stop
         for passed in itertools.count(1):
             try:
                 ready = self._ready.get(timeout=TICK)
             except queue.Empty:
-                limit = SHORT if self._asked() else TIMEOUT
-                if passed * TICK >= limit:
+                stopping += self._asked()
+                ticks, limit = (stopping, SHORT) if stopping else (passed, TIMEOUT)
+                if ticks * TICK >= limit:
                     raise TimeoutError(self._stalled(limit)) from None
             else:
                 if isinstance(ready, BaseException):

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -60,16 +60,35 @@ class Best:
         if self.step == step:
             self.step, self.value = self._before
 
-    def state(self) -> dict[str, Any] | None:
-        """What a checkpoint keeps."""
+    def state(self, measured: int) -> dict[str, Any] | None:
+        """What a checkpoint keeps; so many images are `measured`."""
         if self.step is None:
             return None
-        return {"metric": self.tag, "step": self.step, "value": self.value}
+        return {"metric": self.tag, "step": self.step, "value": self.value, "measured": measured}
 
-    def restore(self, kept: Mapping[str, Any] | None, folder: Path) -> None:
-        """Go on from a checkpoint's best, if it is of the same measure and lies in this folder."""
-        if kept and kept["metric"] == self.tag and path_of(folder, kept["step"]).exists():
-            self.step, self.value = kept["step"], kept["value"]
+    def restore(
+        self,
+        kept: Mapping[str, Any] | None,
+        folder: Path,
+        measured: int,
+        tell: Callable[[str, str], None],
+    ) -> None:
+        """Go on from a checkpoint's best, if it is of the same measure and lies in this folder.
+
+        Measured on another number of images it begins anew, which is told: distances shrink with
+        that number.
+        """
+        if not kept or kept["metric"] != self.tag or not path_of(folder, kept["step"]).exists():
+            return
+        if (before := kept.get("measured", measured)) != measured:
+            tell(
+                "best",
+                f"the best by {self.tag}, {kept['value']:.4g} at step {kept['step']}, was measured "
+                f"with trainer.measured={before}, which is now {measured}: it begins anew, as the "
+                f"two do not compare; copy {path_of(folder, kept['step'])} to keep it",
+            )
+            return
+        self.step, self.value = kept["step"], kept["value"]
 
     def generator(self, like: nn.Module, weights: str, folder: Path) -> nn.Module:
         """A copy of a generator with the best checkpoint's `raw` weights, or those of an average.

@@ -9,7 +9,7 @@ from typing import Any
 from gan import checkpoint, disk, distributed
 from gan.distributed import PeerError
 from gan.run import diagnosis, peers, rundir
-from gan.run.rundir import FINISHED
+from gan.run.rundir import FINISHED, TakenError
 from gan.run.saves import StorageError
 from gan.step.guard import DivergedError
 
@@ -26,8 +26,9 @@ def told(run: Any) -> Iterator[None]:
     and what its monitor has measured by font: a signal may leave its report to the next start.
     """
     try:
-        if run.step < run.settings.steps:
+        if run.step < run.settings.steps:  # what is there is of an earlier end
             _forget(run, FINISHED)
+            _forget(run, STOPPED)
         with peers.heard(run):
             yield
             if run.step >= run.settings.steps:
@@ -37,7 +38,7 @@ def told(run: Any) -> Iterator[None]:
             _write(run, FINISHED, run.monitor.outcome)
         else:
             by = next(filter(None, distributed.gathered(run.stop.name)))  # any process is asked
-            run.monitor.log.say(f"stopped by {by}; the same command goes on at step {run.step}")
+            run.monitor.log.say(f"stopped by {by}; {rundir.again(run)} goes on at step {run.step}")
             _forget(run, FINISHED)
             _stopped(run, "signal", by)
     except BaseException as error:
@@ -46,7 +47,8 @@ def told(run: Any) -> Iterator[None]:
         found = peers.reports(run, error)
         if isinstance(error, PeerError):
             error.args = (f"{error}: {peers.culprit(found)}",)
-        _stopped(run, _reason(error), f"{type(error).__name__}: {error}", found)
+        if not isinstance(error, TakenError):
+            _stopped(run, _reason(error), f"{type(error).__name__}: {error}", found)
         raise
     finally:
         run.stream.close()

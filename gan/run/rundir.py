@@ -18,7 +18,7 @@ from gan.config.plain import parsed
 from gan.config.signature import flat
 from gan.locks import HeldError, Lock
 from gan.registry import ConfigError
-from gan.run.sealed import read_manifest
+from gan.run import sealed
 
 LOCK, FINISHED = ".lock", "finished.json"
 _held: dict[tuple[int, Path], Lock] = {}  # by process, since a fork inherits it
@@ -62,21 +62,27 @@ LATER = {
 FOLDERS = "data.path", "data.more", "init"  # with or without a slash at their end
 
 
+class TakenError(ConfigError):
+    """Another process has the run directory by now; nothing of this one may be written there."""
+
+
 def previous(
     run_dir: Path, resume: str, values: dict[str, Any], say: Callable[[str], None]
 ) -> Path | None:
     """The checkpoint to continue from, if any.
 
     Schedules whose length was left open take the one fixed when the run started. What it started
-    with, its newest checkpoint says; where none was ever made, nothing has begun. Raises:
-    ConfigError where the directory holds another configuration, or where `resume` forbids or asks
-    for what is not there.
+    with, its newest checkpoint says; where none was ever made, nothing has begun. Where `resume`
+    names a checkpoint, the newest of the run that has come from it goes before it, so that the same
+    command goes on. Raises: ConfigError where the directory holds another configuration, or where
+    `resume` forbids or asks for what is not there.
     """
     _require_usable(run_dir)
     if resume == "never":
         if run_dir.exists() and any(run_dir.iterdir()):
             raise ConfigError(
-                f"resume=never, but run_dir={run_dir} is not empty; choose another run_dir"
+                f"resume=never, but run_dir={run_dir} is not empty: choose another run_dir, or go "
+                "on with what is there (resume=auto)"
             )
         return None
     if run_dir.exists():
@@ -88,12 +94,38 @@ def previous(
         _continue(run_dir, _stored(stored, stored.read_text(encoding="utf-8")), values)
     if resume == "auto":
         return found
+    if found and _origin(found) == _place(resume):
+        say(
+            f"{found} has come from resume={resume} and is gone on with; to start from there once "
+            "more, choose another run_dir"
+        )
+        return found
     if not Path(resume).exists():
         raise ConfigError(
             f"resume={resume} does not exist; use auto, never or a checkpoint's folder"
         )
     _continue(Path(resume), _stored(Path(resume), checkpoint.load(Path(resume)).config), values)
     return Path(resume)
+
+
+def _origin(path: Path) -> Any:
+    """Where the run of a checkpoint was told to start from, or None; the files are verified."""
+    files = {entry["name"]: entry for entry in sealed.read_manifest(path)["files"]}
+    return sealed.parsed(sealed.STATE, sealed.verified(path, files[sealed.STATE])).get("from")
+
+
+def _place(resume: str) -> str:
+    return str(Path(resume).resolve())
+
+
+def _asked(run: Any) -> str:
+    """`auto`, `never`, or the checkpoint that a trainer's run was told to start from."""
+    return (parsed(run.config) or {}).get("resume", "auto")
+
+
+def again(run: Any) -> str:
+    """The command by which a run goes on that has stopped."""
+    return "the same command" + (" with resume=auto" if _asked(run) == "never" else "")
 
 
 def finished(checked: Checked) -> bool:
@@ -112,7 +144,8 @@ def begin(run: Any, resumed: Path | None, say: Callable[[str], None]) -> None:
     folder = run.monitor.run_dir
     if resumed is not None:
         run.resume(resumed)
-        run.run_id = read_manifest(resumed)["run_id"]  # which a folder's other spelling leaves
+        run.run_id = sealed.read_manifest(resumed)["run_id"]  # a folder's other spelling leaves it
+        run.saves.origin = _origin(resumed) if _asked(run) == "auto" else _place(_asked(run))
         _require_rates(run, parsed((resumed / CONFIG).read_text("utf-8")) or {})
         say(f"{folder} goes on at step {run.step}")
     else:
@@ -187,6 +220,27 @@ def hold(run_dir: Path, fresh: bool = False) -> None:
         raise ConfigError(
             f"run_dir={run_dir} cannot be written ({error.strerror}): choose another run_dir"
         ) from error
+
+
+def keep(run_dir: Path) -> None:
+    """Take a run directory again whose lock file was removed under the process that holds it.
+
+    Raises:
+        TakenError: another process was quicker.
+        OSError: it cannot be made or written.
+    """
+    lock = _held.get((os.getpid(), run_dir.resolve()))
+    if lock is None or lock.in_place():
+        return
+    run_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        _held[os.getpid(), run_dir.resolve()] = Lock(lock.path)
+    except HeldError as holder:
+        raise TakenError(
+            f"run_dir={run_dir} was removed or moved while training, and is in use by {holder}: "
+            "this run stops, as both would write there; start it again with another run_dir"
+        ) from None
+    lock.release()
 
 
 @atexit.register

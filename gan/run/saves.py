@@ -7,7 +7,7 @@ from pathlib import Path
 
 from gan import disk, distributed
 from gan.checkpoint import CONFIG, CheckpointError
-from gan.run import state
+from gan.run import rundir, state
 
 GRACE = 30.0  # seconds that torchrun and most schedulers leave between SIGTERM and SIGKILL
 
@@ -17,11 +17,16 @@ class StorageError(OSError):
 
 
 class Saves:
-    """Writes checkpoints; one that fails is told and tried again when the next is due."""
+    """Writes checkpoints; one that fails is told and tried again when the next is due.
+
+    Attributes:
+        origin: the checkpoint that the run was told to start from, if any.
+    """
 
     def __init__(self, folder: Path, allowed: int, tell: Callable[[str, str], None]) -> None:
         """`allowed` is the number of failures in a row at which the run stops."""
         self.folder, self.allowed, self._tell = folder, allowed, tell
+        self.origin: str | None = None
         self._failures = 0
         self._slow = False
 
@@ -38,6 +43,7 @@ class Saves:
         Raises:
             StorageError: too many in a row failed, in every process alike.
             RuntimeError: the processes hold different weights.
+            TakenError: the run directory was removed, and another process has it now.
         """
         if distributed.size() > 1:
             distributed.require_same(state.fingerprints(run), run.device, "before saving")
@@ -47,7 +53,8 @@ class Saves:
         def save() -> None:
             nonlocal failure
             try:
-                state.save(run, self.folder, own)
+                rundir.keep(self.folder.parent)
+                state.save(run, self.folder, own, self.origin)
                 if not (self.folder.parent / CONFIG).exists():  # somebody has removed it
                     with suppress(OSError):  # the checkpoint is there, and has it as well
                         disk.replace(self.folder.parent / CONFIG, run.config)

@@ -55,10 +55,11 @@ class Run(Protocol):
         """Whether something that happens every so many steps happens now."""
 
 
-def save(run: Run, folder: Path, elsewhere: Mapping[str, Tensor]) -> None:
+def save(run: Run, folder: Path, elsewhere: Mapping[str, Tensor], origin: str | None) -> None:
     """Write a verified checkpoint and drop the oldest ones.
 
-    `elsewhere` are buffers that other processes have values of their own for.
+    `elsewhere` are buffers that other processes have values of their own for, `origin` is the
+    checkpoint that the run was told to start from.
     """
     networks, optimizers, rest = gather(run.recipe, run.averages, run.players)
     counts = run.counts()
@@ -75,8 +76,9 @@ def save(run: Run, folder: Path, elsewhere: Mapping[str, Tensor]) -> None:
             "content": run.stream.content,
             "terms": run.monitor.pending(),
             "skipped": run.guard.skipped,
-            "best": run.monitor.best.state(),
+            "best": run.monitor.best.state(run.settings.measured),
             "owed": run.monitor.owed,
+            "from": origin,
         },
         config=run.config,
         facts=_facts(run),
@@ -126,7 +128,8 @@ def _put_back(run: Run, stored: checkpoint.Checkpoint, path: Path) -> dict[str, 
     spread(stored, run.recipe, run.averages, run.players)
     run.monitor.restore(stored.state["terms"], run.device)
     run.monitor.owed = stored.state.get("owed") is True and run.monitor.evaluation is not None
-    run.monitor.best.restore(stored.state.get("best"), run.monitor.run_dir / "checkpoints")
+    folder, measured = run.monitor.run_dir / "checkpoints", run.settings.measured
+    run.monitor.best.restore(stored.state.get("best"), folder, measured, run.monitor.tell)
     return stored.state
 
 

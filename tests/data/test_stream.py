@@ -15,6 +15,7 @@ from gan.data.datasets import Images, draw
 from gan.data.store import Store, StoreError
 from gan.data.stream import Stream
 from gan.data.triples import Glyphs, split_groups
+from gan.run.saves import GRACE
 
 CPU = torch.device("cpu")
 
@@ -441,6 +442,27 @@ def test_a_stalled_thread_ends_the_wait_with_its_stack(images, asked, monkeypatc
     stalled.set()
     stream.close()
     tried(1)
+
+
+def test_a_stop_is_waited_for_from_when_it_comes(images, monkeypatch):
+    """Not from when the wait began: the batch of a slow disk may be nearly there."""
+    assert 10 <= stream_module.SHORT < GRACE
+    monkeypatch.setattr(stream_module, "TICK", 0.01)
+    monkeypatch.setattr(stream_module, "SHORT", 0.5)
+    calls, come = [], threading.Event()
+
+    def asked():
+        calls.append(1)
+        if len(calls) == 52:
+            come.set()
+        return len(calls) > 50  # 0.5 s after the wait began
+
+    stream = Stream(images, 8, seed=0, device=CPU, keys=["real"], asked=asked)
+    send = stream._send
+    stream._send = lambda *given: come.wait() and send(*given)
+    assert len(next(stream)["real"]) == 8
+    assert len(calls) >= 52
+    stream.close()
 
 
 CHILD = """
