@@ -43,8 +43,13 @@ class Augmentation(nn.Module):
         return next((change for change in self.moving.values() if isinstance(change, Ada)), None)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Images [B, C, H, W] to images of the same shape."""
+        """Images [B, C, H, W] to images of the same shape, changed in float32 or finer.
+
+        Under autocast fakes come with 8 bits and reals with 24: numbers drawn so would tell them.
+        """
         ada = self.ada
+        if self.changes:
+            image = image.to(torch.promote_types(image.dtype, torch.float32))
         for change in self.changes:
             changed = change(image)
             if ada is not None and not isinstance(change, Noise):

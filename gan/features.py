@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import yaml
 from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
 from tqdm import trange
 
 from gan import checkpoint
@@ -26,7 +27,7 @@ from gan.robust.perturb import Pgd
 
 FOLDER = Path("data/classifiers")
 EPOCHS = 14
-FORMAT = 3  # rises when the training below changes, so that older classifiers are not reused
+FORMAT = 4  # rises when the training below changes, so that older classifiers are not reused
 
 Say = Callable[[str], None]
 
@@ -127,8 +128,8 @@ def _kept(folder: Path, key: str, say: Say) -> Checkpoint | None:
     kept = checkpoint.load(path, networks_only=True) if path else None
     if kept and kept.manifest["run_id"] != key:
         raise ValueError(
-            f"{folder} holds another classifier (of other images, labels or settings): choose "
-            "another folder, or remove that one"
+            f"{folder} holds another classifier (of other images, labels or settings, or of an "
+            "earlier version): choose another folder, or remove that one"
         )
     return kept
 
@@ -215,7 +216,11 @@ def _fit(
     batch_size: int = 64,
     rate: float = 3e-3,
 ) -> None:
-    """Train on shifted images of these places of the lesson, in one cycle of the learning rate."""
+    """Train on shifted images of these places of the lesson, in one cycle of the learning rate.
+
+    In the end batch norm's statistics are taken anew, over such images once (Wu and Johnson 2021,
+    arXiv:2105.07576, section 3): after few updates the running ones still hold where they started.
+    """
     wanted = {name: torch.tensor(label, device=device) for name, label in lesson.labels.items()}
     losses = {name: create("classification", training.loss) for name in wanted}
     harder = create("perturbation", **training.against) if training.against else None
@@ -224,15 +229,21 @@ def _fit(
     cycle = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, rate, total_steps=training.epochs * rounds
     )
+    learnt = torch.as_tensor(places)
+
+    def looked_at(chosen: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        images = shifted(lesson.images(lesson.rows[chosen.numpy()]))
+        labels = {name: label[chosen] for name, label in wanted.items()}
+        if harder is not None:
+            images = attacked(classifier, harder, losses, images, labels)
+        return images, labels
+
     classifier.train()
     bar = trange(training.epochs, desc="classifier", unit="epoch", disable=None)
     for epoch in bar:
-        order = torch.as_tensor(places)[torch.randperm(len(places))]
+        order = learnt[torch.randperm(len(learnt))]
         for chosen in torch.split(order[: rounds * batch_size], batch_size):
-            images = shifted(lesson.images(lesson.rows[chosen.numpy()]))
-            labels = {name: label[chosen] for name, label in wanted.items()}
-            if harder is not None:
-                images = attacked(classifier, harder, losses, images, labels)
+            images, labels = looked_at(chosen)
             logits = classifier(images)
             terms = {name: losses[name](logits[name], labels[name]) for name in labels}
             optimizer.zero_grad(set_to_none=True)
@@ -243,6 +254,7 @@ def _fit(
         bar.set_postfix_str(shown)
         if bar.disable:  # no terminal: plain lines
             say(f"classifier epoch {epoch + 1}/{training.epochs}  {shown}")
+    update_bn(map(looked_at, order.tensor_split(math.ceil(len(order) / batch_size))), classifier)
 
 
 def shifted(images: Tensor, most: int = 2) -> Tensor:

@@ -41,6 +41,21 @@ def test_every_change_is_out_of_place_and_drawn_for_each_sample(name, image):
 
 
 @pytest.mark.parametrize("name", CHANGES)
+def test_images_of_fewer_bits_are_changed_by_the_same_numbers(name, image):
+    """Fakes come so under autocast, and reals do not."""
+    changes = {name: create("augment", name), "ada": create("augment", "ada", start=0.5)}
+    augmentation, short = Augmentation(changes), image.bfloat16()
+
+    def changed(image):
+        torch.manual_seed(0)
+        return augmentation(image.repeat(8, 1, 1, 1))
+
+    torch.testing.assert_close(changed(short), changed(short.float()), rtol=0, atol=0)
+    assert not torch.equal(changed(short), short.float().repeat(8, 1, 1, 1))
+    assert changed(image).dtype == image.dtype == torch.float64
+
+
+@pytest.mark.parametrize("name", CHANGES)
 def test_gradients_pass_twice(name, image):
     """To the generator, and through a gradient penalty: each sample's own."""
     change = create("augment", name)

@@ -57,6 +57,22 @@ def test_what_is_learnt_holds_for_images_that_were_held_out():
     assert "held-out images named rightly: side" in in_words(result.accuracy)
 
 
+@pytest.mark.parametrize(
+    ("strength", "against"), [(0.2, {}), (0.25, {"name": "fgsm", "radius": 0.02})], ids=["", "hard"]
+)
+def test_few_updates_suffice_for_images_that_were_held_out(strength, against):
+    """In 42 updates running statistics alone would still hold nearly half of where they started."""
+    side, random = np.arange(200) % 2, torch.Generator().manual_seed(0)
+    images = 0.3 * torch.randn(200, 1, 16, 16, generator=random)
+    stripes = strength * torch.tensor([1.0, 1, -1, -1]).repeat(4).expand(16, 16)
+    images[side == 0] += stripes
+    images[side == 1] += stripes.T
+    few = Lesson(lambda rows: images[rows], np.arange(200), {"side": side}, "content")
+    result = fitted(SMALL, few, CPU, Training(held_out=0.1, against=against))
+    assert result.accuracy["training"]["side"] > 0.9
+    assert result.accuracy["held_out"]["side"] > 0.9
+
+
 def test_the_same_lesson_is_learnt_once(trainings, said):
     first = fitted(SMALL, lesson(), CPU, QUICK, say=said.append)
     again = fitted(SMALL, lesson(), CPU, QUICK, say=said.append)

@@ -48,12 +48,14 @@ class Asked(NamedTuple):
         extractors: by what. Copies are looked for on the first one's features; it is a classifier
             of the labels where there are any.
         labels: those of the training images.
+        mirrored: whether training shows half of its images mirrored, so that copies may be too.
     """
 
     rows: np.ndarray
     drawn: int
     extractors: Sequence[Extractor]
     labels: np.ndarray | None = None
+    mirrored: bool = False
 
     @property
     def searched(self) -> tuple[int, int]:
@@ -93,13 +95,15 @@ def image_report(
             said[name] = _said(asked.drawn, fake, real, extractor)
             measures[name] |= {key: {"value": value, **said[name]} for key, value in found.items()}
         if first:
-            trained = each(asked.rows, read, extractor, "copies of training images")
-            alike = copies(drawn, real.features, asked.rows, trained)
+            alike = copies(drawn, real.features, asked.rows, _looks(asked, read, extractor))
             for name, copied in alike.items():
                 columns[name] |= copied.shares
                 shares = {k: {"value": v, **said[name]} for k, v in copied.shares.items()}
                 measures[name] |= shares
-                measures[name]["memorised"] |= {"compared_one_by_one": [*asked.searched]}
+                measures[name]["memorised"] |= {
+                    "compared_one_by_one": [*asked.searched],
+                    "mirrored": asked.mirrored,
+                }
         both = _equally(fake.features, real.features, asked.equal, extractor)
         equals[chosen], equals[FLOOR] = equals[chosen] | both[0], equals[FLOOR] | both[1]
     return Report(
@@ -144,6 +148,16 @@ def _classes(fake: Seen, labels: np.ndarray | None, wanted: Tensor | None) -> di
     return found
 
 
+def _looks(
+    asked: Asked, read: Callable[[np.ndarray], Tensor], extractor: Extractor
+) -> Iterator[Iterator[Tensor]]:
+    """Features of all training images, and of their mirror images where training shows these."""
+    yield each(asked.rows, read, extractor, "copies of training images")
+    if asked.mirrored:
+        title = "copies of mirrored training images"
+        yield each(asked.rows, lambda rows: read(rows).flip(-1), extractor, title)
+
+
 def _equally(
     fake: Tensor, real: Tensor, many: int, extractor: Extractor
 ) -> tuple[dict[str, float], dict[str, float]]:
@@ -180,6 +194,7 @@ def _text(
 ) -> str:
     alike = {f"{name}, {asked.equal}": found for name, found in equals.items()}
     columns = {**columns, **alike}
+    mirror = " and their mirror images" if asked.mirrored else ""
     names = list(dict.fromkeys(name for column in columns.values() for name in column))
     wide = max(map(len, names)) + 2
     across = [max(12, len(column) + 2) for column in columns]
@@ -194,8 +209,8 @@ def _text(
         f"{asked.drawn} drawn images beside {len(asked.rows)} training images, unflipped; "
         f"neighbours are looked for among at most {NEIGHBOURS} of each.",
         f"Copies in {asked.searched[0]} drawn images are looked for among all {len(asked.rows)} "
-        f"training images; what is near is told by {min(len(asked.rows), NEIGHBOURS)} of these, "
-        "each beside all others.",
+        f"training images{mirror}; what is near is told by {min(len(asked.rows), NEIGHBOURS)} of "
+        "these, each beside all others.",
         f"{'; '.join(alike)}: as many drawn and training images, each beside the same "
         f"{asked.equal} other training images, since fewer images have larger Fréchet distances.",
         *(f"{name}: {MEANING[name]}." for name in names if name in MEANING),

@@ -288,19 +288,23 @@ class Copies(NamedTuple):
 
 
 def copies(
-    fakes: Mapping[str, Tensor], real: Tensor, rows: np.ndarray, parts: Iterable[Tensor]
+    fakes: Mapping[str, Tensor], real: Tensor, rows: np.ndarray, looks: Iterable[Iterable[Tensor]]
 ) -> dict[str, Copies]:
     """Copies among features of drawn images [N, D], by the name of what drew them.
 
-    `parts` are the features of all training `rows` in their order, a few at a time, which are
-    looked through once; `real` are those that `reference` has kept. As an image is the nearer to
-    its nearest the more there are, `real` say how near is usual, each beside all other rows.
+    `looks` are the features of all training `rows` in their order, a few at a time, which are
+    looked through once: as they are stored and, where training mirrors them, mirrored. `real` are
+    those that `reference` has kept. As an image is the nearer to its nearest the more there are,
+    `real` say how near is usual, each beside all other rows, and none beside its own mirror image.
     """
     members = torch.from_numpy(np.flatnonzero(_shown(rows)))
     sides = [real, *fakes.values()]
     own = torch.cat([members, ELSEWHERE.expand(sum(map(len, fakes.values())))])
-    found = nearest(torch.cat(sides), _gathered(parts), own)
-    (usual, *away), (_, *which) = (side.split([*map(len, sides)]) for side in found)
+    found = [nearest(torch.cat(sides), _gathered(parts), own) for parts in looks]
+    distance, which = map(torch.stack, zip(*found, strict=True))  # [looks, N] each
+    least = distance.min(0)
+    both = least.values, which.gather(0, least.indices[None])[0]
+    (usual, *away), (_, *which) = (side.split([*map(len, sides)]) for side in both)
     near = usual.quantile(TYPICAL)
     return {
         name: Copies(_share(distance <= near), _duplicates(fake, real), distance, place)

@@ -49,6 +49,6 @@ class Classifier(nn.Module):
 
 def _stage(before: int, after: int, stride: int) -> nn.Module:
     convolution = nn.Conv2d(before, after, 3, stride, 1, bias=False)
-    # The last maps have few pixels: with statistics of about 10 batches (momentum 0.1) the accuracy
-    # of styles in eval mode moves by several percent from one batch to the next.
+    # While it learns, attacks see it in eval mode. The last maps have few pixels: by statistics of
+    # about 10 batches (momentum 0.1) its accuracy moves by several percent from batch to batch.
     return nn.Sequential(convolution, nn.BatchNorm2d(after, momentum=0.02))

@@ -15,7 +15,14 @@ from gan.data.triples import Glyphs
 from gan.metrics.extractors import Extractor, OfNothing
 from gan.metrics.glyph_judges import glyph_judge
 from gan.metrics.glyph_report import Adaptation, glyph_report, writing
-from gan.metrics.image_evaluation import LEAST, extractor_of, halves, labelled, training_rows
+from gan.metrics.image_evaluation import (
+    LEAST,
+    extractor_of,
+    halves,
+    labelled,
+    mirrored,
+    training_rows,
+)
 from gan.metrics.image_report import Asked, image_report
 from gan.metrics.pairs import MEASURES, Measure, Translate, pair_report
 from gan.metrics.populations import Sampler, Translations
@@ -159,7 +166,7 @@ def _of_images(
     shown = labelled(dataset)[1] if last.classes else None
     sampler = Sampler(_paint, int(last.noise(1).shape[1]), shown, device)
     generators = {name: run.generator for name, run in loaded.items()}
-    asked = Asked(training_rows(dataset), count, extractors, labels)
+    asked = Asked(training_rows(dataset), count, extractors, labels, mirrored(dataset))
     return image_report(generators, sampler, dataset.store, stream.images, asked)
 
 
@@ -185,7 +192,7 @@ def _of_unpaired(
     source = Translations(lambda g, image: translate(g, {"real_a": image}), stream.images, given)
     extractors = [OfNothing(dataset.store.shape[2], device), *_references(options, device)]
     generators = {name: run.generator for name, run in loaded.items()}
-    asked = Asked(wanted, len(given), extractors)
+    asked = Asked(wanted, len(given), extractors, mirrored=mirrored(dataset))
     return image_report(generators, source, dataset.store, stream.images, asked)
 
 

@@ -14,6 +14,7 @@ from torch import nn
 
 from gan import registry, runs
 from gan.commands import main
+from gan.data.datasets import Images
 from gan.data.store import Store
 from gan.data.stream import Stream
 from gan.data.translation import Unpaired
@@ -23,6 +24,7 @@ from gan.locks import Lock
 from gan.metrics import report
 from gan.recipes.cyclegan import CycleGAN
 from gan.recipes.pix2pix import Pix2Pix
+from gan.recipes.synthesis import Synthesis
 from gan.styles import accuracy, known
 from gan.trained import reports
 
@@ -221,6 +223,22 @@ def test_a_report_reads_through_one_stream(monkeypatch, glyph_store):
         loaded = {"raw": SimpleNamespace(recipe=recipe, generator=nn.Identity(), config={})}
         reports.report_of(loaded, data, torch.device("cpu"), reports.Options())
         assert [one.keys for one in opened] == [recipe.reads]
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_copies_are_looked_for_as_training_mirrors_images(monkeypatch, glyph_store, flip):
+    monkeypatch.setattr(reports, "image_report", lambda *given: given[-1])
+    store, cpu = Store(glyph_store), torch.device("cpu")
+    noise = SimpleNamespace(
+        recipe=Synthesis, classes=0, noise=lambda count: torch.zeros(count, 2), generator=None
+    )
+    asked = reports.report_of({"raw": noise}, Images(store, flip=flip), cpu, reports.Options())
+    assert asked.mirrored is flip
+    two = Unpaired.__new__(Unpaired)
+    two.store, two.flip, two.resident = store, flip, "off"
+    two.train = two.held = (np.arange(16), np.arange(16))
+    cycle = SimpleNamespace(recipe=CycleGAN, generator=nn.Identity(), config={})
+    assert reports.report_of({"raw": cycle}, two, cpu, reports.Options()).mirrored is flip
 
 
 def test_other_images_than_those_trained_on_are_refused_and_none_are_fetched(trained, monkeypatch):

@@ -18,8 +18,11 @@ ROWS = {  # l1, style, content: what a good generator is ahead of
 }
 
 
-def scores_of(values, families=FONTS, unseen=1):
-    """Scores of ten seen and ten unseen fonts that differ a little from font to font."""
+def scores_of(values, families=FONTS, unseen=None):
+    """Scores of ten seen and ten unseen fonts that differ a little from font to font.
+
+    They are of so many `families` each, the unseen ones of another number if it is given.
+    """
     noise = np.random.default_rng(len(values)).normal(scale=0.01, size=FONTS)
     cells = {}
     for place, cell in enumerate(("SFUC", "UFUC")):
@@ -29,9 +32,8 @@ def scores_of(values, families=FONTS, unseen=1):
             "style": np.full(FONTS, style),
             "content": np.full(FONTS, content),
         }
-        named = np.arange(FONTS) % families + place * 100
-        if cell == "UFUC" and unseen != 1:
-            named = np.full(FONTS, 100)
+        many = unseen if cell == "UFUC" and unseen else families
+        named = np.arange(FONTS) % many + place * 100
         cells[cell] = CellScores(np.arange(FONTS), named, l1 + 0 * noise, metrics, 50)
     return Scores(cells)
 
@@ -53,7 +55,7 @@ def test_everything_that_it_needs_makes_the_largest_claim():
     assert found.claim == "generalises"
     assert "10 test fonts of 10 families" in found.sentence
     assert all(test.holds for tests in found.tests.values() for test in tests)
-    assert len(found.tests["generalises"]) == 3 * 2 + 2
+    assert len(found.tests["generalises"]) == 3 * 2 + 3
 
 
 @pytest.mark.parametrize(
@@ -111,10 +113,21 @@ def test_few_families_and_a_single_held_out_one_allow_nothing():
     few = judged(families=3)
     assert few.claim == "nothing"
     assert "6 families are too few" in few.sentence
-    assert judged(families=4).claim == "generalises"
-    alone = judged(unseen=0)
+    alone = judged(unseen=1)
     assert alone.claim == "nothing"
     assert "UFUC are of one family" in alone.sentence
+
+
+def test_a_claim_needs_six_families_in_its_own_cell_and_says_how_many_there_are():
+    assert judged(families=6).claim == "generalises"
+    few = judged(unseen=5)
+    assert few.claim == "completes"
+    assert "for lack of: fonts of 6 families or more (UFUC), 5 there." in few.sentence
+    assert sum(not test.holds for test in few.tests["generalises"]) == 1  # the intervals are kept
+    assert judged(families=5, unseen=6).claim == "generalises"
+    both = judged(families=5)
+    assert both.claim == "nothing"
+    assert "lacks: fonts of 6 families or more (SFUC), 5 there." in both.sentence
 
 
 def test_no_larger_claim_holds_where_a_smaller_one_fails():
@@ -135,6 +148,9 @@ def test_judges_below_95_percent_and_few_families_are_told():
     assert "The style judge is right about 81.8%" in told
     assert "content judge" not in told
     assert "4 families held out" in told
+    assert "Of fewer than 6 nothing is claimed about unseen styles" in told
+    six = scores_of(dict.fromkeys(("SFUC", "UFUC"), (0.1, 0.5, 0.9)), families=6)
+    assert "nothing is claimed" not in "\n".join(cautions(six, CEILING))
     assert "too narrow" not in "\n".join(
         cautions(scores_of(dict.fromkeys(("SFUC", "UFUC"), (0.1, 0.5, 0.9))), CEILING)
     )

@@ -88,7 +88,11 @@ def test_an_oracle_is_perfect_until_a_control_takes_its_input_away(dataset, judg
         assert numbers[f"shuffled_reference/{cell}/content"] == 1
     assert "read, as it should be, in 100.0% of UFUC" in report.text
     assert set(shown) == {1, 4}
-    assert report.facts["claim"] == "generalises"
+    assert report.facts["claim"] == "completes"
+    (lacking,) = [
+        test["what"] for test in report.facts["tests"]["generalises"] if not test["holds"]
+    ]
+    assert lacking == "fonts of 6 families or more (UFUC)"
     assert "The style judge is right about 90.0%" in report.text
 
 

@@ -12,6 +12,7 @@ from gan.data.datasets import evenly
 from gan.metrics import image_report as module
 from gan.metrics import populations
 from gan.metrics.distances import frechet, moments
+from gan.metrics.image_evaluation import mirrored
 from gan.metrics.image_report import Asked, image_report
 from gan.metrics.populations import Translations
 
@@ -34,12 +35,12 @@ def reported(tmp_path, monkeypatch):
     """A report on so many fresh images of the same kind as the training images."""
     monkeypatch.chdir(tmp_path)
 
-    def report(drawn, trained, copied=()):
+    def report(drawn, trained, copied=(), mirrored=False):
         fresh, real = pictures(drawn, 1), pictures(trained, 2)
-        fresh[: len(copied)] = real[[*copied]]
+        fresh[: len(copied)] = real[[*copied]].flip(-1) if mirrored else real[[*copied]]
         source = Translations(lambda _, image: image, lambda rows: fresh[rows], np.arange(drawn))
         store = SimpleNamespace(content_hash="abc", shape=(8, 8, 1))
-        asked = Asked(np.arange(trained), drawn, [Squares()])
+        asked = Asked(np.arange(trained), drawn, [Squares()], mirrored=mirrored)
         generators = {"raw": nn.Identity(), "ema": nn.Identity()}
         return image_report(generators, source, store, lambda rows: real[rows], asked), fresh, real
 
@@ -98,3 +99,23 @@ def test_copies_are_looked_for_among_all_training_images(reported, monkeypatch):
     assert torch.equal(sheet["drawn"], sheet["nearest training image"])
     apart = torch.cdist(sheet["drawn"].flatten(1), real.flatten(1))
     assert {*apart.argmin(1).tolist()} <= {*copied}
+
+
+def test_mirrored_copies_are_looked_for_where_training_mirrors(reported, monkeypatch):
+    shown, table = [], images.table
+    monkeypatch.setattr(images, "table", lambda *given: shown.append(given[0]) or table(*given))
+    report, *_ = reported(40, 500, [*range(20)], mirrored=True)
+    assert report.numbers["memorised"] == pytest.approx(0.5, abs=0.05)
+    assert report.facts["measures"]["ema"]["memorised"]["mirrored"]
+    assert "among all 500 training images and their mirror images; what is near" in report.text
+    (sheet,) = shown
+    assert torch.equal(sheet["drawn"], sheet["nearest training image"].flip(-1))
+    plain, *_ = reported(40, 500, [*range(20)])
+    assert not plain.facts["measures"]["ema"]["memorised"]["mirrored"]
+
+
+@pytest.mark.parametrize(
+    ("facts", "expected"), [({}, False), ({"flip": False}, False), ({"flip": True}, True)]
+)
+def test_training_mirrors_where_the_dataset_flips(facts, expected):
+    assert mirrored(SimpleNamespace(**facts)) is expected

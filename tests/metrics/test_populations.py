@@ -137,11 +137,12 @@ def test_the_same_noise_every_time_and_labels_in_the_shares_of_the_training():
     assert torch.equal(torch.random.get_rng_state(), before)  # training draws on as if not measured
 
 
-def copied_from(fake, real):
+def copied_from(fake, real, *mirrored):
     """`fake` beside training images of these features, of which `reference` has kept some."""
     rows = np.arange(len(real))
     kept = torch.from_numpy(evenly(rows, populations.NEIGHBOURS))
-    return copies({"raw": fake}, real[kept], rows, real.split(7))["raw"]
+    looks = [features.split(7) for features in (real, *mirrored)]
+    return copies({"raw": fake}, real[kept], rows, looks)["raw"]
 
 
 def test_copies_are_told_from_fresh_images():
@@ -171,11 +172,32 @@ def test_copies_of_any_training_image_are_found_and_fresh_ones_are_the_share_tha
     assert found.memorised == pytest.approx(0.01, abs=0.005)
     kept = real[torch.from_numpy(evenly(np.arange(8000), 2000))]
     assert (found.distance <= radii(kept, 1).quantile(0.01)).double().mean() > 0.025  # the control
-    several = copies({"raw": fresh, "ema": real[100:200]}, kept, np.arange(8000), [real])
+    several = copies({"raw": fresh, "ema": real[100:200]}, kept, np.arange(8000), [[real]])
     torch.testing.assert_close(several["raw"].distance, found.distance)
     assert several["raw"].memorised == pytest.approx(found.memorised)
     assert several["ema"].memorised == 1
     assert several["ema"].which.tolist() == [*range(100, 200)]
+
+
+@pytest.mark.parametrize("apart", [0.01, 1.0])
+def test_mirrored_copies_are_found_and_fresh_images_are_the_share_that_is_said(apart):
+    """Also where every image is nearly its own mirror image, which says nothing of others."""
+    random = torch.Generator().manual_seed(0)
+
+    def images(count):
+        half = torch.randn(count, 2, generator=random)
+        other = half.flip(1) + apart * torch.randn(count, 2, generator=random)
+        return torch.cat([half, other], 1)
+
+    real, fresh = images(4000), images(4000)
+    assert copied_from(fresh, real, real.flip(1)).memorised == pytest.approx(0.01, abs=0.005)
+    copied = torch.cat([real[:1000].flip(1), fresh[1000:]])
+    found = copied_from(copied, real, real.flip(1))
+    assert found.memorised == pytest.approx(0.25 + 0.75 * 0.01, abs=0.005)
+    assert found.which[:1000].tolist() == [*range(1000)]
+    assert found.distance[:1000].max() == 0
+    if apart == 1:
+        assert copied_from(copied, real).memorised < 0.03  # the control
 
 
 def test_copies_are_looked_for_in_bounded_memory(monkeypatch):

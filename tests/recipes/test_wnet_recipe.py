@@ -254,7 +254,15 @@ def test_one_of_many_references_is_drawn_uniformly():
     assert all(0.2 < (drawn == k).float().mean() < 0.3 for k in range(4))
 
 
-def test_class_terms_take_logits():
-    confident = nn.functional.one_hot(torch.arange(10), 10).float() * 20
-    assert cross_entropy(confident, torch.arange(10)) < 1e-6
-    assert cross_entropy(confident.softmax(1), torch.arange(10)) > 1.46  # the known wrong variant
+def test_class_terms_take_logits(batch):
+    """Where the right class is certain they are 0; a softmax more would leave above 0.1."""
+    game = recipe()
+    batch |= {"style": torch.full((3,), 1), "character": torch.full((3,), 4)}
+    encoders = {"character": game.generator.content_encoder, "style": game.generator.style_encoder}
+    for field, encoder in encoders.items():
+        nn.init.zeros_(encoder.head.weight)
+        nn.init.constant_(encoder.head.bias, -20)
+        nn.init.constant_(encoder.head.bias[batch[field][0]], 20)
+    _, terms = generator_terms(game, batch)
+    assert terms["encoder_character"] < 1e-6
+    assert terms["encoder_style"] < 1e-6
