@@ -4,6 +4,7 @@ The configurations are what `--cfg job` shows, so that a mutated one is a mutate
 smaller number goes the whole way through the command line.
 """
 
+import contextlib
 import copy
 import functools
 import inspect
@@ -362,6 +363,13 @@ BOTH = {  # two settings that cannot hold together -> what must be named
     ("model=wnet", "freeze=[generator.decodr]"): ("freeze", "did you mean 'generator.decoder'"),
     ("model=wnet", "rates={discriminator.frist: 1}"): ("rates", "discriminator.first"),
     ("model=wnet", "freeze=[generator]"): ("freeze", "nothing to train"),
+    ("model=cyclegan", "freeze={generator.to_a: 3, generator.to_b: 3}"): (
+        "generator.to_a and generator.to_b",
+        "first update",
+    ),
+    ("model=cyclegan", "freeze=[generator.to_a,generator.to_b]"): ("freeze", "first update"),
+    ("model=dcgan", "freeze={augment: 3}"): ("freeze: augment", "generator or discriminator"),
+    ("model=dcgan", "rates={augment: 3}"): ("rates: augment", "generator or discriminator"),
     ("model=dcgan", "generator.width=100000"): ("generator.width", "GiB"),
     (
         "model=wnet",
@@ -429,19 +437,91 @@ def test_a_part_that_the_meta_device_cannot_judge_is_left_to_the_first_step(comp
 # ---- mappings of the command line ----------------------------------------------------------------
 
 
-def test_a_mapping_on_the_command_line_replaces_that_of_an_experiment(command):
-    arguments = ("experiment=wnet_paper", "run_dir=run", "generator.width=2", "image.size=16")
-    for given_, wanted in ((("trainer.n_critic={0: 1}",), {0: 1}), ((), {0: 25, 25: 5, 638: 2})):
-        seen = []
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(
-                "gan.build.build", lambda values, stop, seen=seen: seen.append(values) or STOP
-            )
-            assert command(*arguments, *given_)[0] == 0
-        assert seen[0]["trainer"]["n_critic"] == wanted
+@pytest.fixture
+def meant(command, monkeypatch):
+    """What a command line comes to: the values that a trainer would be built of."""
+    seen = []
+    monkeypatch.setattr("gan.build.build", lambda values, stop: seen.append(values) or STOP)
+
+    def call(*arguments):
+        assert command(*arguments, "run_dir=run")[0] == 0
+        return seen[-1]
+
+    return call
+
+
+def test_a_mapping_on_the_command_line_replaces_that_of_an_experiment(meant):
+    arguments = ("experiment=wnet_paper", "generator.width=2", "image.size=16")
+    assert meant(*arguments)["trainer"]["n_critic"] == {0: 25, 25: 5, 638: 2}
+    assert meant(*arguments, "trainer.n_critic={0: 1}")["trainer"]["n_critic"] == {0: 1}
+
+
+R1 = "penalties={r1: {weight: 10}}"
+
+
+@pytest.mark.parametrize(
+    ("given_", "wanted"),
+    [
+        ((), {"wgan_gp": {"weight": 10.0}}),
+        (("penalties={}",), {}),
+        ((R1,), {"r1": {"weight": 10}}),
+        (("penalties.r2.weight=1", R1, "penalties.r1.every=4"), {"r1": {"weight": 10, "every": 4}}),
+        (("penalties={}", "penalties.r1.weight=${seed}", "seed=3"), {"r1": {"weight": 3}}),
+    ],
+)
+def test_a_mapping_of_penalties_replaces_a_presets(meant, given_, wanted):
+    assert meant("model=wgan_gp", *given_)["penalties"] == wanted
+
+
+def test_changes_and_reconstruction_losses_are_given_as_mappings_too(meant):
+    changes = meant("model=dcgan", "augment.noise.deviation=1", "augment={shift: {ratio: 0.1}}")
+    assert changes["augment"] == {"shift": {"ratio": 0.1}}
+    extra = meant("model=pix2pix", "reconstruction={l2: {weight: 10}}")
+    assert extra["reconstruction"] == {"l2": {"weight": 10}}
+
+
+def test_a_process_that_composes_a_job_by_itself_means_the_same(meant, monkeypatch):
+    monkeypatch.setattr(train, "guarded", lambda: contextlib.nullcontext([]))
+    assert meant("model=wgan_gp", "penalties={}")["penalties"] == {}
+
+
+def test_a_mapping_is_shown_as_it_will_be_meant(monkeypatch, capfd):
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    assert train.main(["model=wgan_gp", "penalties={}", "--cfg", "job"]) == 0
+    assert "penalties: {}" in capfd.readouterr().out
 
 
 STOP = types.SimpleNamespace(train=lambda: True)
+
+
+# ---- what a preset sets for a part that is chosen away -------------------------------------------
+
+
+def test_values_for_another_optimizer_do_not_stand_in_the_way(meant, monkeypatch):
+    said = []
+    monkeypatch.setattr("gan.distributed.say", said.append)
+    optimizer = meant("model=sngan", "optimizer@optimizer.discriminator=rmsprop")["optimizer"]
+    assert "betas" not in optimizer["discriminator"]
+    assert optimizer["discriminator"]["lr"] == optimizer["generator"]["lr"] == 2e-4
+    assert optimizer["generator"]["betas"] == [0.0, 0.9]
+    assert said == [
+        "optimizer.discriminator.betas=[0.0, 0.9] of the preset is left out: rmsprop does not "
+        "take it"
+    ]
+
+
+@pytest.mark.parametrize(("name", "kept"), [("cosine", {"end": 0.0}), ("exponential", {})])
+def test_values_for_another_schedule_do_not_stand_in_the_way(meant, name, kept):
+    schedule = meant("model=pix2pix", f"schedule@schedule.generator={name}")["schedule"]
+    assert schedule["generator"] == {"name": name, "length": None, "warmup": 0, **kept}
+    assert schedule["discriminator"]["start"] == 0.5
+
+
+def test_a_users_own_value_for_another_optimizer_is_refused(meant):
+    chosen = ("model=sngan", "optimizer@optimizer.discriminator=rmsprop")
+    values = meant(*chosen, "optimizer.discriminator.betas=[0.0,0.9]")
+    with pytest.raises(ConfigError, match=r"optimizer\.discriminator\.betas is unknown"):
+        check(values)
 
 
 # ---- F4: what is saved is what was meant ---------------------------------------------------------

@@ -114,6 +114,25 @@ def test_a_rate_of_zero_keeps_a_submodule_and_another_scales_its_first_step(tiny
     trainer.stream.close()
 
 
+def test_a_rate_of_zero_keeps_a_submodule_that_weight_clipping_would_bound(tiny):
+    common = ("clip.discriminator.weights=0.001", "optimizer.discriminator.lr=1e-4")
+    trainer = build(tiny("dcgan", *common, "rates={discriminator.first: 0}"))
+    discriminator = trainer.recipe.discriminator
+    kept = weights(discriminator.first)
+    assert max(weight.abs().max() for weight in kept) > 0.001
+    trainer.play()
+    trainer.stream.close()
+    assert not any(moved(kept, discriminator.first))
+    first = {*discriminator.first.parameters()}
+    bound = [p.abs().max().item() for p in discriminator.parameters() if p not in first]
+    assert max(bound) == pytest.approx(0.001)
+    still = build(tiny("dcgan", *common, "optimizer.discriminator.lr=0", "run_dir=still"))
+    kept = weights(still.recipe.discriminator)
+    still.play()
+    still.stream.close()
+    assert not any(moved(kept, still.recipe.discriminator))
+
+
 def test_rates_in_another_order_are_the_same_run(tiny):
     one = ["generator.style_encoder: 1e-3", "generator.content_encoder: 5e-6"]
     first = build(tiny("wnet", f"rates={{{', '.join(one)}}}"))

@@ -12,11 +12,15 @@ from unittest import mock
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from gan import distributed
-from gan.config.check import place
+from gan.config.check import NAMED
+from gan.config.rehearsal import SIDES
+from gan.config.signature import ConfigError, coerce, flat
+from gan.registry import Entry, entry
 
 PLUGINS = {  # what Hydra itself builds, out of installed plugins
     f"hydra.{part}._target_": ("hydra._internal.core_plugins.", "hydra_plugins.")
@@ -26,7 +30,8 @@ CALLING = ("callbacks", "job.env_set", "sweeper.custom_search_space", "launcher.
 HANDLERS = ("logging.StreamHandler", "logging.FileHandler")
 MODES = ("run", "multirun", "cfg", "info", "shell_completion")  # of Hydra's, one at a time
 STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
-PIECEWISE = ("trainer.n_critic", "freeze", "rates")  # their keys are the user's own
+PIECEWISE = ("trainer.n_critic", "freeze", "rates", *NAMED)  # their keys are the user's own
+FITTED = [f"{kind}.{side}" for kind in ("optimizer", "schedule") for side in SIDES]
 
 
 class UsageError(ValueError):
@@ -42,6 +47,7 @@ def guarded() -> Iterator[list[DictConfig]]:
     def checked(*arguments: Any, **options: Any) -> DictConfig:
         config = load(*arguments, **options)
         require_values(OmegaConf.to_container(config))
+        replaced(config, OmegaConf.select(config, "hydra.overrides.task") or ())
         if OmegaConf.select(config, "hydra.mode") == RunMode.MULTIRUN:
             _require_one_process()
         composed.append(config)
@@ -103,12 +109,52 @@ def require_options(arguments: Iterable[str]) -> None:
         raise UsageError("--resolve needs --cfg job beside it")
 
 
-def replaced(values: dict[str, Any], overrides: Iterable[str]) -> None:
+def replaced(config: DictConfig, overrides: Iterable[str]) -> None:
     """Put whole mappings of the command line in place of what Hydra has merged them into.
 
-    `trainer.n_critic={0: 1}` means these pieces, and not these beside the pieces of a preset.
+    `trainer.n_critic={0: 1}` means these pieces, and not these beside the pieces of a preset. What
+    follows is added: `penalties={} penalties.r1.weight=10` leaves this penalty alone.
     """
-    for override in OverridesParser.create().parse_overrides(list(overrides)):
-        given = override.value()
-        if override.key_or_group in PIECEWISE and isinstance(given, dict):
-            place(values, override.key_or_group, given)
+    given = [o for o in _parsed(overrides) if not o.is_sweep_override()]
+    for key in PIECEWISE:
+        inside = [o for o in given if f"{o.key_or_group}.".startswith(f"{key}.")]
+        whole = [o for o in inside if o.key_or_group == key and isinstance(o.value(), dict)]
+        if whole:
+            with open_dict(config):
+                OmegaConf.update(config, key, {}, merge=False)
+                again = inside[inside.index(whole[-1]) :]
+                ConfigLoaderImpl._apply_overrides_to_config(again, config)
+
+
+def fitted(values: dict[str, Any], overrides: Iterable[str]) -> list[str]:
+    """Leave out what a preset sets for an optimizer or a schedule and another one does not take.
+
+    That other one is chosen by the command line, whose own values stay. Returns what to say of it.
+    """
+    given, said = _parsed(overrides), []
+    written = {key for o in given for key in flat({o.key_or_group: o.value()})}
+    for section in [o.package for o in given if o.package in FITTED and not o.is_delete()]:
+        kind, side = section.split(".")
+        node = values[kind][side]
+        chosen = entry(kind, node["name"], f"{section}.name")
+        for key in [k for k in node if f"{section}.{k}" not in written]:
+            if not _takes(chosen, key, node[key]):
+                said.append(
+                    f"{section}.{key}={node.pop(key)} of the preset is left out: {chosen.name} "
+                    "does not take it"
+                )
+    return said
+
+
+def _takes(chosen: Entry, key: str, value: Any) -> bool:
+    if key == "name" or value == "???":  # which is told of when it is missing
+        return True
+    try:
+        coerce(chosen.parameters[key].annotation, value, key)
+    except (KeyError, ConfigError):
+        return False
+    return True
+
+
+def _parsed(overrides: Iterable[str]) -> list[Override]:
+    return OverridesParser.create().parse_overrides(list(overrides))

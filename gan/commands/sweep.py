@@ -167,6 +167,19 @@ def recorded(folder: Path, name: str) -> Iterator[None]:
         _note(folder, name, "done")
 
 
+def lightened(error: JobError) -> JobError:
+    """The error without frames, which hold a whole trainer: Hydra keeps it to the sweep's end."""
+    _let_go(error)
+    return error
+
+
+def _let_go(error: BaseException | None) -> None:
+    if error is not None and error.__traceback__ is not None:
+        error.__traceback__ = None
+        _let_go(error.__cause__)
+        _let_go(error.__context__)
+
+
 def _note(folder: Path, name: str, state: str) -> None:
     if int(os.environ.get("RANK", 0)):  # of the tasks of a job the first keeps the record
         return

@@ -1,5 +1,6 @@
 """`gan train` and `train.py`: compose a configuration, check it, build a trainer, train."""
 
+import gc
 import hashlib
 import importlib
 import os
@@ -23,15 +24,16 @@ from omegaconf.errors import OmegaConfBaseException
 import gan  # fills the registries before anything is composed
 from gan import distributed
 from gan.commands import afterwards, show_crashes, sweep
-from gan.commands.composing import UsageError, guarded, replaced, require_options
+from gan.commands.composing import UsageError, fitted, guarded, replaced, require_options
 from gan.commands.ranks import DIVERGED, MISTAKE, RankError, Ranks
+from gan.config import check
 from gan.config.signature import Count, coerce, nearest
 from gan.registry import ConfigError, entry, names
 from gan.run.saves import StorageError
 from gan.run.signals import Stop
 from gan.step.guard import DivergedError
 
-NAMED = ("penalties.", "reconstruction.", "augment.")  # sections whose keys are chosen by name
+NAMED = tuple(f"{section}{sign}" for section in check.NAMED for sign in (".", "={"))
 if TYPE_CHECKING:
     from gan.trainer import Trainer
 
@@ -97,29 +99,34 @@ def _alone(config: DictConfig, stop: Stop) -> None:
 
 def _of_sweep(config: DictConfig, stop: Stop) -> float | None:
     """What is finished is not trained again; a run that diverges does not end a search."""
+    gc.collect()  # the last job's trainer, which refers to itself
     hydra_config = HydraConfig.get()
     sweep.join_tasks()
     try:
         with sweep.recorded(*sweep.place(hydra_config)), distributed.group():
-            try:
-                values = plain(config)
-                settings = values.get("trainer")
-                best = settings.get("best") if isinstance(settings, dict) else None
-                sweep.require_search(hydra_config, best)
-                import_plugins(values.get("plugins") or [])
-                trainer = None if sweep.finished(values) else built(values, stop)
-            except (ValueError, OSError) as error:
-                raise UsageError(str(error)) from error
-            if trainer is not None and not trainer.train():
-                raise KeyboardInterrupt
-            afterwards.evaluate(values, stop)
-            if distributed.rank():
-                return None
-            return sweep.value(hydra_config, Path(values["run_dir"]), best)
+            return _trained(config, stop, hydra_config)
     except sweep.JobError as error:
         if sweep.searches(hydra_config) and _diverged(error.__cause__):
             return sweep.worst(hydra_config)
-        raise
+        raise sweep.lightened(error) from error.__cause__
+
+
+def _trained(config: DictConfig, stop: Stop, hydra_config: Any) -> float | None:
+    """A job's training and its value; the trainer is gone when this returns."""
+    try:
+        values = plain(config)
+        settings = values.get("trainer")
+        best = settings.get("best") if isinstance(settings, dict) else None
+        sweep.require_search(hydra_config, best)
+        trainer = None if sweep.finished(values) else built(values, stop)
+    except (ValueError, OSError) as error:
+        raise UsageError(str(error)) from error
+    if trainer is not None and not trainer.train():
+        raise KeyboardInterrupt
+    afterwards.evaluate(values, stop)
+    if distributed.rank():
+        return None
+    return sweep.value(hydra_config, Path(values["run_dir"]), best)
 
 
 def _diverged(error: BaseException | None) -> bool:
@@ -154,9 +161,12 @@ def built(values: dict[str, Any], stop: Stop) -> "Trainer | Ranks":
 
 def plain(config: DictConfig) -> dict[str, Any]:
     """The composed values, interpolated; each job of a multirun has a run directory of its own."""
-    values = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
     run = HydraConfig.get()
-    replaced(values, run.overrides.task)
+    replaced(config, run.overrides.task)
+    values = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
+    import_plugins(values.get("plugins") or [])  # a job may be a process of its own
+    for said in fitted(values, run.overrides.task):
+        distributed.say(said)
     if run.mode == RunMode.MULTIRUN:
         folder, name = sweep.place(run)
         values["run_dir"] = str(folder / name)
@@ -303,7 +313,10 @@ def _is_choice(override: str) -> bool:
 
 
 def switched_on(argument: str) -> str:
-    """An argument as Hydra wants it: a penalty needs no `+`, as in `penalties.r1.weight=10`."""
+    """An argument as Hydra wants it: a penalty needs no `+`, as in `penalties.r1.weight=10`.
+
+    Nor does a mapping of them, as in `penalties={r1: {weight: 10}}`.
+    """
     return f"++{argument}" if argument.startswith(NAMED) else argument
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 Freeze = list[str] | dict[str, int]
 Asleep = dict[str, list[tuple[int, list[Parameter]]]]
+PLAYERS = ("generator", "discriminator")
 
 
 def freeze(recipe: Recipe, wanted: Freeze) -> Asleep:
@@ -25,8 +26,10 @@ def freeze(recipe: Recipe, wanted: Freeze) -> Asleep:
 
     Returns, by player, the parameters that wake up and when: by the innermost part that is named.
     Running statistics go on moving.
+
+    Raises: ConfigError for what is no part of a player, or leaves one with nothing to train.
     """
-    asleep: Asleep = {"generator": [], "discriminator": []}
+    asleep: Asleep = {side: [] for side in PLAYERS}
     until = dict.fromkeys(wanted) if isinstance(wanted, list) else wanted
     for name in asleep.keys() & until.keys():
         raise ConfigError(f"freeze: {name} would leave nothing to train; name a part of it")
@@ -38,7 +41,19 @@ def freeze(recipe: Recipe, wanted: Freeze) -> Asleep:
                 parameter.requires_grad = False
         else:
             asleep[name.partition(".")[0]].append((update, parameters))
+    for side in PLAYERS:
+        _require_awake(recipe, side, asleep, [n for n in until if n.startswith(f"{side}.")])
     return asleep
+
+
+def _require_awake(recipe: Recipe, side: str, asleep: Asleep, named: list[str]) -> None:
+    later = {id(p) for update, parameters in asleep[side] if update for p in parameters}
+    trained = [p for p in recipe.get_submodule(side).parameters() if p.requires_grad]
+    if named and later.issuperset(map(id, trained)):
+        raise ConfigError(
+            f"freeze: {' and '.join(named)} would leave nothing of the {side} to train at its "
+            "first update; leave a part of it out"
+        )
 
 
 def groups(recipe: Recipe, side: str, rates: Mapping[str, float]) -> list[dict[str, Any]]:
@@ -56,13 +71,16 @@ def groups(recipe: Recipe, side: str, rates: Mapping[str, float]) -> list[dict[s
 def player(checked: "Checked", recipe: Recipe, side: str, asleep: Asleep) -> Player:
     """A side's player: what its optimizer moves, and how."""
     (opponent,) = (recipe.get_submodule(other) for other in asleep if other != side)
+    trained = groups(recipe, side, checked.rates)
+    optimizer = checked.create(f"optimizer.{side}", parameters=trained)
+    kept = [p for group in optimizer.param_groups if group["lr"] == 0 for p in group["params"]]
     return Player(
         side,
         recipe.get_submodule(side),
         opponent,
-        checked.create(f"optimizer.{side}", parameters=groups(recipe, side, checked.rates)),
+        optimizer,
         checked.create(f"schedule.{side}"),
-        checked.clip[side],
+        checked.clip[side].sparing(kept),
         recipe.statistics,
         asleep[side],
         partial(checked.settings.autocast, distributed.device(checked.settings.device)),
@@ -82,10 +100,10 @@ def _untaken(part: nn.Module, taken: set[int]) -> list[Parameter]:
 
 
 def _part(recipe: Recipe, name: str, key: str) -> nn.Module:
-    known = [known for known, _ in recipe.named_modules() if known]
+    known = [known for known, _ in recipe.named_modules() if known.partition(".")[0] in PLAYERS]
     if name not in known:
         near = nearest(name, known).split(" (known")[0]
         tops = [n for n in known if n.count(".") == 1]
         hint = near if near.startswith("did") else f"known: {', '.join(tops)}"
-        raise ConfigError(f"{key}: {name} is no part of this recipe; {hint}")
+        raise ConfigError(f"{key}: {name} is no part of generator or discriminator; {hint}")
     return recipe.get_submodule(name)

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -370,6 +371,22 @@ def test_one_failing_job_does_not_stop_the_others(run, glyph_store, seeds):
     assert f"gan: {len(wrong)} of {len(seeds)} jobs failed" in errors
     trained = [path for path in Path("runs/three").iterdir() if (path / "metrics.jsonl").exists()]
     assert len(trained) == len(seeds) - len(wrong)
+
+
+def test_a_failed_job_leaves_no_trainer_behind(run, glyph_store, monkeypatch):
+    trainers, living = [], []
+
+    def fail(trainer):
+        living.append(sum(there() is not None for there in trainers))
+        trainers.append(weakref.ref(trainer))
+        raise RuntimeError("planned")
+
+    monkeypatch.setattr("gan.trainer.Trainer.play", fail)
+    small = [*glyphs(glyph_store), *TINY["dcgan"], "sweep=failing"]
+    status, errors = run("-m", "model=dcgan", "seed=0,1,2", *small)
+    assert status == 1
+    assert errors.count("RuntimeError: planned") == 3  # the end of each log
+    assert living == [0, 0, 0]
 
 
 def test_a_job_folder_is_short_safe_and_its_own():
