@@ -2,10 +2,14 @@
 
 import argparse
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gan.commands.arguments import folder
+
+if TYPE_CHECKING:
+    from gan.runs import Run
 
 
 def add_parser(commands: Any) -> None:
@@ -21,7 +25,7 @@ def add_parser(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Writes the files and prints how far their images are from the original's."""
+    """Writes the files, removes those of an earlier export, and says what it did."""
     from gan import runs
     from gan.trained import export
 
@@ -29,16 +33,28 @@ def run(args: argparse.Namespace) -> int:
     export.inputs(loaded, 1)  # refuses unknown recipes before anything is written
     out = args.out or loaded.folder / "exported"
     out.mkdir(parents=True, exist_ok=True)
+    written: list[Path] = []
+    try:
+        for path, said in _written(loaded, out, args.onnx):
+            written.append(path)
+            print(f"{path}: {said}")
+    except export.ExportError as error:
+        print(f"gan: {error}", file=sys.stderr)
+        return 1
+    finally:
+        for path in export.remove_older(out, written):
+            print(f"{path}: removed, it was of an earlier export")
+    return 0
+
+
+def _written(loaded: "Run", out: Path, onnx: bool) -> Iterator[tuple[Path, str]]:
+    """Every file as soon as it is there, with what is to be said of it."""
+    from gan.trained import export
+
     path = out / "generator.safetensors"
     export.weights(loaded, path)
-    print(f"{path}: weights ({loaded.weights}, step {loaded.step})")
-    writers = {"pt2": export.program, **({"onnx": export.onnx} if args.onnx else {})}
+    yield path, f"weights ({loaded.weights}, step {loaded.step})"
+    writers = {"pt2": export.program, **({"onnx": export.onnx} if onnx else {})}
     for suffix, write in writers.items():
         path = out / f"generator.{suffix}"
-        try:
-            difference = write(loaded, path)
-        except export.ExportError as error:
-            print(f"gan: {error}", file=sys.stderr)
-            return 1
-        print(f"{path}: differs by at most {difference:.1e} from the original")
-    return 0
+        yield path, f"differs by at most {write(loaded, path):.1e} from the original"

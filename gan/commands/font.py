@@ -107,9 +107,9 @@ def run(args: argparse.Namespace) -> int:
     seen = [references.reference(path, loaded.size, fill) for path in args.reference]
     names = listed_characters(args.characters) if args.characters else data.characters
     found, source = _prototypes(args, loaded, data, names)
-    wanted = prototypes.wanted(
-        args.characters or "".join(found), found, source, skip=args.skip_missing
-    )
+    if not (args.characters or args.prototype_font):  # all that the data hold
+        names = [*found]
+    wanted = prototypes.wanted(names, found, source, skip=args.skip_missing)
     shown = _standard(shows, *_prototypes(args, loaded, data, shows)) if shows else []
     args.out.parent.mkdir(parents=True, exist_ok=True)
     picture = args.out.with_name(f"{args.out.stem}-references.png")

@@ -10,8 +10,8 @@ import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Generator, Iterator, Mapping
-from functools import cached_property, partial
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
@@ -19,9 +19,10 @@ from typing import IO, Any, NamedTuple, cast
 import numpy as np
 
 from gan.data.images import (
+    CHOICE,
     RULES,
     Fit,
-    class_names,
+    classes,
     digest,
     fitted,
     is_image,
@@ -29,7 +30,6 @@ from gan.data.images import (
     printable,
     record,
     require_channels,
-    shared_folders,
     strictly_decoded,
     unread,
 )
@@ -67,9 +67,9 @@ class Archive:
     """The JPEG, PNG and WebP images of a .zip, .tar, .tar.gz, .tar.bz2 or .tar.xz, in its order.
 
     The path may go on into the archive: `photos.zip/train` are the images of that folder. Rules are
-    those of `ImageFolder`, except that folders which all images share are no classes. Besides,
-    members are refused by name that are links or devices, that would leave the folder into which
-    they were extracted, that are encrypted, sparse or there twice.
+    those of `ImageFolder`, except that one folder around all images is no class. Besides, members
+    are refused by name that are links or devices, that would leave the folder into which they were
+    extracted, that are encrypted, sparse or there twice.
     """
 
     def __init__(self, path: Path, size: int, channels: int = 3, fit: Fit = fitted) -> None:
@@ -82,26 +82,20 @@ class Archive:
         self.file, self.inside = located(path)
         self.fit = fit
         self.shape = (size, size, channels)
-        self.name = f"archive {self.file.name}{'/' * bool(self.inside)}{self.inside}"
+        self.name = printable(f"archive {self.file.name}{'/' * bool(self.inside)}{self.inside}")
         self.keys = [
             None if member.problem else member.name for member in members(self.file, self.inside)
         ]
         if not any(self.keys):
             raise ArchiveError(f"the {self.name} holds no JPEG, PNG or WebP image")
-        self.facts: Mapping[str, Any] = {}
-
-    @cached_property
-    def names(self) -> dict[str, list[str]]:
-        """The classes, if there are any."""
-        return class_names([key.split("/")[self._shared : -1] for key in self.keys if key])
-
-    @cached_property
-    def _shared(self) -> int:
-        return shared_folders([key.split("/")[:-1] for key in self.keys if key])
+        self.classes = classes([key for key in self.keys if key])
+        self.names: Mapping[str, Sequence[str]] = self.classes.names
+        self.facts: Mapping[str, Any] = self.classes.facts
 
     def fingerprint(self) -> str:
         """Changes with the name, size or time of the archive."""
-        return digest([RULES, self.shape, self.inside, listing(self.file.parent, [self.file])])
+        there = listing(self.file.parent, [self.file])
+        return digest([RULES, CHOICE, self.shape, self.inside, there])
 
     def __len__(self) -> int:
         """How many images there are, refused members included."""
@@ -118,10 +112,7 @@ class Archive:
     def _item(self, member: "Member") -> Record | Rejected:
         if member.problem:
             return Rejected(member.name, member.problem)
-        labels = self.names.get("label")
-        folders = member.name.split("/")[self._shared :]
-        fields = {"label": labels.index(printable(folders[0]))} if labels else {}
-        return record(member.name, partial(self._image, member), fields)
+        return record(member.name, partial(self._image, member), self.classes.fields(member.name))
 
     def _image(self, member: "Member") -> np.ndarray:
         return strictly_decoded(io.BytesIO(member.read()), *self.shape[1:], self.fit)

@@ -5,6 +5,7 @@ belong to each key of the batch; the stream copies them.
 """
 
 import hashlib
+import sys
 from collections.abc import Collection
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
@@ -82,10 +83,13 @@ class Images:
             label = corrected.field
         elif label is None and "label" in store.fields:
             label = "label"
+        beside = _beside(store)
+        if label is None and beside:
+            print(f"{store.path}: {beside}", file=sys.stderr)
         if label is not None and label not in store.fields:
             raise StoreError(
                 f"data.label={label} is no field of {store.path}; "
-                f"it has {', '.join(store.fields) or 'none'}"
+                f"it has {', '.join(store.fields) or 'none'}{beside and f': {beside}'}"
             )
         if label is not None and store.fields[label].min() < 0:
             raise StoreError(f"data.label={label} has negative values, which are no classes")
@@ -125,6 +129,12 @@ class Images:
         """Up to 64 images, evenly spaced."""
         rows = evenly(np.arange(len(self)), 64)
         return {"images": self.plan(0, 0, rows)._replace(flip=None)}
+
+
+def _beside(store: Store) -> str:
+    """Why the sub-folders that a store was made of are no classes, or nothing."""
+    image = store.facts.get("beside")
+    return f"{image} lies beside the sub-folders, which are no classes therefore" if image else ""
 
 
 def picked(members: np.ndarray, many: int, seed: int = 0) -> np.ndarray:

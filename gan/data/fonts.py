@@ -24,6 +24,7 @@ from gan.data.glyphs import (
     render,
     versions,
 )
+from gan.data.images import printable
 from gan.data.store import Record, Rejected
 
 NOTICE = (
@@ -79,7 +80,7 @@ class FontFolder:
         if not self.files:
             raise FontError(f"{path} holds no font file (.ttf, .otf, .ttc, .otc)")
         self.wanted = listed_characters(REGION_NEUTRAL if characters is None else characters)
-        self.name = f"fonts {self.path.name}"
+        self.name = printable(f"fonts {self.path.name}")
         self.shape = (size, size, 1)
 
     @cached_property
@@ -345,7 +346,7 @@ def _described(face: Face, family: str) -> dict[str, Any]:
         "cluster": face.id,
         "licence": face.licence,
         "copyright": face.copyright[:200],
-        "file": face.path.name,
+        "file": face.file,
         "face": face.index,
         "sha256": face.sha256,
     }

@@ -26,6 +26,7 @@ from gan.data.images import (
     digest,
     fitted,
     listing,
+    printable,
     record,
     require_channels,
     strictly_decoded,
@@ -257,4 +258,4 @@ class ForeignImages:
 
 
 def _title(encoded: Encoded) -> str:
-    return f"{encoded.origin}'s LMDB {encoded.path.name}"
+    return printable(f"{encoded.origin}'s LMDB {encoded.path.name}")

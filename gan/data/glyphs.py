@@ -21,7 +21,7 @@ from fontTools.ttLib import TTFont
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, features
 
-from gan.data.images import FONTS, files_below
+from gan.data.images import FONTS, files_below, printable
 from gan.data.store import Rejected
 
 Pixels = NDArray[np.uint8]
@@ -64,17 +64,18 @@ class Face:
     """
 
     def __init__(self, path: Path, index: int = 0, id: str = "") -> None:
-        self.path, self.index, self.id = path, index, id or path.stem
+        self.path, self.index, self.id = path, index, id or printable(path.stem)
+        self.file = printable(path.name)
         try:
             with path.open("rb") as file, TTFont(file, fontNumber=index, lazy=True) as font:
                 glyphs: dict[int, str] = font.getBestCmap() or {}  # leaves out glyph 0
                 text = {key: _text(font["name"].getDebugName(key)) for key in _NAMES}
         except Exception as error:  # a damaged table may raise anything, AssertionError too
-            raise FontError(f"{path.name} (face {index}) is no readable font: {error!r}") from error
+            raise FontError(f"{self.file} (face {index}) is no readable font: {error!r}") from error
         if not glyphs:
-            raise FontError(f"{path.name} (face {index}) has no Unicode character map")
+            raise FontError(f"{self.file} (face {index}) has no Unicode character map")
         self.mapped = np.array([code for code, glyph in glyphs.items() if glyph != ".notdef"], int)
-        self.family = text[16] or text[1] or path.stem
+        self.family = text[16] or text[1] or printable(path.stem)
         self.name = text[4] or self.family
         self.copyright, self.designer = text[0], text[9]
         self.licence = licence(f"{text[13]} {text[14]} {text[0]}")
@@ -131,22 +132,25 @@ def faces(folder: Path) -> tuple[list[Face], list[Rejected]]:
     """All faces of all font files below a folder, sorted by path, and those that cannot be used.
 
     A face is named by its file, without suffix; faces of a collection get their number, files of
-    one name their folder.
+    one name their folder, and where another face has that name already, its file's suffix as well.
     """
     paths = font_files(folder)
     stems = [path.stem for path in paths]
-    found: list[Face] = []
+    found: dict[str, Face] = {}
     rejected: list[Rejected] = []
     for path in paths:
-        alone = stems.count(path.stem) == 1
-        stem = path.stem if alone else "-".join(path.relative_to(folder).parts)
+        whole = printable("-".join(path.relative_to(folder).parts))
+        stem = printable(path.stem) if stems.count(path.stem) == 1 else whole
         try:
             count = _face_count(path)
         except FontError as error:
             rejected.append(Rejected(stem, str(error)))
             continue
         for index in range(count):
-            id = stem if count == 1 else f"{stem}-{index}"
+            number = "" if count == 1 else f"-{index}"
+            id = (whole if stem + number in found else stem) + number
+            while id in found:
+                id += "+"
             try:
                 face = Face(path, index, id)
             except FontError as error:
@@ -155,8 +159,8 @@ def faces(folder: Path) -> tuple[list[Face], list[Rejected]]:
             if _NOT_TEXT.search(face.name):
                 rejected.append(Rejected(id, f"{face.name} is a symbol or last-resort font"))
             else:
-                found.append(face)
-    return found, rejected
+                found[id] = face
+    return [*found.values()], rejected
 
 
 def _face_count(path: Path) -> int:
@@ -171,7 +175,8 @@ def _face_count(path: Path) -> int:
         return 1
     count = int.from_bytes(head[8:12], "big")
     if count > min(MOST_FACES, path.stat().st_size // 4):
-        raise FontError(f"{path.name} says that it holds {count} faces: it is damaged")
+        name = printable(path.name)
+        raise FontError(f"{name} says that it holds {count} faces: it is damaged")
     return count
 
 
@@ -186,9 +191,7 @@ class _Pen:
                 face.path, em, index=face.index, layout_engine=ImageFont.Layout.BASIC
             )
         except OSError as error:
-            raise FontError(
-                f"{face.path.name} (face {face.index}) does not open: {error}"
-            ) from error
+            raise FontError(f"{face.file} (face {face.index}) does not open: {error}") from error
         self.box = self._box()
 
     def ink(self, character: str) -> Pixels:

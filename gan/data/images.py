@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, NoReturn
+from typing import IO, Any, NamedTuple, NoReturn
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -14,13 +14,19 @@ from PIL import Image, ImageOps
 from gan.data import jpeg
 from gan.data.layout import Record, Rejected, key_problem
 
-READ = {".jpg", ".jpeg", ".png", ".webp"}
-NOT_READ = {".avif", ".bmp", ".gif", ".heic", ".jp2", ".jxl", ".psd", ".tga", ".tif", ".tiff"}
+READ = {".jpg", ".jpeg", ".jpe", ".jfif", ".pjp", ".pjpeg", ".png", ".webp"}
+NOT_READ = {
+    *(".apng", ".avif", ".bmp", ".dds", ".dib", ".exr", ".gif", ".hdr", ".heic", ".heif", ".hif"),
+    *(".ico", ".j2k", ".jp2", ".jpf", ".jpx", ".jxl", ".mpo", ".pbm", ".pcx", ".pgm", ".pnm"),
+    *(".ppm", ".psd", ".svg", ".tga", ".tif", ".tiff"),
+    *(".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"),  # raw photographs
+}
 FONTS = {".ttf", ".otf", ".ttc", ".otc"}  # read by `gan.data.fonts`
 LARGEST_FILE = 64 << 20  # bytes
 MOST_PIXELS = 1 << 26
 MODES = {1: "L", 3: "RGB"}  # by channels
 RULES = 2  # raise it when the same file would give other pixels
+CHOICE = 1  # raise it when the same folder or archive would give other files or classes
 
 
 def is_image(name: str) -> bool:
@@ -31,6 +37,8 @@ def is_image(name: str) -> bool:
 def unread(name: str, length: int) -> str | None:
     """Why an image file of this name and length (bytes) is not read, or None."""
     suffix = PurePosixPath(name).suffix
+    if not suffix:
+        return "its name has no suffix; end it in .png, .jpg or .webp, whichever the file is"
     if suffix.lower() not in READ:
         return f"{suffix} files are not read; convert it to PNG"
     if length > LARGEST_FILE:
@@ -51,11 +59,39 @@ def shared_folders(folders: Sequence[Sequence[str]]) -> int:
     return [*same, False].index(False)
 
 
-def class_names(folders: Sequence[Sequence[str]]) -> dict[str, list[str]]:
-    """The field `label`, where every image lies in a folder: the names of the first level."""
-    if not folders or not all(folders):
-        return {}
-    return {"label": [printable(name) for name in sorted({parts[0] for parts in folders})]}
+class Classes(NamedTuple):
+    """What folders make of images: classes, by the first level that not all of them share."""
+
+    shared: list[str]  # folders that all images lie in
+    found: list[str]  # sub-folders of those
+    beside: str | None  # the first image that lies beside such sub-folders
+
+    @property
+    def names(self) -> dict[str, list[str]]:
+        """The field `label`, where every image lies in a sub-folder."""
+        return {"label": self.found} if self.found and self.beside is None else {}
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """The image, if there is one, for which sub-folders are no classes."""
+        return {} if self.beside is None else {"beside": self.beside}
+
+    def fields(self, key: str) -> dict[str, int]:
+        """The class of an image."""
+        folder = key.split("/")[len(self.shared)]
+        return {name: among.index(printable(folder)) for name, among in self.names.items()}
+
+
+def classes(keys: Sequence[str], alone: bool = False) -> Classes:
+    """What the folders in the keys of images mean; one that holds all may be a class `alone`."""
+    folders = [key.split("/")[:-1] for key in keys]
+    shared = shared_folders(folders)
+    if alone and all(len(parts) == shared for parts in folders):
+        shared = 0
+    found = {parts[shared] for parts in folders if parts[shared:]}
+    beside = [key for key, parts in zip(keys, folders, strict=True) if not parts[shared:]]
+    stray = printable(beside[0]) if found and beside else None
+    return Classes(folders[0][:shared], [printable(name) for name in sorted(found)], stray)
 
 
 def record(
@@ -165,9 +201,13 @@ def read_image(file: Path, size: int, channels: int, fit: Fit = fitted) -> np.nd
 def strictly_decoded(
     data: Path | IO[bytes], size: int, channels: int, fit: Fit = fitted
 ) -> np.ndarray:
-    """What `decoded` gives, with Pillow's warnings as errors; for one thread at a time."""
+    """What `decoded` gives, with Pillow's warnings as errors; for one thread at a time.
+
+    Those about EXIF data pass: they say nothing of the pixels.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.TiffImagePlugin")
         return decoded(data, size, channels, fit)
 
 
@@ -220,6 +260,11 @@ def _square(image: Image.Image, size: int) -> np.ndarray:
     box = (left, top, left + side, top + side)
     pixels = np.asarray(image.resize((size, size), Image.Resampling.LANCZOS, box))
     return pixels.reshape(size, size, -1)
+
+
+def squared(pixels: np.ndarray, size: int) -> np.ndarray:
+    """What `fitted` makes of an image whose pixels, uint8 [H, W, channels], `whole` gave."""
+    return _square(Image.fromarray(pixels if pixels.shape[2] > 1 else pixels[..., 0]), size)
 
 
 def _middle(pixels: np.ndarray, size: int) -> np.ndarray:

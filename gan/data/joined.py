@@ -204,7 +204,7 @@ def open_joined(
 
     def source() -> Source:
         sheets = {other: guess(other, size, channels) for other in others if _is_sheets(other)}
-        joined = guess(first, size, channels, characters, prototype)
+        joined = guess(first, size, channels, characters, prototype, "glyphs")
         for other in others:
             wanted = "".join(joined.names["character"])
             fonts = None if other in sheets else guess(other, size, channels, wanted)
@@ -227,8 +227,8 @@ def open_joined(
     name = "+".join(part.name.removesuffix(shape) for part in parts)
     if len(name) > _LONGEST:
         name = f"{name[:_LONGEST]}-{digest([name])[:8]}"
-    stamps = [_RULES, stamp(first, kind(first), characters, prototype)]
-    stamps += [stamp(other, kind(other)) for other in others]
+    stamps = [_RULES, stamp(first, kind(first, "glyphs"), characters, prototype)]
+    stamps += [stamp(other, kind(other, "glyphs")) for other in others]
     return kept_store(source, folder / f"{name}{shape}", digest(stamps), "skip", progress)
 
 
@@ -248,8 +248,8 @@ def _located(name: str) -> Path:
 
 
 def _has_glyphs(path: Path) -> bool:
-    return path.is_dir() and kind(path) in ("fonts", "sheets")
+    return path.is_dir() and kind(path, "glyphs") in ("fonts", "sheets")
 
 
 def _is_sheets(path: Path) -> bool:
-    return kind(path) == "sheets"
+    return kind(path, "glyphs") == "sheets"

@@ -21,6 +21,7 @@ from PIL import Image
 from gan.data.embedded import ALLOWED_LICENCES, PACKAGES, PROTOTYPE, REGION_RULE, STYLES, Pick
 from gan.data.fonts import records, spread, twins
 from gan.data.glyphs import RENDERING, Face, Glyphs, Pixels, area_reduce, render, versions
+from gan.data.images import printable
 from gan.data.store import Record, Rejected
 
 FORMAT = 1
@@ -56,7 +57,7 @@ class GlyphSheets:
                 f"size={size} is no whole fraction of the {cell} pixels of the glyphs in {path}: "
                 f"larger or other sizes need a build from the fonts themselves"
             )
-        self.name = f"glyph sheets {self.path.name}"
+        self.name = printable(f"glyph sheets {self.path.name}")
         self.shape = (size, size, 1)
         self.names: dict[str, Sequence[str]] = {
             "style": list(self.index["styles"]),

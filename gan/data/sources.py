@@ -7,7 +7,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,11 +16,12 @@ from gan.data.builder import Source
 from gan.data.building import StoreBusyError, build, refusal
 from gan.data.foreign import ForeignImages, ForeignStore, is_foreign
 from gan.data.images import (
+    CHOICE,
     FONTS,
     READ,
     RULES,
     Fit,
-    class_names,
+    classes,
     digest,
     files_below,
     fitted,
@@ -36,6 +37,7 @@ from gan.data.pages import StoreError
 from gan.data.store import Store
 
 Kind = Literal["archive", "lmdb", "sheets", "fonts", "images"]
+Wanted = Literal["glyphs", "images"]  # of a folder that holds both fonts and images
 
 _EMBEDDED = [Path(__file__).parents[2] / "data", Path(__file__).parent]  # a checkout, a wheel
 
@@ -43,8 +45,9 @@ _EMBEDDED = [Path(__file__).parents[2] / "data", Path(__file__).parent]  # a che
 class ImageFolder:
     """The JPEG, PNG and WebP images of a folder and its sub-folders, in the order of their names.
 
-    Where every image lies in a sub-folder, the first level of sub-folders are classes (field
-    `label`). Keys are the paths within the folder. Names that begin with a dot are passed over.
+    Where every image lies in a sub-folder, the first level of sub-folders that not all images share
+    are classes (field `label`), or the one that holds them all. Keys are the paths within the
+    folder. Names that begin with a dot are passed over.
 
     An image is turned as its EXIF data say and laid on white where it is transparent; palettes are
     resolved, 16 bits become 8 by division by 257, CMYK becomes RGB without a profile, grey is
@@ -66,21 +69,18 @@ class ImageFolder:
         if not self.path.is_dir():
             raise ValueError(f"there is no folder {self.path}")
         self.shape = (size, size, channels)
-        self.name = f"image folder {self.path.name or self.path.resolve().name}"
+        self.name = printable(f"image folder {self.path.name or self.path.resolve().name}")
         self.files = [f for f in files_below(self.path) if is_image(f.name)]
-        if not any(file.suffix.lower() in READ for file in self.files):
+        read = [self._key(file) for file in self.files if _is_read(file)]
+        if not read:
             raise ValueError(f"the folder {self.path} holds no JPEG, PNG or WebP image")
-        self.facts: Mapping[str, Any] = {}
-
-    @cached_property
-    def names(self) -> Mapping[str, Sequence[str]]:
-        """The classes, if there are any."""
-        read = [file for file in self.files if file.suffix.lower() in READ]
-        return class_names([file.relative_to(self.path).parts[:-1] for file in read])
+        self.classes = classes(read, alone=True)
+        self.names: Mapping[str, Sequence[str]] = self.classes.names
+        self.facts: Mapping[str, Any] = self.classes.facts
 
     def fingerprint(self) -> str:
         """Changes with the name, size or time of any image."""
-        return digest([RULES, self.shape, listing(self.path, self.files)])
+        return digest([RULES, CHOICE, self.shape, listing(self.path, self.files)])
 
     def __len__(self) -> int:
         """How many image files there are."""
@@ -95,19 +95,19 @@ class ImageFolder:
         return map(self._item, self.files[seen:])
 
     def _item(self, file: Path) -> Record | Rejected:
-        key = file.relative_to(self.path).as_posix()
-        labels = self.names.get("label")
-        fields = {}
-        if labels and file.suffix.lower() in READ:  # others are refused, and are of no class
-            fields["label"] = labels.index(printable(key.split("/")[0]))
+        key = self._key(file)
+        fields = self.classes.fields(key) if _is_read(file) else {}  # others are refused
         return record(key, partial(read_image, file, *self.shape[1:], self.fit), fields)
 
+    def _key(self, file: Path) -> str:
+        return file.relative_to(self.path).as_posix()
 
-def kind(path: str | os.PathLike[str]) -> Kind:
+
+def kind(path: str | os.PathLike[str], wanted: Wanted | None = None) -> Kind:
     """What is at a path; `lmdb` is one of another program.
 
     Raises:
-        ValueError: nothing that is read.
+        ValueError: nothing that is read, or fonts and images and nothing `wanted`.
     """
     path = Path(path)
     if not path.is_dir() and archive_of(path):
@@ -124,18 +124,28 @@ def kind(path: str | os.PathLike[str]) -> Kind:
         return "lmdb"
     if _is_sheets(path):
         return "sheets"
-    return "fonts" if any(map(_is_font, files_below(path))) else "images"
+    files = files_below(path)
+    font, image = (next(filter(test, files), None) for test in (_is_font, _is_read))
+    if font and image and wanted is None:
+        first, second = (file.relative_to(path) for file in (font, image))
+        raise ValueError(
+            f"{path} holds fonts ({first}) and images ({second}): move one kind of them into a "
+            "folder of its own"
+        )
+    return "fonts" if font and not (image and wanted == "images") else "images"
 
 
 def _is_sheets(path: Path) -> bool:
-    """Whether there is an index.json that describes cells, or is broken."""
+    """Whether there is an index.json of glyph sheets, whole or damaged."""
     try:
-        index = json.loads((path / "index.json").read_bytes())
+        content = (path / "index.json").read_bytes()
     except OSError:
         return False
+    try:
+        index = json.loads(content)
     except (ValueError, RecursionError):
-        return True
-    return isinstance(index, dict) and "cell" in index
+        return b'"cell"' in content  # what reads it says that it is damaged
+    return isinstance(index, dict) and {"format", "cell"} <= index.keys()
 
 
 def guess(
@@ -144,16 +154,18 @@ def guess(
     channels: int | None = None,
     characters: str | None = None,
     prototype: str | None = None,
+    wanted: Wanted | None = None,
 ) -> Source:
     """The source at a path: an archive, another program's LMDB, glyph sheets, fonts, or images.
 
     `channels` is 3 for images and 1 for glyphs unless it is given. `characters` and `prototype` are
-    those of `FontFolder`, and for a folder of fonts only.
+    those of `FontFolder`, and for a folder of fonts only. `wanted` decides where there are fonts
+    and images.
 
     Raises:
         ValueError: naming the path and what would be read, or `image.channels` for coloured glyphs.
     """
-    path, found = Path(path), kind(path)
+    path, found = Path(path), kind(path, wanted or ("glyphs" if characters or prototype else None))
     for key, given in (("characters", characters), ("prototype", prototype)):
         if given is not None and found != "fonts":
             raise ValueError(f"{key}={given} is for a folder of fonts, which {path} is not")
@@ -211,6 +223,7 @@ def open_store(
     *,
     characters: str | None = None,
     prototype: str | None = None,
+    wanted: Wanted | None = None,
     folder: Path = Path("data"),
     on_error: Literal["raise", "skip"] = "raise",
     progress: bool = True,
@@ -226,6 +239,7 @@ def open_store(
         channels: compared with the store's.
         characters: which ones are drawn of fonts, see `FontFolder`.
         prototype: the standard font of a folder of fonts, see `FontFolder`.
+        wanted: what is read of a folder that holds fonts and images.
         folder: where stores are kept.
         on_error: `raise` refuses images that cannot be used, `skip` leaves them out. Glyphs that a
             font does not draw are always left out.
@@ -239,12 +253,12 @@ def open_store(
         if characters is not None:
             raise ValueError(f"data.characters are those of {path}: it was built with them")
         return _fitting(Store(path), size, channels)
-    found = kind(path)
+    found = kind(path, wanted)
     if found == "lmdb":
         return _foreign(path, size, channels)
     chosen = [characters, prototype] if found == "fonts" and (characters or prototype) else []
     return kept_store(
-        lambda: guess(path, size, channels, characters, prototype),
+        lambda: guess(path, size, channels, characters, prototype, wanted),
         store_path(path, size, channels, folder, chosen),
         stamp(path, found, characters, prototype),
         on_error if found in ("images", "archive") else "skip",
@@ -297,11 +311,12 @@ def stamp(
     """Changes with what is chosen, and the name, size or time of any file that may be read."""
     if found == "archive":
         archive, _ = located(path)
-        return digest([RULES, listing(archive.parent, [archive])])
+        return digest([RULES, CHOICE, listing(archive.parent, [archive])])
     every = files_below(path)
     used = [f for f in every if is_image(f.name) or _is_font(f) or f.name == "index.json"]
-    drawing = _drawing(characters, prototype) if found == "fonts" else None
-    return digest([RULES, drawing, listing(path, used)])
+    choice = CHOICE if found == "images" else None
+    made = _drawing(characters, prototype) if found == "fonts" else choice
+    return digest([RULES, made, listing(path, used)])
 
 
 def _drawing(characters: str | None, prototype: str | None) -> Any:
@@ -314,6 +329,10 @@ def _drawing(characters: str | None, prototype: str | None) -> Any:
 
 def _is_font(file: Path) -> bool:
     return file.suffix.lower() in FONTS
+
+
+def _is_read(file: Path) -> bool:
+    return file.suffix.lower() in READ
 
 
 def _kept(target: Path, stamp: str, quiet: bool = False) -> Store | None:

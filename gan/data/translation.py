@@ -10,14 +10,16 @@ import numpy as np
 from gan.data.archives import Archive
 from gan.data.building import listed
 from gan.data.datasets import Plan, Resident, draw, evenly, picked
-from gan.data.images import digest, fitted_halves, shared_folders
+from gan.data.images import digest, fitted_halves, shared_folders, squared, whole
 from gan.data.layout import Record, Rejected
 from gan.data.pages import StoreError
-from gan.data.sources import ImageFolder, guess, kept_store, kind, open_store, store_path
+from gan.data.sources import ImageFolder, kept_store, kind, open_store, store_path
 from gan.data.store import Store
 
 Direction = Literal["ab", "ba"]
 OnError = Literal["raise", "skip"]
+
+_SHAPE = 0.01  # difference of width to height that two images of one shape have at most
 
 
 class Halves:
@@ -29,8 +31,7 @@ class Halves:
 
     def __init__(self, path: Path, size: int, channels: int) -> None:
         """`size` is in pixels, of a half; `channels` 1 or 3."""
-        make = Archive if kind(path) == "archive" else ImageFolder
-        self.source = make(path, size, channels, fitted_halves)
+        self.source = _lister(path)(path, size, channels, fitted_halves)
         self.shape = self.source.shape
         self.name = f"{self.source.name}, side by side"
         self.names: Mapping[str, Sequence[str]] = {"label": ["a", "b"]}
@@ -54,6 +55,53 @@ class Halves:
                 yield Record(f"{'ab'[label]}/{item.key}", half, {"label": label})
 
 
+class Sides:
+    """The images of two sub-folders, as `ImageFolder` has them; partners have one shape.
+
+    Partners are those of one name. The middle that is cut out of each would be of another place in
+    images of unlike shape: the later one is refused.
+    """
+
+    def __init__(self, path: Path, size: int, channels: int) -> None:
+        """`size` is in pixels, `channels` 1 or 3."""
+        self.source = _lister(path)(path, size, channels, whole)
+        self.shape, self.name = self.source.shape, self.source.name
+        self.names, self.facts = self.source.names, self.source.facts
+
+    def fingerprint(self) -> str:
+        """Changes with the name, size or time of any image."""
+        return digest(["sides", self.source.fingerprint()])
+
+    def __len__(self) -> int:
+        """How many image files there are."""
+        return len(self.source)
+
+    def __iter__(self) -> Iterator[Record | Rejected]:
+        """All images in order."""
+        depth = len(self.source.classes.shared) + 1
+        found: dict[tuple[str, int], tuple[str, int, int]] = {}  # key and shape, by name and side
+        for item in self.source:
+            if isinstance(item, Rejected):
+                yield item
+                continue
+            name, side = _name(item.key, depth), item.fields["label"]
+            own = found[name, side] = item.key, *item.image.shape[:2]  # upright and uncut
+            (key, height, width), (partner, high, wide) = own, found.get((name, 1 - side), own)
+            if abs(width * high - wide * height) <= _SHAPE * wide * height:
+                yield item._replace(image=squared(item.image, self.shape[0]))
+            else:
+                yield Rejected(
+                    key,
+                    f"it has {width} x {height} pixels and its partner {partner} {wide} x {high}, "
+                    "which is another shape; cut both alike",
+                )
+
+
+def _lister(path: Path) -> type[Archive] | type[ImageFolder]:
+    """What lists the images at a path."""
+    return Archive if kind(path, "images") == "archive" else ImageFolder
+
+
 def open_pairs(
     path: str | os.PathLike[str],
     size: int,
@@ -69,11 +117,10 @@ def open_pairs(
     path = Path(path)
     if path.suffix == ".lmdb":
         return open_store(path, size, channels)
-    if _folders(path, size, channels, "data=pairs"):
-        return open_store(path, size, channels, folder=folder, on_error=on_error)
-    halves = Halves(path, size, channels)
-    target = store_path(path, size, channels, folder, ["halves"])
-    return kept_store(lambda: halves, target, halves.fingerprint(), on_error, progress=True)
+    apart = bool(_folders(path, size, channels, "data=pairs"))
+    source = Sides(path, size, channels) if apart else Halves(path, size, channels)
+    target = store_path(path, size, channels, folder, ["sides" if apart else "halves"])
+    return kept_store(lambda: source, target, source.fingerprint(), on_error, progress=True)
 
 
 def open_unpaired(
@@ -91,15 +138,20 @@ def open_unpaired(
     path = Path(path)
     if path.suffix != ".lmdb" and not _folders(path, size, channels, "data=unpaired"):
         raise ValueError(f"data=unpaired needs two sub-folders of images, but {path} has none")
-    return open_store(path, size, channels, folder=folder, on_error=on_error)
+    return open_store(path, size, channels, folder=folder, on_error=on_error, wanted="images")
 
 
 def _folders(path: Path, size: int, channels: int, wanted: str) -> Sequence[str]:
     """The sub-folders of images at a path, after a check that they are two kinds."""
-    found = kind(path)
+    found = kind(path, "images")
     if found not in ("images", "archive"):
         raise ValueError(f"{wanted} needs a folder or an archive of images; {path} holds {found}")
-    source = guess(path, size, channels)
+    source = _lister(path)(path, size, channels)
+    if beside := source.classes.beside:
+        raise StoreError(
+            f"{wanted}: {beside} of {source.name} lies beside its sub-folders of images; move it "
+            "into one of them, or away"
+        )
     names = source.names.get("label", ())
     if names:
         _require_kinds(names, source.name, wanted)
@@ -243,15 +295,20 @@ def _matched(store: Store, first: np.ndarray, second: np.ndarray, on_error: OnEr
 
 
 def _named(store: Store, rows: np.ndarray, depth: int) -> dict[str, int]:
-    """The row of each name below its kind's folder at this depth, without suffix."""
+    """The row of each name below its kind's folder at this depth."""
     named: dict[str, int] = {}
     for row in rows.tolist():
-        name = str(PurePosixPath(*PurePosixPath(store.keys[row]).parts[depth:]).with_suffix(""))
+        name = _name(store.keys[row], depth)
         if name in named:
             twins = f"{store.keys[named[name]]} and {store.keys[row]}"
             raise StoreError(f"data=pairs: {twins} have one name; rename or remove one of them")
         named[name] = row
     return named
+
+
+def _name(key: str, depth: int) -> str:
+    """The path of an image below a folder at this depth, without suffix."""
+    return str(PurePosixPath(*PurePosixPath(key).parts[depth:]).with_suffix(""))
 
 
 def _kinds(store: Store, held_out: float, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:

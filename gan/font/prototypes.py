@@ -1,13 +1,12 @@
 """The wanted characters in the standard font, as a W-Net was trained to read them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from gan import registry, runs
 from gan.data.embedded import REGION_NEUTRAL
-from gan.data.fonts import listed_characters
 from gan.data.glyphs import Face, Pixels, render
 from gan.data.triples import Glyphs
 from gan.runs import Run
@@ -51,13 +50,14 @@ def from_font(path: Path, index: int, size: int, characters: Sequence[str]) -> d
     return {character: images[character] for character in characters if character in images}
 
 
-def wanted(characters: str, found: dict[str, Pixels], source: str, skip: bool) -> dict[str, Pixels]:
+def wanted(
+    names: Sequence[str], found: Mapping[str, Pixels], source: str, skip: bool
+) -> dict[str, Pixels]:
     """The listed characters among those found; `skip` leaves out what is missing.
 
     Raises:
         ValueError: characters that the source does not draw, or nothing left.
     """
-    names = listed_characters(characters)
     missing = [character for character in names if character not in found]
     if missing and (not skip or len(missing) == len(names)):
         raise ValueError(

@@ -2,38 +2,36 @@
 
 Light ink on dark paper is turned, the paper levelled, ink told from it, the ink's box cut out and
 placed on a square canvas as large as a middling training glyph is on its own, and reduced by area.
+A light sheet on a darker table looks like light ink at first: what lies in it is read then.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
-from torch.nn.functional import interpolate, max_pool2d
+from torch.nn.functional import max_pool2d
 
 from gan.data.glyphs import FACTOR, Pixels, area_reduce
 from gan.data.images import read_image, whole
+from gan.font.paper import Grey, levelled, light_on_dark
 from gan.images import GAP, PAPER
 
-_COARSE = 160  # pixels of the longer side when the paper is estimated
-_FRAME = 0.03  # share of the shorter side that a frame along the border may take
-_STEP = 0.2  # least step of light, as a share of the largest
-_GRAIN = 5  # least step of light, in middling steps
-_WIDEST = 0.2  # share of the picture's side that half a stroke may take
 _CONTRAST = 0.15  # least difference of ink and paper, as a share of the paper's light
-_NEAR = 0.04  # difference of light within the paper
 _FILLED = 0.5  # least share of ink in a cell of the picture, of 256 along its side
 _DUST, _SPECK = 0.01, 0.1  # shares of all inked cells, and of the largest part's
 _SPAN, _THIN = 0.9, 0.03  # shares of a side: what a line takes at least, how thick it is at most
 _STRAY = 0.3  # share of the character's ink that what comes in from outside has at most
+_INSETS = np.arange(0.02, 0.17, 0.02)  # shares of its box's sides that a tilted sheet is cut by
+_WHOLE = 0.98  # least share of light along the border within a sheet
+_DARKER = 0.05  # least difference of the table and the ink on a sheet, as a share of its light
+_FULL = 0.6  # share of ink in its box that few characters exceed
 _SHOWN = 160  # pixels of each picture of what was seen
 
-Grey = NDArray[np.float32]
 Box = tuple[int, int, int, int]  # left, top, right, bottom
 
 
@@ -44,12 +42,22 @@ class _Part(NamedTuple):
     cells: int
 
 
+class _Reading(NamedTuple):
+    """What is taken for ink in a picture [H, W]."""
+
+    turned: bool  # light ink on dark paper
+    light: Grey  # levelled
+    threshold: float
+    ink: NDArray[np.bool_]
+    box: Box
+
+
 class Reference(NamedTuple):
     """One reference on its way to the model."""
 
     original: Pixels  # [H, W]
-    levelled: Pixels  # [H, W], ink 0 on paper 255
-    box: Box  # of the ink
+    levelled: Pixels  # the same, or the sheet on it, with ink 0 on paper 255
+    box: Box  # of the ink in `levelled`
     seen: Pixels  # [size, size], what the model is given
 
 
@@ -67,26 +75,16 @@ def reference(path: Path, size: int, fill: float) -> Reference:
         raise
     except Exception as error:  # a damaged file may raise anything in its decoder
         raise ValueError(f"--reference {path}: {error or type(error).__name__}") from error
-    light = levelled(255 - original if _light_on_dark(original) else original)
-    threshold = otsu(light)
-    ink = light < threshold
-    if not 0 < ink.mean() < 1 or light[~ink].mean() - light[ink].mean() < _CONTRAST:
-        raise ValueError(
-            f"--reference {path}: nothing on it is clearly darker or lighter than the paper; give "
-            "a picture of one character"
-        )
     try:
-        box = ink_box(ink)
+        reading = _read(original)
+        if (sheet := _sheet(original, reading)) is not None:
+            reading = _read(_cut(original, sheet))
     except ValueError as error:
         raise ValueError(f"--reference {path}: {error}") from error
+    for doubt in _doubts(reading):
+        warnings.warn(f"--reference {path}: what is taken for the character {doubt}", stacklevel=2)
+    _, light, threshold, ink, box = reading
     left, top, right, bottom = box
-    cell = _cell(ink.shape)
-    if min(left, top) == 0 or right + cell > ink.shape[1] or bottom + cell > ink.shape[0]:
-        warnings.warn(
-            f"--reference {path}: what is taken for the character reaches the picture's border: "
-            "give one with paper around a whole character, and no line or shadow through it",
-            stacklevel=2,
-        )
     side = max(round(max(right - left, bottom - top) / fill), 1)
     dark, paper = np.percentile(light[ink], 20), np.median(light[~ink])
     if side >= FACTOR * size:  # the reduction smooths edges, so a blurred one may be cut here
@@ -96,79 +94,73 @@ def reference(path: Path, size: int, fill: float) -> Reference:
     return Reference(original, clean, box, seen)
 
 
-def _light_on_dark(grey: Pixels) -> bool:
-    """Whether who comes into the picture [H, W] meets a rise of light first.
+def _read(grey: Pixels) -> _Reading:
+    """The ink of a picture [H, W].
 
-    It is so from its border and from a little further in, as a dark frame may run along it.
+    Raises:
+        ValueError: there is none.
     """
-    coarse = _smaller(torch.from_numpy(grey.astype(np.float32))[None, None], _COARSE)[0, 0].numpy()
-    edge = round(_FRAME * min(coarse.shape))
-    return all(
-        _rises(coarse[out : coarse.shape[0] - out, out : coarse.shape[1] - out])
-        for out in (0, edge)
-    )
+    turned = light_on_dark(grey)
+    light = levelled(255 - grey if turned else grey)
+    threshold = otsu(light)
+    ink = light < threshold
+    if not 0 < ink.mean() < 1 or light[~ink].mean() - light[ink].mean() < _CONTRAST:
+        raise ValueError(
+            "nothing on it is clearly darker or lighter than the paper; give a picture of one "
+            "character"
+        )
+    return _Reading(turned, light, threshold, ink, ink_box(ink))
 
 
-def _rises(light: Grey) -> bool:
-    """Whether the first step of light [H, W] is up for most who come in from the four sides.
+def _sheet(grey: Pixels, reading: _Reading) -> Box | None:
+    """The inside of a sheet on a darker table, where that is what was taken for light ink.
 
-    Each side has one vote, shared by its rows or columns. Light that falls unevenly has no steps.
+    Light encloses it, as in a character like 口, but what is dark in it is darker than the table.
     """
-    light = np.pad(light, 1, "edge")
-    steps = [lines[:, 2:] - lines[:, :-2] for lines in (light, light.T)]
-    sizes = np.abs(np.concatenate([step.ravel() for step in steps]))
-    least = max(_STEP * sizes.max(), _GRAIN * np.median(sizes))
-    votes = 0.0
-    for step in (*steps, *(-step[:, ::-1] for step in steps)):
-        first = (np.abs(step) >= least).argmax(1)
-        met = step[np.arange(len(step)), first]
-        met = np.sign(met) * (np.abs(met) >= least)  # some lines meet none
-        votes += met.sum() / max(np.count_nonzero(met), 1)
-    return votes > 0
+    inside = _enclosed(reading) if reading.turned else None
+    if inside is None:
+        return None
+    left, top, right, bottom = reading.box
+    table = ~reading.ink
+    table[top:bottom, left:right] = False
+    ink = _cut(reading.ink, inside)
+    paper, dark = (_cut(grey, inside)[part] for part in (ink, ~ink))
+    if not dark.size or not table.any():
+        return None
+    darker = np.percentile(grey[table], 20) - np.percentile(dark, 20)
+    return inside if darker > _DARKER * np.median(paper) else None
 
 
-def levelled(grey: Pixels) -> Grey:
-    """The picture [H, W] divided by the light of its paper, which is 1 then, whatever lit it.
-
-    Paper is what a grey closing, which fills dark parts narrower than two fifths of the picture,
-    leaves as it is; its light is a polynomial of the third degree in both directions, fitted twice:
-    the second time to all that the first found near.
-    """
-    image = torch.from_numpy(grey.astype(np.float32))[None, None] / 255
-    coarse = _smaller(image, _COARSE)
-    reach = max(1, round(_WIDEST * max(coarse.shape[-2:])))
-    closed = -_largest(-_largest(coarse, reach), reach)
-    light = coarse[0, 0].double().flatten()
-    basis = _polynomials(*coarse.shape[-2:])
-    paper = (closed - coarse).flatten() <= _NEAR
-    for _ in range(2):
-        fitted = basis @ torch.linalg.lstsq(basis[paper], light[paper, None], driver="gelsd")[0]
-        near = (light - fitted[:, 0]).abs() <= 2 * _NEAR
-        paper = near if near.any() else paper
-    surface = fitted.float().reshape(coarse.shape).clamp_min(1 / 255)
-    surface = interpolate(surface, image.shape[-2:], mode="bilinear", align_corners=False)
-    return (image / surface).clamp(0, 1)[0, 0].numpy()
+def _enclosed(reading: _Reading) -> Box | None:
+    """The largest part within the ink's box whose border is all ink."""
+    left, top, right, bottom = reading.box
+    for inset in _INSETS:
+        x, y = round(inset * (right - left)), round(inset * (bottom - top))
+        inside = left + x, top + y, right - x, bottom - y
+        ink = _cut(reading.ink, inside)
+        if min(line.mean() for line in (ink[0], ink[-1], ink[:, 0], ink[:, -1])) >= _WHOLE:
+            return inside
+    return None
 
 
-def _polynomials(height: int, width: int, degree: int = 3) -> Tensor:
-    """Products of powers of both coordinates, [height * width, 10] for the third degree."""
-    y, x = (torch.linspace(-1, 1, side, dtype=torch.float64) for side in (height, width))
-    powers = [(i, j) for i in range(degree + 1) for j in range(degree + 1 - i)]
-    return torch.stack([(y[:, None] ** i * x**j).flatten() for i, j in powers], 1)
+def _cut(image: NDArray[Any], box: Box) -> NDArray[Any]:
+    left, top, right, bottom = box
+    return image[top:bottom, left:right]
 
 
-def _smaller(image: Tensor, longest: int) -> Tensor:
-    factor = max(image.shape[-2:]) / longest
-    if factor <= 1:
-        return image
-    size = [max(1, round(side / factor)) for side in image.shape[-2:]]
-    return interpolate(image, size, mode="area")
-
-
-def _largest(image: Tensor, reach: int) -> Tensor:
-    side = 2 * reach + 1
-    rows = max_pool2d(torch.nn.functional.pad(image, (reach, reach), value=-2.0), (1, side), 1)
-    return max_pool2d(torch.nn.functional.pad(rows, (0, 0, reach, reach), value=-2.0), (side, 1), 1)
+def _doubts(reading: _Reading) -> Iterator[str]:
+    """What speaks against the ink being one whole character."""
+    left, top, right, bottom = reading.box
+    height, width = reading.ink.shape
+    cell = _cell(reading.ink.shape)
+    if min(left, top) == 0 or right + cell > width or bottom + cell > height:
+        yield (
+            "reaches the picture's border: give one with paper around a whole character, and no "
+            "line or shadow through it"
+        )
+    short, long = sorted((right - left, bottom - top))
+    if reading.turned and 2 * short >= long and _cut(reading.ink, reading.box).mean() > _FULL:
+        yield "is mostly light: where that is the paper, cut the picture to it"
 
 
 def otsu(light: Grey) -> float:
@@ -309,8 +301,8 @@ def picture(references: Sequence[Reference], standard: Sequence[Pixels] = ()) ->
 
 def _boxed(one: Reference) -> Pixels:
     left, top, right, bottom = one.box
-    wide = max(1, max(one.original.shape) // 120)
-    frame = np.zeros(one.original.shape, bool)
+    wide = max(1, max(one.levelled.shape) // 120)
+    frame = np.zeros(one.levelled.shape, bool)
     frame[max(0, top - wide) : bottom + wide, max(0, left - wide) : right + wide] = True
     frame[top:bottom, left:right] = False
     return np.where(frame, 128, one.levelled).astype(np.uint8)

@@ -3,25 +3,37 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from fontTools.ttLib import TTFont
 from PIL import Image, ImageDraw, ImageFont
 
 from gan.data.fonts import spread
 
 WIDTH, EDGE = 1240, 60  # pixels: a page of A4 at 150 a inch
 _LINES = (96, 64, 48, 32, 24, 16)  # pixels of the em
-_CELL, _ROWS = 56, 20
+_CELL, _ROWS, _TITLE = 56, 20, 28
 
 
 def specimen(font: Path, name: str, characters: Sequence[str]) -> Image.Image:
-    """One page [H, W] in grey: a line of text at each size, then up to 400 characters in rows."""
+    """One page [H, W] in grey: a line of text at each size, then up to 400 characters in rows.
+
+    Its head has the name, where this font or Pillow's own draws it, and the number of characters.
+    """
     shown = spread(characters, _ROWS * ((WIDTH - 2 * EDGE) // _CELL))
     across = (WIDTH - 2 * EDGE) // _CELL
     rows = -(-len(shown) // across)
     head = EDGE + 60 + sum(round(1.4 * size) for size in _LINES) + 40
     page = Image.new("L", (WIDTH, head + rows * _CELL + EDGE), 255)
     draw = ImageDraw.Draw(page)
+    plain = ImageFont.load_default(_TITLE)
+    assert isinstance(plain, ImageFont.FreeTypeFont)  # it is where Pillow has FreeType
     count = f"{len(characters)} character{'s' * (len(characters) != 1)}"
-    draw.text((EDGE, EDGE), f"{name}   {count}", 0, ImageFont.load_default(28))
+    left: float = EDGE
+    for title in (ImageFont.truetype(font, _TITLE), plain):
+        if _draws(title, name):
+            draw.text((left, EDGE + _TITLE), name, 0, title, anchor="ls")
+            left += title.getlength(name) + _TITLE
+            break
+    draw.text((left, EDGE + _TITLE), count, 0, plain, anchor="ls")
     top = EDGE + 60
     text = "".join(spread(characters, (WIDTH - 2 * EDGE) // _LINES[-1]))
     for size in _LINES:
@@ -33,3 +45,9 @@ def specimen(font: Path, name: str, characters: Sequence[str]) -> Image.Image:
         at = EDGE + place % across * _CELL, head + place // across * _CELL
         draw.text(at, character, 0, cell)
     return page
+
+
+def _draws(font: ImageFont.FreeTypeFont, text: str) -> bool:
+    """Whether a font has all characters of a text."""
+    with TTFont(font.path) as opened:
+        return {ord(character) for character in text} <= opened.getBestCmap().keys()

@@ -1,8 +1,9 @@
 """A generator as files for use without this package: weights, a program, ONNX; each checked."""
 
 import io
+import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from importlib import import_module
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
+from gan.data.building import sync
 from gan.networks.unet import Dropout
 from gan.recipe import Recipe
 from gan.recipes.cyclegan import CycleGAN
@@ -26,6 +28,7 @@ GIVEN: dict[type[Recipe], tuple[str, ...]] = {
     CycleGAN: ("a", "b"),
 }
 """Images that generators are given, by the names of their inputs."""
+FORMATS = ("safetensors", "pt2", "onnx")
 _TRACED, _TRIED = 2, (1, 3)  # images at once, and references: when traced, and in the checks
 
 Called = Callable[[dict[str, Tensor]], Tensor | tuple[Tensor, ...]]
@@ -68,7 +71,7 @@ def weights(run: Run, path: Path) -> None:
         "classes": str(run.classes),
     }
     plain = {name: tensor.cpu().contiguous().clone() for name, tensor in state.items()}
-    path.write_bytes(safetensors.torch.save(plain, facts))
+    _put(path, safetensors.torch.save(plain, facts))
 
 
 def program(run: Run, path: Path) -> float:
@@ -85,7 +88,7 @@ def program(run: Run, path: Path) -> float:
     file.seek(0)
     called = torch.export.load(file).module()
     difference = checked(run, lambda values: called(*values.values()))
-    path.write_bytes(file.getvalue())
+    _put(path, file.getvalue())
     return difference
 
 
@@ -120,8 +123,28 @@ def onnx(run: Run, path: Path) -> float:
         return tuple(map(torch.from_numpy, drawn))
 
     difference = checked(run, called)
-    path.write_bytes(content)
+    _put(path, content)
     return difference
+
+
+def _put(path: Path, content: bytes) -> None:
+    """Writes a file that is the earlier one or the new one at any time."""
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    try:
+        temporary.write_bytes(content)
+        sync(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def remove_older(folder: Path, written: Collection[Path]) -> list[Path]:
+    """Removes what an earlier export left beside the files written now; the paths."""
+    every = [folder / f"generator.{suffix}" for suffix in FORMATS]
+    older = [path for path in every if written and path not in written and path.exists()]
+    for path in older:
+        path.unlink()
+    return older
 
 
 def _traced(run: Run) -> ExportedProgram:

@@ -1,5 +1,7 @@
 """`gan export`: files that draw what the run draws, and the proof of it."""
 
+from pathlib import Path
+
 import pytest
 import safetensors.torch
 import torch
@@ -73,6 +75,45 @@ def test_a_program_that_draws_something_else_is_not_written(trained, monkeypatch
     assert main(["export", "run", "--out", "out"]) == 1
     assert "differs by 0.0002 from the original, more than 0.0001" in capsys.readouterr().err
     assert not (gan.runs.Path("out") / "generator.pt2").exists()
+
+
+def test_files_of_an_earlier_export_are_removed_and_told(trained, monkeypatch, capsys):
+    trained("dcgan")
+    out = Path("out")
+    out.mkdir()
+    for name in ("generator.safetensors", "generator.pt2", "generator.onnx", "other.onnx"):
+        (out / name).write_text("older")
+    assert main(["export", "run", "--out", "out"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert f"{out}/generator.onnx: removed, it was of an earlier export" in said
+    assert len(said) == 3
+    assert {path.name for path in out.iterdir()} == {
+        "generator.safetensors", "generator.pt2", "other.onnx"
+    }  # fmt: skip
+    assert all(path.stat().st_size > 100 for path in out.glob("generator.*"))
+    monkeypatch.setattr(export, "TOLERANCE", -1)
+    assert main(["export", "run", "--out", "out", "--weights", "raw"]) == 1
+    assert f"{out}/generator.pt2: removed" in capsys.readouterr().out
+    assert {path.name for path in out.iterdir()} == {"generator.safetensors", "other.onnx"}
+
+
+def test_an_earlier_file_stays_where_a_new_one_cannot_be_written(trained, monkeypatch):
+    trained("dcgan")
+    out = Path("out")
+    out.mkdir()
+    for name in ("generator.safetensors", "generator.pt2"):
+        (out / name).write_text("older")
+
+    def full(path, content):
+        with path.open("wb") as file:
+            file.write(content[:10])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    assert main(["export", "run", "--out", "out"]) != 0
+    assert {path.name: path.read_text() for path in out.iterdir()} == {
+        "generator.safetensors": "older", "generator.pt2": "older"
+    }  # fmt: skip
 
 
 def test_not_a_number_does_not_pass(trained):

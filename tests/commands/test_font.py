@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from gan import runs
 from gan.commands import main
 from gan.font import outlines, prototypes, truetype
+from gan.font.specimen import EDGE, specimen
 from gan.font.truetype import LICENCES, Names
 from gan.images import to_floats
 from gan.styles import Relatives, accuracy, known
@@ -117,6 +118,42 @@ def test_a_prototype_font_draws_what_the_store_lacks(command, tmp_path):
     status, out, err = command(*given, "--out", "two.ttf")
     assert (status, err) == (0, "")
     assert "2 characters" in out
+
+
+@pytest.mark.parametrize("known", ["", "".join(CHARACTERS[:18])])
+def test_a_prototype_font_must_draw_all_characters_of_the_run(command, tmp_path, known):
+    """The first ten differ, as no more than two characters may be drawn alike."""
+    from tiny_fonts import CROSS, make_font, save
+
+    boxes = {c: [(100, 0, 200 + 40 * number, 800)] for number, c in enumerate(known)}
+    save(make_font({"龍": CROSS, **boxes}), tmp_path / "other.ttf")
+    given = ["--prototype-font", str(tmp_path / "other.ttf"), "--out", "few.ttf"]
+    status, _, err = command(*given)
+    assert (status, Path("few.ttf").exists()) == (2, False)
+    missing = CHARACTERS[len(known) :]
+    assert f"does not draw {len(missing)} of the 20 characters ({''.join(missing)}" in err
+    status, out, err = command(*given, "--skip-missing")
+    assert (status, "few.ttf: 18 characters" in out) == ((0, True) if known else (2, False))
+
+
+@pytest.mark.parametrize(
+    ("name", "font"), [("Mine (2)", "default"), ("一丁", "own"), ("一 鑾", ""), ("Ä", "")]
+)
+def test_a_specimen_has_its_name_where_a_font_draws_it(tmp_path, name, font):
+    glyphs = {c: outlines.glyph([]) for c in "一丁"}
+    bar = [(100.0 + 300j), (900.0 + 300j), (900.0 + 500j), (100.0 + 500j)]
+    glyphs["一"] = outlines.glyph([list(zip(bar[::-1], [*bar[-2::-1], bar[-1]], strict=True))])
+    truetype.write(tmp_path / "x.ttf", glyphs, Names("X"))
+    head = np.asarray(specimen(tmp_path / "x.ttf", name, "一"))[: EDGE + 40]
+    plain = ImageFont.load_default(28)
+    drawn = {"default": plain, "own": ImageFont.truetype(tmp_path / "x.ttf", 28), "": None}[font]
+    page = Image.new("L", head.shape[::-1], 255)
+    left = EDGE
+    if drawn:
+        ImageDraw.Draw(page).text((left, EDGE + 28), name, 0, drawn, anchor="ls")
+        left += drawn.getlength(name) + 28
+    ImageDraw.Draw(page).text((left, EDGE + 28), "1 character", 0, plain, anchor="ls")
+    assert np.array_equal(head, np.asarray(page))
 
 
 def test_what_the_references_show_is_learnt_before_anything_is_drawn(command, monkeypatch):

@@ -1,3 +1,6 @@
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 from fontTools.ttLib.tables._c_m_a_p import CmapSubtable
@@ -5,7 +8,7 @@ from tiny_fonts import BAR, CROSS, FRAME, SQUARE, break_glyph, make_font, save, 
 
 from gan.data.fonts import SAME, FontFolder, families, listed_characters, spread, twins
 from gan.data.glyphs import Face, FontError, area_reduce, faces, licence, render
-from gan.data.store import Record, Rejected
+from gan.data.store import Record, Rejected, Store, build
 
 HANZI = "一丁三"
 BOXES = dict(zip(HANZI, (SQUARE, BAR, CROSS), strict=True))
@@ -187,6 +190,35 @@ def test_all_font_files_and_all_faces_are_found_in_order(tmp_path):
     ]  # fmt: skip
     assert [face.name for face in found[-2:]] == ["X", "Y"]
     assert not rejected
+
+
+def test_a_face_named_like_another_has_its_suffix_too(tmp_path):
+    save(make_font(BOXES), tmp_path / "A" / "Foo.ttc-0.ttf")
+    save(make_font(BOXES), tmp_path / "Foo-0.ttf")
+    save_collection([make_font(BOXES)] * 2, tmp_path / "Foo.ttc")
+    ids = [face.id for face in faces(tmp_path)[0]]
+    assert ids == ["Foo.ttc-0", "Foo-0", "Foo.ttc-0+", "Foo-1"]
+    (tmp_path / "A" / "Foo.ttc-0.ttf").unlink()
+    assert [face.id for face in faces(tmp_path)[0]] == ["Foo-0", "Foo.ttc-0", "Foo-1"]
+    save_collection([make_font({**BOXES, "一": FRAME})] * 2, tmp_path / "Foo.ttc")
+    report = build(FontFolder(tmp_path, 16, HANZI), tmp_path / "a.lmdb")
+    assert dict(report.rejected) == {"Foo-1": "near-duplicate of Foo.ttc-0"}
+    assert report.count == 6
+
+
+def test_fonts_in_files_of_any_name_become_a_store(tmp_path):
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xd7\xd6"))
+    names = [Path(os.fsdecode(name)) for name in (b"\xcb\xce.ttf", b"\xcb\xd5.otf")]
+    save(make_font({**BOXES, "四": []}), folder / names[0])
+    (folder / names[1]).write_bytes(b"no font at all")
+    build(FontFolder(folder, 16, HANZI + "四", "\\udccb\\udcce"), tmp_path / "a.lmdb")
+    store = Store(tmp_path / "a.lmdb")
+    assert store.source == "fonts \\udcd7\\udcd6"
+    assert store.names["style"] == ["\\udccb\\udcce"]
+    assert store.facts["styles"]["\\udccb\\udcce"]["file"] == "\\udccb\\udcce.ttf"
+    reasons = dict(store.rejected)
+    assert reasons["\\udccb\\udcd5"].startswith("\\udccb\\udcd5.otf (face 0) is no readable font")
+    store.close()
 
 
 def test_fonts_in_a_linked_folder_are_found_and_hidden_ones_are_not(tmp_path):

@@ -2,10 +2,12 @@
 
 import argparse
 import os
+import shutil
 import struct
 import threading
 import time
 import tracemalloc
+import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -17,11 +19,15 @@ from tiny_fonts import BAR, CROSS, FRAME, SQUARE, make_font
 from tiny_fonts import save as save_font
 
 from gan.commands import data
-from gan.data import building, images, sources
+from gan.data import archives, building, entries, images, joined, sources
+from gan.data.datasets import Images
+from gan.data.embedded import REGION_NEUTRAL
 from gan.data.images import read_image
 from gan.data.sources import ImageFolder, embedded, guess, kind, open_store, store_path
 from gan.data.store import Record, Rejected, Store, StoreError, build, verify
+from gan.registry import create
 
+BOXES = (BAR, CROSS, FRAME)
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 
 
@@ -87,6 +93,65 @@ def test_a_folder_without_classes_has_no_label(photos: Path) -> None:
     assert {tuple(record.fields) for record in items(photos)} == {()}
 
 
+def test_an_image_beside_the_classes_is_named(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(photos / "top.png", noise(8, 8))
+    store = open_store(photos, 8, 3, folder=tmp_path / "data")
+    said = "top.png lies beside the sub-folders, which are no classes therefore"
+    with pytest.raises(StoreError, match=rf"data\.label=label is no field of .*none: {said}"):
+        Images(store, "label")
+    capsys.readouterr()
+    assert Images(store).gives == ("real",)
+    assert capsys.readouterr().err == f"{store.path}: {said}\n"
+    store.close()
+
+
+def test_folders_around_all_images_are_no_classes_as_in_an_archive(
+    photos: Path, tmp_path: Path
+) -> None:
+    around = tmp_path / "a" / "b"
+    around.mkdir(parents=True)
+    photos.rename(around / "photos")
+    save(around / "logo.gif", noise(8, 8))  # is not read, and of no class
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for file in sorted(around.rglob("*.*")):
+            archive.write(file, file.relative_to(tmp_path / "a"))
+    wrapped, packed = (guess(tmp_path / name, 8) for name in ("a", "a.zip"))
+    assert wrapped.names == packed.names == {"label": ["cat", "dog"]}
+    found = [
+        {item.key: dict(item.fields) for item in source if isinstance(item, Record)}
+        for source in (wrapped, packed)
+    ]
+    assert found[0] == found[1]
+    assert [fields["label"] for fields in found[0].values()] == [0, 0, 1, 1]
+    assert ImageFolder(around / "photos" / "cat", 8).names == {}
+    assert ImageFolder(around / "photos" / "dog", 8).names == {}
+    shutil.rmtree(around / "photos" / "cat")
+    one = ImageFolder(around / "photos", 8)
+    assert one.names == {"label": ["dog"]}
+    assert [item.fields for item in one] == [{"label": 0}] * 2
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_a_store_of_other_rules_for_folders_is_built_again(
+    zipped: bool,
+    photos: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = shutil.make_archive(str(photos), "zip", photos) if zipped else photos
+    fingerprint = guess(path, 8).fingerprint()
+    open_store(path, 8, 3, folder=tmp_path / "data").close()
+    for module in (sources, archives):
+        monkeypatch.setattr(module, "CHOICE", 99)
+    assert guess(path, 8).fingerprint() != fingerprint
+    capsys.readouterr()
+    open_store(path, 8, 3, folder=tmp_path / "data").close()
+    assert "it is built again" in capsys.readouterr().err
+
+
 def test_what_is_no_image_folder_is_said(tmp_path: Path) -> None:
     for path, text in (
         (tmp_path / "none", "no folder .*none"),
@@ -150,6 +215,41 @@ def test_names_that_break_the_rules_are_rejected(
     report = build(ImageFolder(tmp_path / "photos", 8), tmp_path / "a.lmdb")
     assert (report.count, len(report.rejected)) == (1, 2)
     tried(2)
+
+
+@pytest.mark.parametrize("suffix", [".jfif", ".JPE", ".pjpeg", ".pjp"])
+def test_a_jpeg_of_any_suffix_is_read(tmp_path: Path, suffix: str) -> None:
+    path = save(tmp_path / "a" / f"one{suffix}", noise(8, 8), format="JPEG")
+    (item,) = items(tmp_path / "a")
+    assert isinstance(item, Record)
+    assert np.array_equal(item.image, read_image(path.rename(tmp_path / "one.jpg"), 8, 3))
+
+
+@pytest.mark.parametrize("suffix", [".bmp", ".HEIF", ".svg", ".cr2", ".ppm", ".ico"])
+def test_images_that_are_not_read_are_named(tmp_path: Path, suffix: str) -> None:
+    save(tmp_path / "good.png", noise(8, 8))
+    (tmp_path / f"odd{suffix}").write_bytes(b"whatever")
+    refused = [item for item in items(tmp_path) if isinstance(item, Rejected)]
+    assert refused == [
+        (f"odd{suffix}", f"{suffix} files are not read; convert it to PNG"),
+    ]
+
+
+def test_a_file_without_suffix_is_told_so(tmp_path: Path) -> None:
+    path = save(tmp_path / "a", noise(8, 8), format="PNG")
+    with pytest.raises(ValueError, match="its name has no suffix; end it in .png"):
+        read_image(path, 8, 3)
+
+
+def test_folders_of_any_name_become_stores(photos: Path, tmp_path: Path) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xd7\xd6"))
+    photos.rename(folder)
+    archive = Path(shutil.make_archive(str(folder), "zip", folder))
+    for path, name in ((folder, "image folder "), (archive, "archive ")):
+        store = open_store(path, 8, 3, folder=tmp_path / "data")
+        assert store.source.startswith(f"{name}\\udcd7\\udcd6")
+        assert store.count == 4
+        store.close()
 
 
 # ---- odd images (S13, S14) -----------------------------------------------------------------------
@@ -230,6 +330,23 @@ def test_photographs_are_turned_upright(tmp_path: Path) -> None:
     found = read_image(save(tmp_path / "a.png", image, exif=exif), 32, 3)
     assert found[16, 2].tolist() == list(RED)
     assert found[16, 29].tolist() == list(BLUE)
+
+
+@pytest.mark.row("S13")
+@pytest.mark.parametrize("turn", [1, 6])
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+def test_a_photograph_whose_exif_data_are_cut_is_read(
+    tmp_path: Path, turn: int, suffix: str
+) -> None:
+    image = noise(32, 32)
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    exif[0x8298] = "somebody's own words"
+    whole = save(tmp_path / f"a.{suffix}", image, exif=exif)
+    cut = save(tmp_path / f"b.{suffix}", image, exif=exif.tobytes()[:-10])
+    with pytest.warns(UserWarning, match="Truncated File Read"), Image.open(cut) as opened:
+        opened.getexif()
+    assert np.array_equal(read_image(cut, 32, 3), read_image(whole, 32, 3))
 
 
 @pytest.mark.row("S13")
@@ -335,9 +452,13 @@ def test_kinds_of_folder(photos: Path, tmp_path: Path) -> None:
     assert kind(photos) == "images"
     (photos / "index.json").write_text('{"labels": []}')
     assert kind(photos) == "images"
-    (photos / "index.json").write_text('{"cell": 64}')
+    (photos / "index.json").write_text('{"cell": "A1"}')
+    assert kind(photos) == "images"
+    (photos / "index.json").write_text('{"labels": [')
+    assert kind(photos) == "images"
+    (photos / "index.json").write_text('{"format": 1, "cell": 64}')
     assert kind(photos) == "sheets"
-    (photos / "index.json").write_text('{"cell": 64')
+    (photos / "index.json").write_text('{"format": 1, "cell": 64')
     assert kind(photos) == "sheets"  # which then says that its index is broken
     (tmp_path / "fonts" / "sub").mkdir(parents=True)
     (tmp_path / "fonts" / "sub" / "a.OTF").touch()
@@ -349,6 +470,40 @@ def test_kinds_of_folder(photos: Path, tmp_path: Path) -> None:
         ValueError, match=r"photos\.rar is not read: .*\.lmdb.*\.zip.*images.*fonts"
     ):
         kind(tmp_path / "photos.rar")
+
+
+def test_a_folder_of_fonts_and_images_is_what_is_wanted(photos: Path, tmp_path: Path) -> None:
+    save_font(make_font({"一": BAR, "丁": CROSS}), photos / "dog" / "a.ttf")
+    with pytest.raises(ValueError, match=r"photos holds fonts \(dog/a\.ttf\) and images \(cat/B"):
+        kind(photos)
+    with pytest.raises(ValueError, match="move one kind of them into a folder of its own"):
+        guess(photos, 8)
+    assert (kind(photos, "images"), kind(photos, "glyphs")) == ("images", "fonts")
+    assert guess(photos, 8, characters="一丁").names["character"] == ["一", "丁"]
+    for item in items(photos):
+        (photos / item.key).unlink()
+    (photos / "cat" / "logo.svg").touch()
+    assert kind(photos, "images") == kind(photos) == "fonts"
+
+
+def test_each_source_reads_its_kind_of_a_folder_of_both(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_font(make_font(dict(zip(REGION_NEUTRAL, BOXES, strict=False))), photos / "a.ttf")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(entries, "Glyphs", lambda store, *_: store)
+    found = create("source", "folder", path=str(photos), size=8, channels=3).store
+    assert found.source == "image folder photos"
+    given = {"path": str(photos), "size": 8, "channels": 1}
+    drawn = create("source", "fonts", **given, prototype="a")
+    assert drawn.source == "fonts photos"
+    with pytest.raises(ValueError, match="no font in .*photos draws all"):
+        create("source", "fonts", **given)
+    assert joined._has_glyphs(photos)
+    with pytest.raises(
+        ValueError, match="data=pairs: 4 images of image folder photos have no partner"
+    ):
+        create("source", "pairs", **given)
 
 
 def test_guess_makes_the_source(photos: Path) -> None:
@@ -470,7 +625,7 @@ def test_glyphs_that_a_font_lacks_do_not_stop_training(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (photos / "dog" / "broken.png").write_bytes(b"")
-    monkeypatch.setattr(sources, "kind", lambda _: "sheets")
+    monkeypatch.setattr(sources, "kind", lambda *_: "sheets")
     monkeypatch.setattr(sources, "guess", lambda path, size, *_: ImageFolder(path, size))
     assert open_store(photos, 8, 3, folder=tmp_path / "data").rejected_count == 1
 

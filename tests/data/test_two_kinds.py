@@ -128,6 +128,22 @@ def test_other_sub_folders_are_refused_before_anything_is_built(tmp_path, names,
     assert not list(tmp_path.glob("*.lmdb"))
 
 
+@pytest.mark.parametrize(
+    ("opener", "wanted"), [(open_pairs, "data=pairs"), (open_unpaired, "data=unpaired")]
+)
+@pytest.mark.parametrize("packed", [False, True])
+def test_an_image_beside_the_sub_folders_is_named(folders, zipped, opener, wanted, packed):
+    """Cut in two as a whole, none of them would be of a kind."""
+    picture(folders / "preview.png", 0, 1)
+    with zipfile.ZipFile(zipped, "a") as archive:
+        archive.write(folders / "preview.png", "two/preview.png")
+    with pytest.raises(
+        StoreError, match=rf"{wanted}: .*preview\.png of .* lies beside its sub-fol"
+    ):
+        opener(zipped if packed else folders, SIZE, 1, folder=folders.parent)
+    assert not list(folders.parent.glob("*.lmdb"))
+
+
 def test_a_store_of_one_kind_is_refused(glyph_store):
     for dataset in (Pairs, Unpaired):
         with pytest.raises(StoreError, match="needs two sub-folders of images.*has none"):
@@ -184,6 +200,60 @@ def test_folders_without_any_pair_are_refused_in_any_case(tmp_path):
     picture(tmp_path / "two" / "b" / "2.png", 0)
     with pytest.raises(StoreError, match="have no partner"):
         opened(tmp_path / "two", on_error="skip")
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_partners_of_another_shape_are_refused_or_left_out(folders, tmp_path, packed):
+    """The middles of a wide and a tall image are not of one place."""
+    picture(folders / "photos" / "x" / "wide.png", 90, width=100, height=75)
+    picture(folders / "sketches" / "x" / "wide.png", 110, width=75, height=100)
+    picture(folders / "photos" / "x" / "small.png", 95, width=100, height=75)
+    picture(folders / "sketches" / "x" / "small.png", 105, width=199, height=150)  # 0.5 % off
+    path = folders
+    if packed:
+        path = tmp_path / "two.zip"
+        with zipfile.ZipFile(path, "w") as archive:
+            for file in sorted(folders.rglob("*.*")):
+                archive.write(file, file.relative_to(folders))
+    with pytest.raises(StoreError) as refused:
+        opened(path)
+    assert "1 image cannot be used" in str(refused.value)
+    assert (
+        "sketches/x/wide.png: it has 75 x 100 pixels and its partner photos/x/wide.png 100 x 75"
+        in str(refused.value)
+    )
+    store = open_pairs(path, SIZE, 1, "skip", folder=tmp_path)
+    left = Pairs(store, on_error="skip")
+    assert len(left) == 19  # 21 pairs, 2 of them held out
+    held = left.held_out("validation").images["input"], left.held_out("test").images["input"]
+    rows = np.concatenate([left.train[:, 0], *held])
+    assert {90, 95} & {*values(left, rows)} == {95}
+
+
+def test_a_turned_photograph_has_the_shape_that_it_is_seen_in(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees
+    for name, shape in (("1", (12, 16)), ("2", (12, 16)), ("3", (16, 12))):
+        folder = tmp_path / "two" / "a"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (16, 12), 9).save(folder / f"{name}.jpg", exif=exif)
+        picture(tmp_path / "two" / "b" / f"{name}.png", 9, width=shape[0], height=shape[1])
+    with pytest.raises(StoreError, match=r"b/3\.png: it has 16 x 12 .*partner a/3\.jpg 12 x 16"):
+        open_pairs(tmp_path / "two", SIZE, 1, folder=tmp_path)
+    assert open_pairs(tmp_path / "two", SIZE, 1, "skip", folder=tmp_path).count == 5
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_sides_are_fitted_as_images_of_any_folder(tmp_path, channels):
+    noise = np.random.default_rng(0).integers(0, 256, (2, 40, 52, 3), np.uint8)
+    for folder, pixels in zip("ab", noise, strict=True):
+        (tmp_path / "two" / folder).mkdir(parents=True)
+        Image.fromarray(pixels).save(tmp_path / "two" / folder / "1.jpg")
+        Image.fromarray(pixels[:SIZE]).save(tmp_path / "two" / folder / "2.png")
+    pairs = open_pairs(tmp_path / "two", SIZE, channels, folder=tmp_path)
+    plain = open_store(tmp_path / "two", SIZE, channels, folder=tmp_path)
+    assert pairs.path != plain.path
+    assert pairs.content_hash == plain.content_hash
 
 
 def test_two_files_of_one_name_are_refused(folders):

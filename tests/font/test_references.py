@@ -1,8 +1,10 @@
 """References: a photograph becomes what a clean glyph is, and what is no glyph is refused."""
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 
 from gan.font.references import fill_of, ink_box, otsu, picture, reference
 
@@ -33,13 +35,13 @@ def plain(tmp_path_factory):
     return seen(tmp_path_factory.mktemp("plain"), clean())
 
 
-def photographed(image, noise=6.0):
+def photographed(image, noise=6.0, fall=0.5, haze=40):
     """The same in uneven light, dull and noisy."""
     grey = np.asarray(image, float)
     rows, columns = np.mgrid[0 : grey.shape[0], 0 : grey.shape[1]]
-    light = 0.9 - 0.5 * columns / grey.shape[1] - 0.15 * rows / grey.shape[0]
+    light = 0.9 - fall * columns / grey.shape[1] - 0.15 * rows / grey.shape[0]
     random = np.random.default_rng(0)
-    dull = (40 + 0.8 * grey) * light + random.normal(0, noise, grey.shape)
+    dull = (haze + 0.8 * grey) * light + random.normal(0, noise, grey.shape)
     return Image.fromarray(dull.clip(0, 255).astype(np.uint8))
 
 
@@ -93,6 +95,47 @@ def test_dark_paper_need_not_be_black(tmp_path, plain, ground):
 def test_the_negative_of_a_photograph_is_turned(tmp_path, plain):
     negative = Image.fromarray(255 - np.asarray(photographed(clean())))
     assert difference(seen(tmp_path, negative), plain) < 0.01
+
+
+def on_a_table(page, table, margin=60, tilt=0.0):
+    """A grey page, turned a little, with the table around it."""
+    turned = page.rotate(tilt, Image.Resampling.BICUBIC, expand=True, fillcolor=table)
+    return ImageOps.expand(turned, margin, fill=table)
+
+
+@pytest.mark.parametrize("table", [60, 100, 150])
+@pytest.mark.parametrize("margin", [25, 70])
+@pytest.mark.parametrize("tilt", [0, 4, -4])
+def test_a_sheet_on_a_darker_table_is_not_the_character(tmp_path, table, margin, tilt):
+    page = Image.fromarray((25 + 0.8 * np.asarray(clean())).astype(np.uint8))
+    photo = on_a_table(page, table, margin, tilt)
+    alone = clean().rotate(tilt, Image.Resampling.BICUBIC, expand=True, fillcolor=255)
+    for one in (photo, photographed(photo, fall=0.2, haze=0)):
+        assert difference(seen(tmp_path, one), seen(tmp_path, alone)) < 0.015
+    one = reference(saved(tmp_path, photo), SIZE, FILL)
+    assert max(one.levelled.shape) < max(one.original.shape)
+    assert picture([one]).size == (3 * 164, 164)
+
+
+def test_a_sheet_on_a_table_as_dark_as_the_ink_is_told(tmp_path):
+    photo = on_a_table(clean(), table=0)
+    with pytest.warns(UserWarning, match="mostly light: where that is the paper, cut the picture"):
+        seen(tmp_path, photo)
+
+
+@pytest.mark.parametrize("around", [10, 24, 40])
+@pytest.mark.parametrize("dull", [False, True])
+def test_a_light_character_that_is_closed_is_no_sheet(tmp_path, around, dull):
+    board = np.full((300, 300), 20, np.uint8)
+    board[50:250, 50:250] = 240
+    board[50 + around : 250 - around, 50 + around : 250 - around] = 20
+    board[140:160, 90:210] = 240
+    page = Image.fromarray(board)
+    path = saved(tmp_path, photographed(page) if dull else page)
+    full = (board[50:250, 50:250] == 240).mean() > 0.6
+    with pytest.warns(UserWarning, match="mostly light") if full else nullcontext():
+        one = reference(path, SIZE, FILL)
+    assert one.box == (50, 50, 250, 250)
 
 
 @pytest.mark.parametrize("stroke", [2, 8, 35, 80])
@@ -247,6 +290,8 @@ def test_files_that_are_no_picture_are_refused_by_name(tmp_path):
         reference(tmp_path / "text.png", SIZE, FILL)
     with pytest.raises(ValueError, match="convert it to PNG"):
         reference(saved(tmp_path, clean(), "scan.tif"), SIZE, FILL)
+    with pytest.raises(ValueError, match=r"--reference .*scan: its name has no suffix; end it in"):
+        reference((tmp_path / "scan.tif").rename(tmp_path / "scan"), SIZE, FILL)
 
 
 def test_otsu_finds_the_gap_between_two_groups():
