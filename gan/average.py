@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from gan.step.buffers import exchanged, others, places, settled
+from gan.step.buffers import exchanged, normed, others, places, settled
 
 
 class Average(nn.Module, ABC):
@@ -74,12 +74,11 @@ class Uniform(Average):
         super().__init__(generator)
         self.start, self._source = start, (generator,)  # in a tuple, so that it is no submodule
         self._places = others(generator), others(self.generator)
-        self._normed = len(self._places[1]) < len(places(self.generator))
 
     def update(self, images: int, draw: Callable[[], object] | None = None) -> None:
         """Without `draw` running statistics stay as they are; after a while every tenth counts."""
         super().update(images)
-        if draw and self._normed and (self.updates <= 100 or self.updates % 10 == 0):
+        if draw and normed(self.generator) and (self.updates <= 100 or self.updates % 10 == 0):
             with exchanged(*self._source, self.generator):
                 draw()
 

@@ -47,8 +47,7 @@ def build(config: dict[str, Any], say: Say = distributed.say, stop: Stop | None 
         compiling.compile_calls(recipe, say)
     trainer = pieces.trainer_for(settings, device, say, checked.ours)(
         recipe,
-        generator=parts.player(checked, recipe, "generator", asleep),
-        discriminator=parts.player(checked, recipe, "discriminator", asleep),
+        **{side: parts.player(checked, recipe, side, asleep) for side in SIDES},
         stream=stream,
         averages=checked.create("average", generator=recipe.generator),
         settings=settings,

@@ -1,5 +1,6 @@
 """Classifiers trained once per training set and kept: features for losses, judges of images."""
 
+import copy
 import fcntl
 import hashlib
 import json
@@ -231,11 +232,11 @@ def _fit(
     )
     learnt = torch.as_tensor(places)
 
-    def looked_at(chosen: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def looked_at(chosen: Tensor, victim: nn.Module) -> tuple[Tensor, dict[str, Tensor]]:
         images = shifted(lesson.images(lesson.rows[chosen.numpy()]))
         labels = {name: label[chosen] for name, label in wanted.items()}
         if harder is not None:
-            images = attacked(classifier, harder, losses, images, labels)
+            images = attacked(victim, harder, losses, images, labels)
         return images, labels
 
     classifier.train()
@@ -243,7 +244,7 @@ def _fit(
     for epoch in bar:
         order = learnt[torch.randperm(len(learnt))]
         for chosen in torch.split(order[: rounds * batch_size], batch_size):
-            images, labels = looked_at(chosen)
+            images, labels = looked_at(chosen, classifier)
             logits = classifier(images)
             terms = {name: losses[name](logits[name], labels[name]) for name in labels}
             optimizer.zero_grad(set_to_none=True)
@@ -254,7 +255,8 @@ def _fit(
         bar.set_postfix_str(shown)
         if bar.disable:  # no terminal: plain lines
             say(f"classifier epoch {epoch + 1}/{training.epochs}  {shown}")
-    update_bn(map(looked_at, order.tensor_split(math.ceil(len(order) / batch_size))), classifier)
+    learnt_from = partial(looked_at, victim=copy.deepcopy(classifier))
+    update_bn(map(learnt_from, order.tensor_split(math.ceil(len(order) / batch_size))), classifier)
 
 
 def shifted(images: Tensor, most: int = 2) -> Tensor:

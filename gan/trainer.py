@@ -76,9 +76,8 @@ class Trainer:
             with self.guard.turn(batch):
                 dealt = dealt or (batch, self._fakes(batch, shared))
                 self.monitor.note(player.name, self._update(player, dealt, count))
-                draw = partial(Trainer._fakes, self, dealt[0], shared=False)
                 for average in self.averages.values() if player is self.generator else ():
-                    average.update(self.settings.batch_size, draw)
+                    average.update(self.settings.batch_size, partial(self._redrawn, dealt))
             return dealt
 
     def _update(self, player: Player, dealt: Dealt, count: int) -> Losses:
@@ -91,6 +90,9 @@ class Trainer:
         precision = self.settings.autocast(self.device)
         with explained("generator", self.step), torch.set_grad_enabled(shared), precision:
             return self.recipe.generate(batch)
+
+    def _redrawn(self, dealt: Dealt) -> object:
+        return Trainer._fakes(self, dealt[0], shared=False)
 
     def _losses(self, player: Player, dealt: Dealt, count: int) -> Callable[[], Losses]:
         batch, fakes = dealt

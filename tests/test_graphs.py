@@ -2,12 +2,14 @@
 
 import math
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from games import SCHEDULES, doubles, error, started
+from games import SCHEDULES, TOTAL, doubles, error, started
 
+from gan.average import Uniform
 from gan.recipe import penalise
 from gan.step import graphs
 from gan.step.graphs import WARM, GraphedTrainer, Number
@@ -71,6 +73,32 @@ def played(run, steps=STEPS):
         else:
             run.play()
     return found, {tag: torch.stack(kept) for tag, kept in run.monitor.terms().items()}
+
+
+@pytest.mark.parametrize("way", ["whole", "pieces", "recorded"])
+def test_an_average_draws_what_is_played(way, monkeypatch):
+    """The prepared batch, in pieces as large as those that are played."""
+    with doubles():
+        micro = 2 if way == "pieces" else None
+        kind = graphed(Again()) if way == "recorded" else None
+        settings = SCHEDULES["plain"]
+        run = started("wnet", "wasserstein", "wgan_gp", micro=micro, graphed=kind, **settings)
+        drawn, generate = [], run.recipe.generate
+        average = Uniform(run.recipe.generator)
+        monkeypatch.setattr("gan.average.normed", lambda module: True)  # the game's are at rest
+
+        def update(images, draw):
+            monkeypatch.setattr(run.recipe, "generate", lambda b: drawn.append(b) or generate(b))
+            Uniform.update(average, images, draw)
+            monkeypatch.setattr(run.recipe, "generate", generate)
+
+        run.averages = {"uniform": SimpleNamespace(update=update)}
+        for _ in range(6):
+            run.play()
+    assert len(drawn) == 6
+    assert all(
+        "made_style" in batch and len(batch["target"]) == (micro or TOTAL) for batch in drawn
+    )
 
 
 CASES = [

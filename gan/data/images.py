@@ -16,10 +16,8 @@ from gan.data.layout import Record, Rejected, key_problem
 
 READ = {".jpg", ".jpeg", ".jpe", ".jfif", ".pjp", ".pjpeg", ".png", ".webp"}
 NOT_READ = {
-    *(".apng", ".avif", ".bmp", ".dds", ".dib", ".exr", ".gif", ".hdr", ".heic", ".heif", ".hif"),
-    *(".ico", ".j2k", ".jp2", ".jpf", ".jpx", ".jxl", ".mpo", ".pbm", ".pcx", ".pgm", ".pnm"),
-    *(".ppm", ".psd", ".svg", ".tga", ".tif", ".tiff"),
-    *(".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"),  # raw photographs
+    *(".apng", ".avif", ".bmp", ".gif", ".heic", ".heif", ".hif", ".j2k", ".jp2", ".jpf", ".jpx"),
+    *(".jxl", ".mpo", ".psd", ".tga", ".tif", ".tiff"),  # pictograms and raw files lie beside those
 }
 FONTS = {".ttf", ".otf", ".ttc", ".otc"}  # read by `gan.data.fonts`
 LARGEST_FILE = 64 << 20  # bytes

@@ -4,6 +4,7 @@ import atexit
 import hashlib
 import json
 import os
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from gan.run import sealed
 
 LOCK, FINISHED = ".lock", "finished.json"
 _held: dict[tuple[int, Path], Lock] = {}  # by process, since a fork inherits it
+_keeping = threading.Lock()  # logs are written by threads of their own
 
 # what may change between runs in one run directory
 FREE = (
@@ -229,18 +231,20 @@ def keep(run_dir: Path) -> None:
         TakenError: another process was quicker.
         OSError: it cannot be made or written.
     """
-    lock = _held.get((os.getpid(), run_dir.resolve()))
-    if lock is None or lock.in_place():
-        return
-    run_dir.mkdir(parents=True, exist_ok=True)
-    try:
-        _held[os.getpid(), run_dir.resolve()] = Lock(lock.path)
-    except HeldError as holder:
-        raise TakenError(
-            f"run_dir={run_dir} was removed or moved while training, and is in use by {holder}: "
-            "this run stops, as both would write there; start it again with another run_dir"
-        ) from None
-    lock.release()
+    with _keeping:
+        lock = _held.get((os.getpid(), run_dir.resolve()))
+        if lock is None or lock.in_place():
+            return
+        run_dir.mkdir(parents=True, exist_ok=True)
+        try:
+            _held[os.getpid(), run_dir.resolve()] = Lock(lock.path)
+        except HeldError as holder:
+            raise TakenError(
+                f"run_dir={run_dir} was removed or moved while training, and is in use by "
+                f"{holder}: this run stops, as both would write there; start it again with "
+                "another run_dir"
+            ) from None
+        lock.release()
 
 
 @atexit.register

@@ -14,10 +14,14 @@ def places(module: nn.Module) -> list[tuple[dict[str, Any], str]]:
     return [(owner, name) for owner in owners for name in owner if owner[name] is not None]
 
 
+def normed(module: nn.Module) -> list[nn.Module]:
+    """Its batch norms."""
+    return [part for part in module.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
+
+
 def others(module: nn.Module) -> list[tuple[dict[str, Any], str]]:
     """The same but for the running statistics of batch norms."""
-    norms = [part for part in module.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
-    running = {id(norm._buffers) for norm in norms}
+    running = {id(norm._buffers) for norm in normed(module)}
     return [(owner, name) for owner, name in places(module) if id(owner) not in running]
 
 

@@ -93,6 +93,10 @@ class GraphedTrainer(Trainer):
     def _fakes(self, batch: Batch, shared: bool) -> dict[str, Tensor]:
         return self._now.fakes if self._now else super()._fakes(batch, shared)
 
+    def _redrawn(self, dealt: Dealt) -> object:
+        prepared = self._now.dealing.batch if self._now else dealt[0]
+        return super()._redrawn((prepared, dealt[1]))
+
     def _update(self, player: Player, dealt: Dealt, count: int) -> Losses:
         if self._now is None:
             return super()._update(player, dealt, count)

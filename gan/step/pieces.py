@@ -59,6 +59,13 @@ class PiecewiseTrainer(Trainer):
         """As it came: it is prepared piece by piece."""
         return next(self.stream)
 
+    def _redrawn(self, dealt: Dealt) -> object:
+        """What is made of the last piece: all of them at once may be too many."""
+        *_, share = self._shares()
+        raw = {key: rows[-share.rows :] for key, rows in dealt[0].items()}
+        with distributed.seeded(self.seed, self.device, share, "generator", self.step):
+            return super()._redrawn((self.recipe.prepare(raw), {}))
+
     def _losses(self, player: Player, dealt: Dealt, count: int) -> Callable[[], Losses]:
         return partial(self._accumulated, player, dealt, count)
 

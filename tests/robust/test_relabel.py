@@ -327,7 +327,7 @@ def test_the_seed_decides(tmp_path):
 
 
 @pytest.mark.parametrize("training", [correct, plain])
-def test_what_was_killed_goes_on_to_the_same_end(tmp_path, monkeypatch, training):
+def test_what_was_killed_goes_on_to_the_same_end(tmp_path, monkeypatch, capsys, training):
     lesson, _, _ = stripes(32)
     settings = SMALL._replace(epochs=5, start=2, width=2)
     whole = training(lesson, 4, settings, CPU, tmp_path / "whole")
@@ -342,8 +342,9 @@ def test_what_was_killed_goes_on_to_the_same_end(tmp_path, monkeypatch, training
     with pytest.raises(KeyboardInterrupt):
         training(lesson, 4, settings, CPU, tmp_path / "killed")
     monkeypatch.setattr(relabel, "_epoch", epoch_of)
-    said = []
-    again = training(lesson, 4, settings, CPU, tmp_path / "killed", said.append)
+    capsys.readouterr()
+    again = training(lesson, 4, settings, CPU, tmp_path / "killed")
+    said = capsys.readouterr().out.splitlines()
     assert said[0].startswith("goes on after epoch 3, from ")
     assert sum(line.startswith("killed epoch ") for line in said) == 2
     assert np.array_equal(whole, again)
