@@ -17,6 +17,7 @@ from gan.data.builder import SHOWN, Builder, Resumable, Source, fingerprint, wri
 from gan.data.layout import Record, Rejected, read_meta
 from gan.data.pages import StoreError, checked_bytes
 from gan.data.reading import StoreFile, explained
+from gan.disk import sync
 from gan.locks import HeldError, Lock
 
 _FIRST_MAP = 64 << 20  # bytes
@@ -141,15 +142,6 @@ def _publish(building: Path, path: Path, content_hash: str) -> None:
     sync(building)
     os.replace(building, path)
     sync(path.parent)
-
-
-def sync(path: Path) -> None:
-    """Let a file, or the names in a folder, survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -28,18 +28,16 @@ REGION_RULE = (
     "Noto Sans CJK and Noto Serif CJK"
 )
 
-ALLOWED_LICENCES = frozenset(
-    {
-        "OFL-1.1",
-        "Apache-2.0",
-        "MIT",
-        "BSD-3-Clause",
-        "public-domain",
-        "IPA",
-        "Arphic-1999",
-        "GPL-2.0-only WITH Font-exception-2.0",
-    }
-)
+ALLOWED_LICENCES = {
+    "OFL-1.1",
+    "Apache-2.0",
+    "MIT",
+    "BSD-3-Clause",
+    "public-domain",
+    "IPA",
+    "Arphic-1999",
+    "GPL-2.0-only WITH Font-exception-2.0",
+}
 """Licences under which a style may be embedded, by SPDX name where there is one."""
 
 
@@ -150,70 +148,40 @@ STYLES = {
 WEB_PROTOTYPE = "noto-sans-jp-400"
 
 _ZEN = "2021-2022 The Zen Project Authors"
-_WEB: dict[str, tuple[Package, tuple[int, ...]]] = {
-    "dela-gothic-one@5.3.0": (
-        Package("dela", "OFL-1.1", "2020 The Dela Gothic Project Authors"),
-        (),
-    ),
-    "ibm-plex-sans-jp@5.3.0": (Package("plex", "OFL-1.1", "2018 IBM Corp."), (100, 700)),
-    "kaisei-opti@5.2.8": (
-        Package("kaisei", "OFL-1.1", "2020 The Kaisei Project Authors"),
-        (400, 700),
-    ),
-    "kiwi-maru@5.3.0": (
-        Package("kiwi", "OFL-1.1", "2020 The Kiwi Maru Project Authors"),
-        (300, 500),
-    ),
-    "line-seed-jp@5.3.1": (Package("line", "OFL-1.1", "LY Corporation"), (100, 400, 800)),
-    "liu-jian-mao-cao@5.3.0": (
-        Package("liu-jian", "OFL-1.1", "2018 The Liu Jian Mao Cao Project Authors"),
-        (),
-    ),
-    "long-cang@5.3.0": (Package("long-cang", "OFL-1.1", "2018 The LongCang Project Authors"), ()),
-    "ma-shan-zheng@5.3.1": (
-        Package("ma-shan", "OFL-1.1", "2018 The MaShanZheng Project Authors"),
-        (),
-    ),
-    "noto-sans-jp@5.3.0": (Package("source", "OFL-1.1", "2014-2021 Adobe"), (100, 400, 900)),
-    "noto-serif-jp@5.3.0": (Package("source", "OFL-1.1", "2017-2024 Adobe"), (200, 500, 900)),
-    "sawarabi-gothic@5.3.1": (
-        Package("sawarabi", "OFL-1.1", "2016 The Sawarabi Gothic Project Authors"),
-        (),
-    ),
-    "shippori-mincho@5.3.0": (
-        Package("shippori", "OFL-1.1", "2021 The Shippori Mincho Project Authors"),
-        (400, 800),
-    ),
-    "yomogi@5.3.0": (Package("yomogi", "OFL-1.1", "2020 The Yomogi Project Authors"), ()),
-    "yusei-magic@5.3.0": (Package("yusei", "OFL-1.1", "2020 The Yusei Magic Project Authors"), ()),
-    "zcool-kuaile@5.3.0": (
-        Package("zcool", "OFL-1.1", "2018 The ZCOOL KuaiLe Project Authors"),
-        (),
-    ),
-    "zcool-qingke-huangyou@5.3.0": (
-        Package("zcool", "OFL-1.1", "2018 The ZCOOL QingKe HuangYou Project Authors"),
-        (),
-    ),
-    "zcool-xiaowei@5.3.0": (
-        Package("zcool", "OFL-1.1", "2018 The ZCOOL XiaoWei Project Authors"),
-        (),
-    ),
-    "zen-kaku-gothic-new@5.3.0": (Package("zen", "OFL-1.1", _ZEN), (300, 900)),
-    "zen-kurenaido@5.3.0": (Package("zen", "OFL-1.1", _ZEN), ()),
-    "zen-maru-gothic@5.3.0": (Package("zen", "OFL-1.1", _ZEN), (500,)),
-    "zen-old-mincho@5.3.0": (Package("zen", "OFL-1.1", _ZEN), (400, 900)),
-    "zhi-mang-xing@5.3.0": (
-        Package("zhi-mang", "OFL-1.1", "2018 The ZhiMangXing Project Authors"),
-        (),
-    ),
+_WEB: dict[str, tuple[str, str, tuple[int, ...]]] = {
+    "dela-gothic-one@5.3.0": ("dela", "2020 The Dela Gothic Project Authors", ()),
+    "ibm-plex-sans-jp@5.3.0": ("plex", "2018 IBM Corp.", (100, 700)),
+    "kaisei-opti@5.2.8": ("kaisei", "2020 The Kaisei Project Authors", (400, 700)),
+    "kiwi-maru@5.3.0": ("kiwi", "2020 The Kiwi Maru Project Authors", (300, 500)),
+    "line-seed-jp@5.3.1": ("line", "LY Corporation", (100, 400, 800)),
+    "liu-jian-mao-cao@5.3.0": ("liu-jian", "2018 The Liu Jian Mao Cao Project Authors", ()),
+    "long-cang@5.3.0": ("long-cang", "2018 The LongCang Project Authors", ()),
+    "ma-shan-zheng@5.3.1": ("ma-shan", "2018 The MaShanZheng Project Authors", ()),
+    "noto-sans-jp@5.3.0": ("source", "2014-2021 Adobe", (100, 400, 900)),
+    "noto-serif-jp@5.3.0": ("source", "2017-2024 Adobe", (200, 500, 900)),
+    "sawarabi-gothic@5.3.1": ("sawarabi", "2016 The Sawarabi Gothic Project Authors", ()),
+    "shippori-mincho@5.3.0": ("shippori", "2021 The Shippori Mincho Project Authors", (400, 800)),
+    "yomogi@5.3.0": ("yomogi", "2020 The Yomogi Project Authors", ()),
+    "yusei-magic@5.3.0": ("yusei", "2020 The Yusei Magic Project Authors", ()),
+    "zcool-kuaile@5.3.0": ("zcool", "2018 The ZCOOL KuaiLe Project Authors", ()),
+    "zcool-qingke-huangyou@5.3.0": ("zcool", "2018 The ZCOOL QingKe HuangYou Project Authors", ()),
+    "zcool-xiaowei@5.3.0": ("zcool", "2018 The ZCOOL XiaoWei Project Authors", ()),
+    "zen-kaku-gothic-new@5.3.0": ("zen", _ZEN, (300, 900)),
+    "zen-kurenaido@5.3.0": ("zen", _ZEN, ()),
+    "zen-maru-gothic@5.3.0": ("zen", _ZEN, (500,)),
+    "zen-old-mincho@5.3.0": ("zen", _ZEN, (400, 900)),
+    "zhi-mang-xing@5.3.0": ("zhi-mang", "2018 The ZhiMangXing Project Authors", ()),
 }
-"""npm packages `@fontsource/NAME@VERSION`, and which weights of each where there are several."""
+"""npm packages `@fontsource/NAME@VERSION`: family, copyright, which weights; all are OFL-1.1."""
 
-PACKAGES |= {f"@fontsource/{name}": package for name, (package, _) in _WEB.items()}
+PACKAGES |= {
+    f"@fontsource/{name}": Package(family, "OFL-1.1", copyright)
+    for name, (family, copyright, _) in _WEB.items()
+}
 
 WEB_STYLES = {
     id: Pick(f"@fontsource/{name}", f"{id}.ttf")
-    for name, (_, weights) in _WEB.items()
+    for name, (*_, weights) in _WEB.items()
     for font in [name.partition("@")[0]]
     for id in [f"{font}-{weight}" for weight in weights] or [font]
 }

@@ -15,8 +15,8 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from gan.data.building import sync
 from gan.data.store import Store
+from gan.disk import sync
 
 FORMAT = 1
 _TENSORS = {"label": np.int64, "given": np.int64, "soft": np.float32}

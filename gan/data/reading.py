@@ -92,10 +92,6 @@ class StoreFile:
         self.grains.close()
         self.resources.close()
 
-    def replaced(self) -> bool:
-        """Whether another file stands at the path now."""
-        return not os.path.samestat(os.fstat(self.descriptor), os.stat(self.path))
-
     def check_size(self) -> None:
         """Raises before a read behind the end of a file that was cut in place."""
         if self.closed:

@@ -7,7 +7,6 @@ index names everything that decided a pixel, and the SHA-256 of each sheet's dec
 import hashlib
 import io
 import json
-import os
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ import numpy as np
 from fontTools.ttLib import TTCollection
 from PIL import Image
 
+from gan import disk
 from gan.data.embedded import ALLOWED_LICENCES, PACKAGES, PROTOTYPE, REGION_RULE, STYLES, Pick
 from gan.data.fonts import records, spread, twins
 from gan.data.glyphs import RENDERING, Face, Glyphs, Pixels, area_reduce, render, versions
@@ -373,7 +373,4 @@ def _write(target: Path, sheets: Mapping[str, bytes], index: Mapping[str, Any]) 
         (target / name).unlink(missing_ok=True)
     for name, content in sheets.items():
         (target / name).write_bytes(content)
-    text = json.dumps(index, ensure_ascii=False, indent=1) + "\n"
-    partial = target / ".index.json.partial"
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, index_path)
+    disk.replace(index_path, json.dumps(index, ensure_ascii=False, indent=1) + "\n")

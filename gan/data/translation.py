@@ -170,6 +170,7 @@ class Pairs:
     """Aligned pairs of images, `input` and `target`, of which a part is held out."""
 
     gives = ("input", "target")
+    facts: Mapping[str, int] = {}  # networks are built with none
 
     def __init__(
         self,
@@ -199,11 +200,6 @@ class Pairs:
         """Pairs to train on."""
         return len(self.train)
 
-    @property
-    def facts(self) -> dict[str, int]:
-        """Numbers that networks are built with: none."""
-        return {}
-
     def plan(self, seed: int, epoch: int, indices: np.ndarray) -> Plan:
         """The pair at each index."""
         return _aligned(self.train[indices])._replace(flip=_coins(self.flip, seed, epoch, indices))
@@ -229,6 +225,7 @@ class Unpaired:
     """
 
     gives = ("real_a", "real_b")
+    facts: Mapping[str, int] = {}
 
     def __init__(
         self,
@@ -250,11 +247,6 @@ class Unpaired:
     def __len__(self) -> int:
         """Images of the first kind to train on."""
         return len(self.train[0])
-
-    @property
-    def facts(self) -> dict[str, int]:
-        """Numbers that networks are built with: none."""
-        return {}
 
     def plan(self, seed: int, epoch: int, indices: np.ndarray) -> Plan:
         """The image a at each index, and an image b drawn for it."""

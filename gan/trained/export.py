@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
-from gan.data.building import sync
+from gan.disk import sync
 from gan.networks.unet import Dropout
 from gan.recipe import Recipe
 from gan.recipes.cyclegan import CycleGAN
