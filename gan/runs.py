@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -23,8 +23,7 @@ from gan import checkpoint, registry
 from gan.checkpoint import Checkpoint, restore
 from gan.config.signature import Count, Positive, Whole, coerce, listed, nearest
 from gan.recipe import Recipe
-from gan.recipes.conditional import Conditional
-from gan.recipes.synthesis import Synthesis
+from gan.recipes.modules import FromNoise
 from gan.recipes.wnet import WNet
 from gan.registry import ConfigError, Entry
 from gan.run.best import path_of, weights_of
@@ -32,6 +31,7 @@ from gan.step.buffers import settled
 from gan.styles import STEPS, Relatives, adapted, repeated
 
 CHUNK = 64  # images drawn at once
+T = TypeVar("T")
 CLOCKS = ("step", "images", "discriminator_updates")
 
 
@@ -77,6 +77,11 @@ class Run:
         """Pixels of a side."""
         return self.config["image"]["size"]
 
+    @property
+    def latent(self) -> int:
+        """Numbers that a generator draws an image from."""
+        return cast(int, self.generator.latent)  # a module's attribute
+
     def sample(
         self,
         count: int = 64,
@@ -97,19 +102,18 @@ class Run:
         return self.draw(self.noise(count, seed, truncation), self.labels(count, label))
 
     def noise(self, count: int, seed: int = 0, truncation: float | None = None) -> Tensor:
-        """Latent vectors [count, latent] of a standard normal distribution.
+        """Latent vectors [count, latent] of a standard normal distribution, as the recipe has them.
 
         With `truncation` it is the one whose values beyond that size are drawn again (Brock et al.
         2018, arXiv:1809.11096, section 3.1): the smaller, the more typical and the more alike.
         """
-        self._require(Synthesis, "samples and truncation are")
-        latent = cast(int, self.generator.latent)  # a module's attribute
-        shape = coerce(Count, count, "count"), latent
+        recipe = self._like(FromNoise, "synthesis", "samples and truncation are")
+        shape = coerce(Count, count, "count"), self.latent
         random = torch.Generator().manual_seed(coerce(Whole, seed, "seed"))
         if truncation is None:
-            return torch.randn(shape, generator=random)
+            return recipe.noise(torch.randn(shape, generator=random))
         most = coerce(Positive, truncation, "truncation")
-        return nn.init.trunc_normal_(torch.empty(shape), 0, 1, -most, most, random)
+        return recipe.noise(nn.init.trunc_normal_(torch.empty(shape), 0, 1, -most, most, random))
 
     def labels(
         self, count: int, label: int | Sequence[int] | Tensor | None = None
@@ -132,10 +136,10 @@ class Run:
     @torch.no_grad()
     def draw(self, noise: Tensor, label: Tensor | None = None) -> Tensor:
         """Images [N, C, H, W] of latent vectors [N, latent] and classes [N], on the CPU."""
-        self._require(Synthesis, "samples are")
+        recipe = self._like(FromNoise, "synthesis", "samples are")
         given = (noise,) if label is None else (noise, label)
         parts = zip(*(torch.split(t.to(self.device), CHUNK) for t in given), strict=True)
-        return torch.cat([self.generator(*part).float().cpu() for part in parts])
+        return torch.cat([recipe.draw(self.generator, *part).float().cpu() for part in parts])
 
     def write(self, prototypes: Tensor, references: Tensor) -> Tensor:
         """The characters of prototypes [N, C, H, W] in the style of references [K, C, H, W].
@@ -147,7 +151,7 @@ class Run:
     @torch.no_grad()
     def style(self, references: Tensor) -> Any:
         """What a W-Net takes from references [K, C, H, W] of one style, for `dressed`."""
-        self._require(WNet, "characters are written")
+        self._like(WNet, "wnet", "characters are written")
         writer: Any = self.generator
         return writer.encode_style(references.to(self.device)[None])
 
@@ -177,19 +181,19 @@ class Run:
             steps: on the references and beside them.
             enough, others, relatives: as `gan.styles.adapted` has them.
         """
-        self._require(WNet, "styles are learnt")
+        self._like(WNet, "wnet", "styles are learnt")
         writer: Any = self.generator
-        pair = shown.to(self.device), references.to(self.device)
+        pair = shown.to(self.device), references.to(self.device), coerce(Whole, steps, "steps")
         kept = None if others is None else others.to(self.device)
-        count = coerce(Whole, steps, "steps")
-        return replace(self, generator=adapted(writer, *pair, count, enough, kept, relatives))
+        return replace(self, generator=adapted(writer, *pair, enough, kept, relatives))
 
-    def _require(self, recipe: type, what: str) -> None:
-        if not issubclass(self.recipe, recipe):
+    def _like(self, kind: type[T], example: str, what: str) -> type[T]:
+        if not issubclass(self.recipe, kind):
             raise ValueError(
-                f"{what} for recipe={_named(recipe)} and its like; {self.path} was trained with "
+                f"{what} for recipe={example} and its like; {self.path} was trained with "
                 f"recipe={self.config['recipe']['name']}"
             )
+        return self.recipe
 
 
 def load(
@@ -238,7 +242,7 @@ def load(
     generator = generator.eval().requires_grad_(False)
     if chosen != "raw":
         generator = settled(generator)
-    classes = facts.get("classes", 0) if issubclass(recipe.build, Conditional) else 0
+    classes = facts.get("classes", 0) if "label" in recipe.build.reads else 0
     return Run(
         stored.path,
         stored.step,
@@ -394,7 +398,3 @@ def _shapes(
     with torch.device("meta"):
         network = entry.create({**values, **facts}, "generator")
     return {name: tensor.shape for name, tensor in network.state_dict().items()}
-
-
-def _named(recipe: type) -> str:
-    return next(n for n in registry.names("recipe") if registry.entry("recipe", n).build is recipe)

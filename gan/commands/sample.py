@@ -16,7 +16,7 @@ from gan import distributed, images, runs
 from gan.commands.arguments import folder
 from gan.config.signature import Count, Whole, coerce
 from gan.font import prototypes
-from gan.recipes.synthesis import Synthesis
+from gan.recipes.modules import FromNoise
 from gan.recipes.wnet import WNet
 from gan.runs import Run
 from gan.styles import mixed
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     draw: Callable[[argparse.Namespace, Run, Path], Iterator[Path]]
     if kind_of(loaded.recipe):
         draw = translations
-    elif issubclass(loaded.recipe, Synthesis):
+    elif issubclass(loaded.recipe, FromNoise):
         draw = pictures
     else:
         raise ValueError(

@@ -20,6 +20,7 @@ from gan import distributed, registry
 from gan.config.signature import ConfigError
 from gan.explain import require_logits
 from gan.recipe import Batch, Recipe, detached
+from gan.recipes.modules import FromNoise
 from gan.step import parts
 
 if TYPE_CHECKING:
@@ -136,6 +137,7 @@ def _play(
             fakes = recipe.generate(batch)
             recipe.discriminator_losses(batch, detached(fakes), 0)
             recipe.generator_losses(batch, fakes, 0)
+            _draw(checked, recipe)
         except (*MISFITS, RuntimeError) as error:
             if _conclusive(error):
                 raise ConfigError(_misfit(checked, error)) from error
@@ -143,6 +145,29 @@ def _play(
     parts.freeze(recipe, checked.freeze)
     for side in SIDES:
         parts.groups(recipe, side, checked.rates)
+
+
+def _draw(checked: "Checked", recipe: Recipe) -> None:
+    """Draw as measures will, which call the generator on their own."""
+    if not isinstance(recipe, FromNoise):
+        return
+    name, count, image = checked.entries["recipe"][0].name, _few(checked), checked.values["image"]
+    normal = torch.empty(count, recipe.generator.latent, device="meta")
+    label = [_field(count)] if "label" in recipe.reads else []
+    made = recipe.draw(recipe.generator, recipe.noise(normal), *label)
+    wanted = count, image["channels"], image["size"], image["size"]
+    if (shape := getattr(made, "shape", None)) != wanted:
+        found = type(made).__name__ if shape is None else f"shape {[*shape]}"
+        raise ValueError(
+            f"recipe={name}: its `draw` must give images {[*wanted]}, not a {found}: override "
+            "`draw` where a generator gives more"
+        )
+    own = [getattr(recipe, part) is not getattr(FromNoise, part) for part in ("noise", "draw")]
+    if not any(own) and not type(recipe).generate.__module__.startswith("gan."):
+        checked.notes.append(
+            f"recipe={name} has a `generate` of its own: measures, and samples of the trained run, "
+            "call the generator on normal noise, unless `noise` and `draw` say otherwise"
+        )
 
 
 def _recipe(

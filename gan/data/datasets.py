@@ -144,6 +144,19 @@ def picked(members: np.ndarray, many: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).permutation(members)[:many]
 
 
+def sampled(members: np.ndarray, many: int) -> np.ndarray:
+    """At most so many of the members at random, always the same ones, in their order.
+
+    What stands for all of them must not be evenly spaced: files may come by turns or by kind.
+    """
+    return members[np.sort(shuffled(len(members))[:many])]
+
+
+def shuffled(count: int) -> np.ndarray:
+    """The numbers below `count` in a random order, always the same one."""
+    return np.random.default_rng(0).permutation(count)
+
+
 def evenly(members: np.ndarray, many: int) -> np.ndarray:
     """At most so many of the members, evenly spaced."""
     return members[np.linspace(0, len(members) - 1, min(many, len(members))).astype(np.int64)]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gan.config.settings import Settings
-from gan.data.datasets import evenly
+from gan.data.datasets import sampled
 from gan.data.stream import Stream
 from gan.data.translation import Unpaired
 from gan.data.triples import Glyphs
@@ -32,6 +32,7 @@ from gan.metrics.pairs import MEASURES, PairEvaluation, Translate
 from gan.metrics.populations import Sampler, Translations
 from gan.metrics.translation import GlyphTranslation
 from gan.recipe import Recipe
+from gan.recipes.modules import FromNoise
 from gan.run.best import Better
 
 REFERENCES = ("inception", "vgg16")  # networks of images, one by one
@@ -73,9 +74,13 @@ def evaluation_for(
         return GlyphTranslation(_translate(recipe), dataset, stream, device, say, judges)
     if isinstance(dataset, Unpaired) and _enough(dataset, say):
         return _of_unpaired(recipe, dataset, stream, device, say, settings, networks)
-    if "real" in recipe.reads and hasattr(recipe.generator, "latent"):
+    if "real" in recipe.reads and isinstance(recipe, FromNoise):
         return _of_images(recipe, dataset, stream, device, say, settings, networks)
     _require_use(networks)
+    say(
+        f"nothing is measured: {type(recipe).__name__} has no `target` to come near, and is not "
+        "`gan.recipes.modules.FromNoise`, which says how images are drawn"
+    )
     return None
 
 
@@ -117,7 +122,7 @@ def _of_unpaired(
         return recipe.samples(generator, {"real_a": image})["generated"]
 
     def measured(rows: np.ndarray, say: Say) -> list[Any]:
-        source = Translations(translate, stream.images, evenly(rows, settings.measured))
+        source = Translations(translate, stream.images, sampled(rows, settings.measured))
         count, known = len(source.rows), networks.values()
         return [
             ImageEvaluation(source, extractor, wanted, count),
@@ -146,9 +151,6 @@ def _of_images(
         make, labels = partial(OfNothing, dataset.store.shape[2], device), None
     extractor = cache(make)  # one network for both
 
-    def paint(generator: nn.Module, noise: Tensor, label: Tensor | None) -> Tensor:
-        return generator(noise) if label is None else recipe.draw(generator, noise, label)
-
     parts: list[Any] = []
     if conditional and labels is not None:
         classes, least = dataset.facts["classes"], settings.measured
@@ -156,7 +158,7 @@ def _of_images(
         parts = [LabelEvaluation(recipe, lambda: network().judge, classes, device, least, labels)]
     rows = training_rows(dataset)
     if len(rows) >= LEAST:
-        sampler = Sampler(paint, recipe.generator.latent, shown, device)
+        sampler = Sampler(recipe, recipe.generator.latent, shown, device)
         real, count = Real(dataset.store, rows, stream.images), settings.measured
         parts.append(ImageEvaluation(sampler, extractor, real, count, labels))
         known = networks.values()
@@ -233,7 +235,7 @@ class LabelEvaluation:
         self.labels = torch.from_numpy(np.resize(shown, count)).to(device)
         noise = torch.Generator().manual_seed(0)
         shape = (count, recipe.generator.latent)
-        self.noise = torch.randn(shape, generator=noise).to(device)
+        self.noise = recipe.noise(torch.randn(shape, generator=noise)).to(device)
 
     @cached_property
     def judge(self) -> Judge:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gan.data.datasets import evenly
+from gan.data.datasets import sampled
 from gan.metrics.extractors import Extractor, OfClassifier, OfNothing
 from gan.metrics.judges import judge_of
 from gan.metrics.populations import FOLDER, Drawn, Seen, classes_hit, distances, reference, seen
@@ -47,7 +47,7 @@ class ImageEvaluation:
         As many training images are looked at as are drawn: `count`.
         """
         self.source, self._make, self.labels = source, extractor, labels
-        self.images, self.count = real._replace(rows=evenly(real.rows, count)), count
+        self.images, self.count = real._replace(rows=sampled(real.rows, count)), count
 
     @cached_property
     def extractor(self) -> Extractor:
@@ -108,7 +108,7 @@ class ReferenceEvaluation(ImageEvaluation):
         As many of them are compared one by one as are drawn.
         """
         found = reference(*self.images, self.extractor, FOLDER)
-        some = evenly(np.arange(len(found.features)), self.count)
+        some = sampled(np.arange(len(found.features)), self.count)
         return found._replace(features=found.features[torch.from_numpy(some)])
 
     @property
@@ -175,7 +175,7 @@ def extractor_of(
     rows, label = labelled(dataset)
     if label is None or len(np.unique(label)) < 2:
         return lambda: OfNothing(dataset.store.shape[2], device), None
-    place = evenly(np.arange(len(rows)), len(rows) if conditional else LESSON)
+    place = sampled(np.arange(len(rows)), len(rows) if conditional else LESSON)
 
     def make() -> Extractor:
         labels = {"label": label[place]}

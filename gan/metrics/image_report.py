@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from gan import images
-from gan.data.datasets import evenly
+from gan.data.datasets import evenly, shuffled
 from gan.metrics.claims import doubts
 from gan.metrics.distances import moments
 from gan.metrics.extractors import PORTION, Extractor, OfClassifier
@@ -165,14 +165,10 @@ def _equally(
 
     Even those of one distribution fall as images grow in number: only equal numbers compare.
     """
-    drawn, trained, others = (_some(x, many) for x in (fake, real[::2], real[1::2]))
+    both = real[torch.from_numpy(shuffled(len(real)))][: 2 * many]
+    some = fake[torch.from_numpy(shuffled(len(fake)))][:many], *both.split(many)
+    drawn, trained, others = (Seen(moments([x]), x, torch.empty(many, 0)) for x in some)
     return distances(drawn, others, extractor), distances(trained, others, extractor)
-
-
-def _some(features: Tensor, many: int) -> Seen:
-    """So many of the features, evenly spaced, as if no other image had been seen."""
-    kept = features[torch.from_numpy(evenly(np.arange(len(features)), many))]
-    return Seen(moments([kept]), kept, torch.empty(many, 0))
 
 
 def _said(count: int, fake: Seen, real: Seen, extractor: Extractor) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from gan.data.datasets import evenly
+from gan.data.datasets import sampled
 from gan.metrics.distances import (
     CHUNK,
     ELSEWHERE,
@@ -32,15 +32,13 @@ from gan.metrics.distances import (
     score,
 )
 from gan.metrics.extractors import PORTION, Extractor
+from gan.recipes.modules import FromNoise
 
-FORMAT = 1  # rises when the arithmetic below changes, so that older statistics are not reused
+FORMAT = 2  # rises when the arithmetic below changes, so that older statistics are not reused
 FOLDER = Path("data/statistics")
 NEIGHBOURS = 10_000  # images of each side that are compared one by one
 HELD = 128  # portions of training images whose features are held at once: 64 MiB of 2,048 each
 TYPICAL = 0.01  # share of training images that are nearer to another one than the rest
-
-Paint = Callable[[nn.Module, Tensor, Tensor | None], Tensor]
-"""A generator, noise [N, latent] and labels [N] or None to images [N, C, H, W]."""
 
 
 class Seen(NamedTuple):
@@ -76,7 +74,7 @@ class Translations(NamedTuple):
 class Sampler(NamedTuple):
     """The same images every time: noise of one seed, and labels in the shares of the training's."""
 
-    paint: Paint
+    recipe: FromNoise | type[FromNoise]
     latent: int
     labels: np.ndarray | None
     device: torch.device
@@ -104,13 +102,13 @@ class Sampler(NamedTuple):
 
     def _noise(self, count: int) -> Tensor:
         random = torch.Generator().manual_seed(self.seed)
-        return torch.randn(count, self.latent, generator=random)
+        return self.recipe.noise(torch.randn(count, self.latent, generator=random))
 
     @torch.no_grad()
     def _painted(self, generator: nn.Module, noise: Tensor, which: Tensor) -> Tensor:
         label = self.asked(len(noise))
-        label = None if label is None else label[which].to(self.device)
-        return self.paint(generator, noise[which].to(self.device), label).float()
+        given = (noise,) if label is None else (noise, label)
+        return self.recipe.draw(generator, *(g[which].to(self.device) for g in given)).float()
 
 
 Drawn = Translations | Sampler
@@ -143,7 +141,7 @@ def reference(
     """What an extractor saw in these rows of a store, now or earlier; logits are not kept.
 
     Statistics are kept in `folder` under a hash of the store's content, the rows, the images'
-    shape and the extractor; moments are of all rows, features of `NEIGHBOURS` evenly spaced ones.
+    shape and the extractor; moments are of all rows, features of `NEIGHBOURS` of them at random.
     """
     facts = [FORMAT, store.content_hash, store.shape, extractor.name, extractor.key]
     digest = hashlib.sha256(json.dumps([*facts, extractor.resize, NEIGHBOURS]).encode())
@@ -188,7 +186,7 @@ def each(
 
 def _shown(rows: np.ndarray) -> np.ndarray:
     """Whether each row's features are among those that are kept one by one."""
-    return np.isin(rows, evenly(rows, NEIGHBOURS))
+    return np.isin(rows, sampled(rows, NEIGHBOURS))
 
 
 def _keep(path: Path, result: Seen) -> None:
@@ -322,7 +320,7 @@ def _gathered(parts: Iterable[Tensor]) -> Iterator[Tensor]:
 def _duplicates(fake: Tensor, real: Tensor) -> float:
     """The share as near to another drawn image as the closest 1 % of as many training images."""
     many = min(len(fake), len(real))
-    as_many = real[torch.from_numpy(evenly(np.arange(len(real)), many))]
+    as_many = real[torch.from_numpy(sampled(np.arange(len(real)), many))]
     return _share(radii(fake[:many], 1) <= radii(as_many, 1).quantile(TYPICAL))
 
 

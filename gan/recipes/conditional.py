@@ -66,15 +66,11 @@ class Conditional(Synthesis):
         label = torch.arange(shown) * classes // shown
         self.register_buffer("shown_label", label, persistent=False)
 
-    def draw(self, generator: nn.Module, noise: Tensor, label: Tensor) -> Tensor:
-        """Images [B, C, H, W] of noise [B, latent] and labels [B]."""
-        return generator(noise, label)
-
     def generate(self, batch: Batch) -> dict[str, Tensor]:
         """One image for each real one, with its label."""
         label = batch["label"]
-        noise = draws.normal(len(label), self.generator.latent, device=label.device)
-        return {"image": self.draw(self.generator, noise, label)}
+        normal = draws.normal(len(label), self.generator.latent, device=label.device)
+        return {"image": self.draw(self.generator, self.noise(normal), label)}
 
     def judge(self, batch: Batch) -> Judge:
         """Image -> logits through the augmentation, with the labels bound."""

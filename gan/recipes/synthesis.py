@@ -10,7 +10,7 @@ from gan import draws
 from gan.augment import Augmentation, Change
 from gan.losses.adversarial import Adversarial
 from gan.recipe import Batch, Judge, Penalty, Recipe, penalise
-from gan.recipes.modules import NoiseToImage
+from gan.recipes.modules import FromNoise, NoiseToImage
 from gan.registry import Count, Positive, register
 
 
@@ -19,7 +19,7 @@ from gan.registry import Count, Positive, register
     "synthesis",
     given=("generator", "discriminator", "adversarial", "penalties", "augment"),
 )
-class Synthesis(Recipe):
+class Synthesis(FromNoise, Recipe):
     """noise -> image. Goodfellow et al. 2014, arXiv:1406.2661."""
 
     generator: NoiseToImage
@@ -42,12 +42,12 @@ class Synthesis(Recipe):
         self.adversarial, self.penalties, self.weight = adversarial, penalties, weight
         self.augment = Augmentation(augment or {})
         noise = torch.randn(shown, generator.latent, generator=torch.Generator().manual_seed(0))
-        self.register_buffer("shown", noise, persistent=False)
+        self.register_buffer("shown", self.noise(noise), persistent=False)
 
     def generate(self, batch: Batch) -> dict[str, Tensor]:
         """One image for each real one."""
-        noise = draws.normal(len(batch["real"]), self.generator.latent, device=self.shown.device)
-        return {"image": self.generator(noise)}
+        normal = draws.normal(len(batch["real"]), self.generator.latent, device=self.shown.device)
+        return {"image": self.draw(self.generator, self.noise(normal))}
 
     def judge(self, batch: Batch) -> Judge:
         """Image -> logits, through the augmentation."""
@@ -76,4 +76,4 @@ class Synthesis(Recipe):
 
     def samples(self, generator: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Images of the same noise every time."""
-        return {"generated": generator(self.shown)}
+        return {"generated": self.draw(generator, self.shown)}

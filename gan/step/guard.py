@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from gan import distributed
 from gan.step.buffers import Copies, places
 
+PLAYERS = ("generator", "discriminator")
 FIRST = 2  # steps after which common slips are looked for
 IN_A_ROW, IN_ALL, WINDOW = 3, 10, 10_000  # skipped updates of one player that a run survives
 LARGEST = 2.0**64  # beyond it fp32 has no square, which optimizers keep
@@ -63,6 +64,24 @@ class DivergedError(FloatingPointError):
         )
 
 
+def _require_owned(recipe: nn.Module) -> None:
+    """Refuse weights that no player moves: of the recipe beside them, and of its losses.
+
+    Raises: ValueError naming them.
+    """
+    weights = dict(recipe.named_parameters())
+    for name, held in vars(recipe).items():
+        for part in held.values() if isinstance(held, Mapping) else [held]:
+            own = getattr(part, "__dict__", {})
+            weights |= {f"{name}.{n}": w for n, w in own.items() if isinstance(w, nn.Parameter)}
+    stray = [n for n, w in weights.items() if w.requires_grad and n.split(".")[0] not in PLAYERS]
+    if stray:
+        raise ValueError(
+            f"{', '.join(stray)} would never be trained, as each optimizer moves its player alone: "
+            "put them into the generator or the discriminator, or set requires_grad=False"
+        )
+
+
 class Guard:
     """Keeps what a turn may move beside the weights, and counts the turns that were not taken.
 
@@ -72,11 +91,12 @@ class Guard:
 
     def __init__(self, recipe: nn.Module, tell: Callable[[str, str], None]) -> None:
         """`tell` is given a kind of event and a text."""
-        self.skipped: dict[str, list[int]] = {"generator": [], "discriminator": []}
+        self.skipped: dict[str, list[int]] = {player: [] for player in PLAYERS}
         self._tell = tell
         self._places = places(recipe)
         self._copies = Copies(self.buffers())
         self._recipe, self._unseen = recipe, FIRST
+        _require_owned(recipe)
 
     @contextmanager
     def turn(self, batch: Mapping[str, Tensor]) -> Iterator[None]:
@@ -105,7 +125,7 @@ class Guard:
         """
         weights = dict(self._recipe.named_parameters())
         reached = {name for name, weight in weights.items() if weight.grad is not None}
-        if {"generator", "discriminator"} - {name.partition(".")[0] for name in reached}:
+        if {*PLAYERS} - {name.partition(".")[0] for name in reached}:
             return
         unreached = [n for n, w in weights.items() if w.requires_grad and n not in reached]
         if unreached and self._unseen == FIRST:

@@ -16,8 +16,8 @@ from gan.disk import sync
 from gan.networks.unet import Dropout
 from gan.recipe import Recipe
 from gan.recipes.cyclegan import CycleGAN
+from gan.recipes.modules import FromNoise
 from gan.recipes.pix2pix import Pix2Pix
-from gan.recipes.synthesis import Synthesis
 from gan.recipes.wnet import WNet
 from gan.runs import Run
 
@@ -50,7 +50,7 @@ def inputs(run: Run, count: int, seed: int = 0) -> dict[str, Tensor]:
         image = count, run.config["image"]["channels"], run.size, run.size
         shapes = {name: (count, *image) if name == "references" else image for name in given}
         return {n: torch.rand(shape, generator=random) * 2 - 1 for n, shape in shapes.items()}
-    if not issubclass(run.recipe, Synthesis):
+    if not issubclass(run.recipe, FromNoise):
         raise ValueError(
             f"gan export knows generators of noise, W-Nets and translators; {run.path} was trained "
             f"with recipe={run.config['recipe']['name']}: export gan.load(RUN).generator by itself"

@@ -32,9 +32,8 @@ from gan.networks.lpips import Lpips
 from gan.networks.reference import REFERENCES, downloaded, reference_networks
 from gan.recipe import Recipe
 from gan.recipes.cyclegan import CycleGAN
-from gan.recipes.modules import GlyphWriter
+from gan.recipes.modules import FromNoise, GlyphWriter
 from gan.recipes.pix2pix import Pix2Pix
-from gan.recipes.synthesis import Synthesis
 from gan.recipes.wnet import WNet
 from gan.styles import HOW, Relatives, accuracy, adapted, known
 
@@ -89,7 +88,7 @@ def report_of(
             "--adapt is for a W-Net on glyphs with held-out styles, not for recipe="
             f"{last.config['recipe']['name']} on data={last.config['data']['name']}"
         )
-    if issubclass(last.recipe, Synthesis) and hasattr(dataset, "labelled"):
+    if issubclass(last.recipe, FromNoise) and hasattr(dataset, "labelled"):
         return _of_images(loaded, dataset, stream, device, options)
     if kind and isinstance(dataset, Unpaired):
         return _of_unpaired(TRANSLATIONS[kind], loaded, dataset, stream, device, options)
@@ -164,7 +163,7 @@ def _of_images(
     if count < LEAST:
         raise ValueError(f"--count={count} is too few: distances need {LEAST} images or more")
     shown = labelled(dataset)[1] if last.classes else None
-    sampler = Sampler(_paint, int(last.noise(1).shape[1]), shown, device)
+    sampler = Sampler(last.recipe, last.latent, shown, device)
     generators = {name: run.generator for name, run in loaded.items()}
     asked = Asked(training_rows(dataset), count, extractors, labels, mirrored(dataset))
     return image_report(generators, sampler, dataset.store, stream.images, asked)
@@ -218,7 +217,3 @@ def _references(options: Options, device: torch.device) -> list[Extractor]:
         if name in options.weights or options.download
     }
     return [*reference_networks(files, device).values()]
-
-
-def _paint(generator: nn.Module, noise: Tensor, label: Tensor | None) -> Tensor:
-    return generator(noise) if label is None else generator(noise, label)

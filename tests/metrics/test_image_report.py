@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from gan import images
-from gan.data.datasets import evenly
+from gan.data.datasets import shuffled
 from gan.metrics import image_report as module
 from gan.metrics import populations
 from gan.metrics.distances import frechet, moments
@@ -65,8 +65,8 @@ def test_the_generator_and_the_floor_are_measured_on_as_many_images(
     reported, drawn, trained, equal
 ):
     report, fresh, real = reported(drawn, trained)
-    one, other = (side[evenly(np.arange(len(side)), equal)] for side in (real[::2], real[1::2]))
-    fresh = fresh[evenly(np.arange(drawn), equal)]
+    one, other = real[shuffled(trained)][: 2 * equal].split(equal)
+    fresh = fresh[shuffled(drawn)][:equal]
     assert report.facts["floor_images"] == equal
     floor, beside = report.facts["floor"]["fd_squares"], report.facts["beside_floor"]["fd_squares"]
     assert floor == pytest.approx(fd(one, other), rel=1e-5)
@@ -77,6 +77,20 @@ def test_the_generator_and_the_floor_are_measured_on_as_many_images(
         f"({equal} of them beside as many training images: {beside:.3f}; as many other training "
         f"images beside those: {floor:.3f})"
     ) in report.verdict
+
+
+def test_training_images_that_come_by_turns_are_near_one_another(monkeypatch, tmp_path):
+    """Light and dark ones in files by turns: every other one is a half of one kind."""
+    monkeypatch.chdir(tmp_path)
+    real = pictures(400, 2) / 4 + torch.tensor([0.7, -0.7]).repeat(200)[:, None, None, None]
+    fresh = pictures(200, 1) / 4 + torch.tensor([0.7, -0.7]).repeat(100)[:, None, None, None]
+    source = Translations(lambda _, image: image, lambda rows: fresh[rows], np.arange(200))
+    store, asked = SimpleNamespace(content_hash="abc", shape=(8, 8, 1)), np.arange(400)
+    given = nn.Identity(), source, store, lambda rows: real[rows], Asked(asked, 200, [Squares()])
+    report = image_report({"raw": given[0]}, *given[1:])
+    assert fd(real[::2], real[1::2]) > 20  # the control
+    assert report.facts["floor"]["fd_squares"] < 1
+    assert report.facts["beside_floor"]["fd_squares"] < 1
 
 
 def test_copies_are_looked_for_among_all_training_images(reported, monkeypatch):

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch_fidelity import metric_prc
 
-from gan.data.datasets import evenly
+from gan.data.datasets import sampled
 from gan.metrics import populations
 from gan.metrics.distances import moments, precision_recall, radii
 from gan.metrics.extractors import OfClassifier, OfNothing
@@ -28,6 +28,7 @@ from gan.metrics.populations import (
     seen,
 )
 from gan.networks.reference import REFERENCES, OfReference, downloaded
+from gan.recipes.modules import FromNoise
 from gan.registry import create
 
 CPU = torch.device("cpu")
@@ -87,7 +88,7 @@ def test_statistics_are_kept_by_content_rows_and_extractor(store, tmp_path, monk
     assert torch.equal(again.features, first.features)
     assert all(map(torch.equal, again.moments[:2], first.moments[:2]))
     assert again.moments.images == 100
-    torch.testing.assert_close(first.features, Means()(images[[0, *range(22, 180, 22), 198]])[0])
+    torch.testing.assert_close(first.features, Means()(images[sampled(rows, 10)])[0])
     other = Means()
     other.key = "2"
     assert looked(extractor=other)[1] == 100
@@ -118,11 +119,13 @@ def test_distances_are_named_after_what_made_the_features():
 
 
 def test_the_same_noise_every_time_and_labels_in_the_shares_of_the_training():
-    def paint(generator, noise, label):
-        return generator(noise + (0 if label is None else label[:, None]))
+    class Shifted(FromNoise):
+        @staticmethod
+        def draw(generator, noise, label):
+            return generator(noise + label[:, None])
 
     labels = np.array([2, 0, 0, 0])
-    sampler = Sampler(paint, 3, labels, CPU)
+    sampler = Sampler(Shifted, 3, labels, CPU)
     asked = sampler.asked(100)
     assert sorted(asked.tolist()) == [0] * 75 + [2] * 25
     assert torch.equal(sampler.asked(100), asked)
@@ -140,7 +143,7 @@ def test_the_same_noise_every_time_and_labels_in_the_shares_of_the_training():
 def copied_from(fake, real, *mirrored):
     """`fake` beside training images of these features, of which `reference` has kept some."""
     rows = np.arange(len(real))
-    kept = torch.from_numpy(evenly(rows, populations.NEIGHBOURS))
+    kept = torch.from_numpy(sampled(rows, populations.NEIGHBOURS))
     looks = [features.split(7) for features in (real, *mirrored)]
     return copies({"raw": fake}, real[kept], rows, looks)["raw"]
 
@@ -170,7 +173,7 @@ def test_copies_of_any_training_image_are_found_and_fresh_ones_are_the_share_tha
     real, fresh = (torch.randn(count, 4, generator=random) for count in (8000, 4000))
     found = copied_from(fresh, real)
     assert found.memorised == pytest.approx(0.01, abs=0.005)
-    kept = real[torch.from_numpy(evenly(np.arange(8000), 2000))]
+    kept = real[torch.from_numpy(sampled(np.arange(8000), 2000))]
     assert (found.distance <= radii(kept, 1).quantile(0.01)).double().mean() > 0.025  # the control
     several = copies({"raw": fresh, "ema": real[100:200]}, kept, np.arange(8000), [[real]])
     torch.testing.assert_close(several["raw"].distance, found.distance)
@@ -226,10 +229,14 @@ def test_copies_are_found_where_training_images_occur_twice():
 
 def test_duplicates_are_judged_beside_as_many_real_images_as_were_drawn():
     """The more images, the nearer the nearest: all of them would make the measure too strict."""
-    real = torch.arange(200.0)[:, None]  # at least 10 apart, of as many as are drawn
-    first = 1000 * torch.arange(10.0)[:, None]
-    assert copied_from(torch.cat([first, first + 5]), real).duplicates == 1
-    assert copied_from(torch.cat([first, first + 15]), real).duplicates == 0
+    real = torch.randn(2000, 3, generator=torch.Generator().manual_seed(0))
+    few = real[torch.from_numpy(sampled(np.arange(2000), 20))]
+    usual, of_all = (float(radii(side, 1).quantile(0.01)) for side in (few, real))
+    assert usual > 3 * of_all
+    first = 1000 * torch.arange(10.0)[:, None].expand(10, 3)
+    apart = torch.tensor([1.0, 0, 0])
+    assert copied_from(torch.cat([first, first + 0.9 * usual * apart]), real).duplicates == 1
+    assert copied_from(torch.cat([first, first + 1.1 * usual * apart]), real).duplicates == 0
 
 
 def test_classes_hit_counts_what_is_read_among_what_there_is():

@@ -1,0 +1,235 @@
+"""Recipes of a user's own: trained, measured, sampled and loaded on what they say, or refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import gan
+from gan import draws, registry
+from gan.build import build
+from gan.config.check import check
+from gan.losses.adversarial import Adversarial
+from gan.metrics import evaluation, image_evaluation
+from gan.recipe import Recipe
+from gan.recipes.synthesis import Synthesis
+from gan.registry import ConfigError, Count, register
+
+GIVEN = ("generator", "discriminator", "adversarial", "penalties")
+ARGUMENTS = ("size", "channels")
+
+
+class Layers(nn.Module):
+    """A picture and how much of it is seen."""
+
+    def __init__(self, size: Count, channels: Count, latent: Count = 8):
+        super().__init__()
+        self.latent = latent
+        self.paint = nn.Linear(latent, (channels + 1) * size * size)
+        self.shape = channels + 1, size, size
+
+    def forward(self, noise):
+        made = self.paint(noise).unflatten(1, self.shape)
+        return made[:, 1:].tanh(), made[:, :1].sigmoid()
+
+
+class Masked(Synthesis):
+    """A generator that gives more than images."""
+
+    @staticmethod
+    def draw(generator, *given):
+        picture, seen = generator(*given)
+        return picture * seen
+
+
+class Unmasked(Synthesis):
+    """The same slip that everybody makes: only play knows how images are made."""
+
+    def generate(self, batch):
+        noise = draws.normal(len(batch["real"]), self.generator.latent, device=batch["real"].device)
+        picture, seen = self.generator(noise)
+        return {"image": picture * seen}
+
+    def samples(self, generator, batch):
+        return {"generated": generator(self.shown)[0]}
+
+
+class Flat(Synthesis):
+    """Noise between -1 and 1 instead of a normal one."""
+
+    @staticmethod
+    def noise(normal):
+        return torch.erf(normal / 2**0.5)
+
+
+class Stubborn(Synthesis):
+    """Noise that measures know nothing of."""
+
+    def generate(self, batch):
+        real = batch["real"]
+        noise = draws.uniform(len(real), self.generator.latent, device=real.device)
+        return {"image": self.generator(noise)}
+
+
+class Known(Stubborn):
+    """The same noise, told."""
+
+    @staticmethod
+    def noise(normal):
+        return (1 + torch.erf(normal / 2**0.5)) / 2
+
+
+class Plain(Recipe):
+    """From nothing but the interface."""
+
+    def __init__(self, generator, discriminator, adversarial, penalties):
+        super().__init__()
+        self.generator, self.discriminator = generator, discriminator
+        self.adversarial = adversarial
+
+    def generate(self, batch):
+        noise = draws.normal(len(batch["real"]), self.generator.latent, device=batch["real"].device)
+        return {"image": self.generator(noise)}
+
+    def discriminator_losses(self, batch, fakes, update):
+        real, fake = self.discriminator(batch["real"]), self.discriminator(fakes["image"])
+        return {"adversarial": self.adversarial.discriminator(real, fake)}
+
+    def generator_losses(self, batch, fakes, step):
+        fake = self.discriminator(fakes["image"])
+        return {"adversarial": self.adversarial.generator(fake, lambda: fake)}
+
+    def samples(self, generator, batch):
+        return {"generated": generator(torch.zeros(4, generator.latent))}
+
+
+class Encoding(Synthesis):
+    """A third network beside the players."""
+
+    def __init__(self, generator, discriminator, adversarial, penalties):
+        super().__init__(generator, discriminator, adversarial, penalties)
+        self.encoder = nn.Linear(1, generator.latent)
+
+
+class Tempered(Adversarial, nn.Module):
+    """A loss with a parameter."""
+
+    def __init__(self):
+        nn.Module.__init__(self)
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def discriminator(self, real_logits, fake_logits):
+        return (self.scale * (fake_logits - real_logits)).mean()
+
+    def generator(self, fake_logits, real_logits_of):
+        return -(self.scale * fake_logits).mean()
+
+
+class Cooled(Adversarial):
+    """The same as a plain class, which is no module."""
+
+    discriminator, generator = Tempered.discriminator, Tempered.generator
+
+    def __init__(self):
+        self.scale = nn.Parameter(torch.ones(()))
+
+
+@pytest.fixture
+def own(tiny, monkeypatch):
+    """Registers a part for this test alone; composes a run with it."""
+    monkeypatch.setattr(evaluation, "LEAST", image_evaluation.LEAST)
+    kinds = {kind: dict(entries) for kind, entries in registry._entries.items()}
+    monkeypatch.setattr(registry, "_entries", kinds)
+
+    def add(kind, build, given=()):
+        register(kind, "own", given=given)(build)
+
+    def compose(*overrides, **changes):
+        config = tiny("dcgan", "average=ema", "trainer.steps=2", *overrides)
+        for section, values in changes.items():
+            config[section] = values
+        return config
+
+    return add, compose
+
+
+def recipe(own, kind, **changes):
+    add, compose = own
+    add("recipe", kind, GIVEN)
+    return compose(recipe={"name": "own"}, **changes)
+
+
+def masks(own):
+    own[0]("generator", Layers, ())
+    return {"name": "own", "size": 16, "channels": 1, "latent": 8}
+
+
+def measured():
+    lines = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
+    return {tag for line in lines for tag in line if tag.startswith("metric/")}
+
+
+def test_a_generator_that_gives_more_than_images_is_measured_and_loaded(own):
+    config = recipe(own, Masked, generator=masks(own))
+    trainer = build(config, lambda _: None)
+    assert trainer.train()
+    assert "metric/fd_classifier" in measured()
+    loaded = gan.load("run", "raw")
+    shown = trainer.recipe.samples(trainer.recipe.generator, {})["generated"]
+    torch.testing.assert_close(loaded.sample(64), shown)
+    assert shown.shape == (64, 1, 16, 16)
+
+
+def test_a_generator_that_gives_more_than_images_is_refused_where_nobody_says_which(own):
+    config = recipe(own, Unmasked, generator=masks(own))
+    with pytest.raises(ConfigError, match=r"`draw` must give images .*, not a tuple: override"):
+        build(config, lambda _: None)
+
+
+def test_other_noise_is_that_of_play_of_samples_of_measures_and_of_the_loaded_run(own):
+    trainer = build(recipe(own, Flat), lambda _: None)
+    seen = []
+    hook = trainer.recipe.generator.register_forward_pre_hook(lambda _, given: seen.append(given))
+    average = trainer.averages["ema"].generator.register_forward_pre_hook(
+        lambda _, given: seen.append(given)
+    )
+    assert trainer.train()
+    hook.remove()
+    average.remove()
+    sizes = {len(noise) for (noise,) in seen}
+    assert {8, 32, 64} <= sizes  # of play, measures and samples
+    assert all(noise.abs().max() <= 1 for (noise,) in seen)
+    loaded = gan.load("run")
+    noise = loaded.noise(1000, seed=1)
+    assert noise.abs().max() <= 1
+    assert noise.std() == pytest.approx(3**-0.5, abs=0.02)
+    torch.testing.assert_close(loaded.noise(64), trainer.recipe.shown)
+
+
+@pytest.mark.parametrize(("kind", "said"), [(Stubborn, 1), (Known, 0), (Flat, 0)])
+def test_noise_that_measures_do_not_know_is_said(own, kind, said):
+    notes = check(recipe(own, kind)).notes
+    assert sum("recipe=own has a `generate` of its own: measures" in n for n in notes) == said
+
+
+def test_a_recipe_that_does_not_say_how_it_draws_trains_unmeasured_and_says_so(own):
+    said = []
+    trainer = build(recipe(own, Plain), said.append)
+    assert trainer.train()
+    assert any("nothing is measured: Plain" in line for line in said)
+    assert not measured()
+
+
+@pytest.mark.parametrize("kind", [Tempered, Cooled])
+def test_parameters_of_a_loss_are_refused_since_nothing_trains_them(own, kind):
+    add, compose = own
+    add("adversarial", kind)
+    with pytest.raises(ValueError, match=r"adversarial\.scale would never be trained"):
+        build(compose(adversarial={"name": "own"}), lambda _: None)
+
+
+def test_a_third_network_beside_the_players_is_refused_since_nothing_trains_it(own):
+    with pytest.raises(ValueError, match=r"encoder\.weight, encoder\.bias would never be trained"):
+        build(recipe(own, Encoding), lambda _: None)
