@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-Fill = Callable[[Tensor, torch.Generator], Tensor]
+Fill = Callable[..., Tensor]  # of a tensor in place, by a `generator`
 
 
 class Share(NamedTuple):
@@ -52,7 +52,7 @@ def normal(count: int, *shape: int, device: torch.device) -> Tensor:
     """Standard normal numbers [count, ...]."""
     if not _common:
         return torch.randn(count, *shape, device=device)
-    return _rows(torch.empty(count, *shape, device=device), _normal)
+    return _rows(torch.empty(count, *shape, device=device), Tensor.normal_)
 
 
 def uniform(
@@ -61,17 +61,17 @@ def uniform(
     """Uniform numbers [count, ...] from 0 to 1."""
     if not _common:
         return torch.rand(count, *shape, device=device, dtype=dtype)
-    return _rows(torch.empty(count, *shape, device=device, dtype=dtype), _uniform)
+    return _rows(torch.empty(count, *shape, device=device, dtype=dtype), Tensor.uniform_)
 
 
 def normal_like(x: Tensor) -> Tensor:
     """Standard normal numbers [B, ...] of the same shape, dtype and memory format."""
-    return _rows(x, _normal) if _common else torch.randn_like(x)
+    return _rows(x, Tensor.normal_) if _common else torch.randn_like(x)
 
 
 def uniform_like(x: Tensor) -> Tensor:
     """Uniform numbers [B, ...] from 0 to 1 of the same shape, dtype and memory format."""
-    return _rows(x, _uniform) if _common else torch.rand_like(x)
+    return _rows(x, Tensor.uniform_) if _common else torch.rand_like(x)
 
 
 def integers(low: int, high: int, count: int, *shape: int, device: torch.device) -> Tensor:
@@ -80,14 +80,6 @@ def integers(low: int, high: int, count: int, *shape: int, device: torch.device)
         return torch.randint(low, high, (count, *shape), device=device)
     empty = torch.empty(count, *shape, dtype=torch.int64, device=device)
     return _rows(empty, lambda x, generator: x.random_(low, high, generator=generator))
-
-
-def _normal(x: Tensor, generator: torch.Generator) -> Tensor:
-    return x.normal_(generator=generator)
-
-
-def _uniform(x: Tensor, generator: torch.Generator) -> Tensor:
-    return x.uniform_(generator=generator)
 
 
 def _rows(like: Tensor, fill: Fill) -> Tensor:
@@ -108,5 +100,5 @@ def _rows(like: Tensor, fill: Fill) -> Tensor:
     whole = torch.empty(
         (blocks * total, *shape), dtype=like.dtype, device=like.device, memory_format=form
     )
-    parts = torch.split(fill(whole, generators[like.device]), total)
+    parts = torch.split(fill(whole, generator=generators[like.device]), total)
     return torch.cat([part[first : first + rows] for part in parts])

@@ -1,7 +1,6 @@
 """A folder of fonts as a source of glyph records: distinct styles, families, one prototype."""
 
 import hashlib
-import json
 import logging
 import os
 import re
@@ -24,7 +23,7 @@ from gan.data.glyphs import (
     render,
     versions,
 )
-from gan.data.images import printable
+from gan.data.images import digest, printable
 from gan.data.store import Record, Rejected
 
 NOTICE = (
@@ -125,7 +124,7 @@ class FontFolder:
         ]
         rendering = [RENDERING, SAME, _SAMPLE, _SAMPLE_SIZE, versions()]
         parameters = [self.size, self.wanted, self.prototype]
-        return hashlib.sha256(json.dumps([fonts, rendering, parameters]).encode()).hexdigest()
+        return digest([fonts, rendering, parameters])
 
     def __len__(self) -> int:
         """How many records there are at most."""

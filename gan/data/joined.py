@@ -1,7 +1,5 @@
 """Glyphs of two sources in one store: of the first, and more styles that are for training alone."""
 
-import hashlib
-import json
 import os
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -117,8 +115,7 @@ class Joined:
 
     def fingerprint(self) -> str:
         """Digest of both fingerprints."""
-        both = [1, self.first.fingerprint(), self.more.fingerprint()]
-        return hashlib.sha256(json.dumps(both).encode()).hexdigest()
+        return digest([1, self.first.fingerprint(), self.more.fingerprint()])
 
     def __len__(self) -> int:
         """How many records there are at most."""

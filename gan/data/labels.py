@@ -6,7 +6,6 @@ have the content hash of the store, the field, how the labels were made, and a S
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,8 +14,8 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from gan import disk
 from gan.data.store import Store
-from gan.disk import sync
 
 FORMAT = 1
 _TENSORS = {"label": np.int64, "given": np.int64, "soft": np.float32}
@@ -50,14 +49,7 @@ def write_labels(path: Path, labels: Labels, *, overwrite: bool = False) -> None
     }
     facts["sha256"] = _digest(facts, tensors)
     metadata = {"gan": json.dumps(facts)}  # one entry: safetensors writes several in any order
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    try:
-        temporary.write_bytes(safetensors.numpy.save(tensors, metadata))
-        sync(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync(path.parent)
+    disk.put(path, safetensors.numpy.save(tensors, metadata))
 
 
 def require_free(path: Path, overwrite: bool = False) -> None:

@@ -21,7 +21,7 @@ from gan import disk
 from gan.data.embedded import ALLOWED_LICENCES, PACKAGES, PROTOTYPE, REGION_RULE, STYLES, Pick
 from gan.data.fonts import records, spread, twins
 from gan.data.glyphs import RENDERING, Face, Glyphs, Pixels, area_reduce, render, versions
-from gan.data.images import printable
+from gan.data.images import digest, printable
 from gan.data.store import Record, Rejected
 
 FORMAT = 1
@@ -70,7 +70,7 @@ class GlyphSheets:
 
     def fingerprint(self) -> str:
         """Digest of the index, which holds the digests of all pixels, and of the size."""
-        return hashlib.sha256(json.dumps([FORMAT, self.index, self.size]).encode()).hexdigest()
+        return digest([FORMAT, self.index, self.size])
 
     def __len__(self) -> int:
         """How many records there are at most."""

@@ -1,19 +1,3 @@
 """What the players minimise."""
 
-from gan.losses import (
-    adversarial,
-    classification,
-    labels,
-    penalties,
-    reconstruction,
-    relativistic,
-)
-
-__all__ = [
-    "adversarial",
-    "classification",
-    "labels",
-    "penalties",
-    "reconstruction",
-    "relativistic",
-]
+from gan.losses import adversarial, classification, labels, penalties, reconstruction, relativistic

@@ -25,7 +25,6 @@ from gan.metrics.image_evaluation import (
     extractor_of,
     halves,
     labelled,
-    training_rows,
 )
 from gan.metrics.judges import Judge
 from gan.metrics.pairs import MEASURES, PairEvaluation, Translate
@@ -146,7 +145,7 @@ def _of_images(
     _require_use(networks, *REFERENCES)
     conditional = "label" in recipe.reads
     make, labels = extractor_of(dataset, stream.images, device, conditional, say)
-    shown = labelled(dataset)[1] if conditional else None
+    rows, shown = labelled(dataset)
     if not settings.judges:
         make, labels = partial(OfNothing, dataset.store.shape[2], device), None
     extractor = cache(make)  # one network for both
@@ -156,9 +155,8 @@ def _of_images(
         classes, least = dataset.facts["classes"], settings.measured
         network: Any = extractor  # a classifier, since there are labels
         parts = [LabelEvaluation(recipe, lambda: network().judge, classes, device, least, labels)]
-    rows = training_rows(dataset)
     if len(rows) >= LEAST:
-        sampler = Sampler(recipe, recipe.generator.latent, shown, device)
+        sampler = Sampler(recipe, recipe.generator.latent, shown if conditional else None, device)
         real, count = Real(dataset.store, rows, stream.images), settings.measured
         parts.append(ImageEvaluation(sampler, extractor, real, count, labels))
         known = networks.values()

@@ -28,14 +28,12 @@ class Extractor(Protocol):
     """Images [N, C, H, W] in [-1, 1] to features, with what has to be said of them.
 
     Attributes:
-        name: the suffix of its numbers.
-        known: whether it is a reference network, to which the plain names belong.
+        name: the suffix of its numbers; those of `inception` and `vgg16` are plain.
         key: hash of its weights.
         resize: how images get its size.
     """
 
     name: str
-    known: bool
     key: str
     resize: str
 
@@ -47,7 +45,7 @@ class OfClassifier:
     """The last features of a classifier of the same images, and its logits of the first field."""
 
     def __init__(self, judge: Judge) -> None:
-        self.judge, self.name, self.known, self.resize = judge, "classifier", False, "none"
+        self.judge, self.name, self.resize = judge, "classifier", "none"
         self.network: Any = judge.network
         self.key = weights_hash(self.network.state_dict())
 
@@ -70,7 +68,7 @@ class OfNothing:
     """
 
     def __init__(self, channels: int, device: torch.device, width: int = 32) -> None:
-        self.name, self.known, self.resize = "random", False, "none"
+        self.name, self.resize = "random", "none"
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             network = create("classifier", "small", channels=channels, classes={}, width=width)

@@ -6,6 +6,7 @@ first in that style. Each style is a font. Images are ink in [0, 1], paper 0.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 from torch import Tensor
@@ -79,10 +80,10 @@ class Cells:
         ):
             if array.shape != shape:
                 raise ValueError(f"{name} must have the shape {shape} of glyphs, not {array.shape}")
-        styles = _parts(self.style_split)
+        styles: dict[str, np.ndarray] = vars(self.style_split)
         _check_disjoint("styles", styles)
         _check_disjoint("families", {name: self.families[part] for name, part in styles.items()})
-        _check_disjoint("characters", _parts(self.character_split))
+        _check_disjoint("characters", vars(self.character_split))
         self._check_references(np.concatenate([*styles.values()]))
 
     def _check_references(self, styles: np.ndarray) -> None:
@@ -115,8 +116,8 @@ class Cells:
                 f"characters in the list of references, not {references}"
             )
         style_part, character_part = CELLS[cell]
-        styles = np.sort(_parts(self.style_split)[style_part])
-        characters = np.sort(_parts(self.character_split)[character_part])
+        styles = np.sort(getattr(self.style_split, style_part))
+        characters = np.sort(getattr(self.character_split, character_part))
         available = [characters[self._drawn(style)[characters]] for style in styles]
         quotas = _fair([len(one) for one in available], self.limit)
         if not sum(quotas):
@@ -227,12 +228,8 @@ def _ink(glyphs: np.ndarray) -> Tensor:
     return (1 - to_floats(glyphs[..., None])) / 2  # [..., 1, H, W]
 
 
-def _parts(split: Split) -> dict[str, np.ndarray]:
-    return {"train": split.train, "validation": split.validation, "test": split.test}
-
-
 def _check_disjoint(what: str, parts: Mapping[str, np.ndarray]) -> None:
-    for a, b in (("train", "validation"), ("train", "test"), ("validation", "test")):
+    for a, b in combinations(parts, 2):
         shared = np.intersect1d(parts[a], parts[b]).tolist()
         if shared:
             raise ValueError(f"{what} {shared} are in both {a} and {b}; a split must be disjoint")

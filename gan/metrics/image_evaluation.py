@@ -193,9 +193,3 @@ def labelled(dataset: Any) -> tuple[np.ndarray, np.ndarray | None]:
 def mirrored(dataset: Any) -> bool:
     """Whether training reads half of its images mirrored."""
     return bool(getattr(dataset, "flip", False))
-
-
-def training_rows(dataset: Any) -> np.ndarray:
-    """Rows of the images that training reads as real."""
-    rows: np.ndarray = dataset.labelled()[0]
-    return rows

@@ -214,11 +214,11 @@ def distances(fake: Seen, real: Seen, extractor: Extractor) -> dict[str, float]:
         first = {"inception": "fid", "vgg16": "precision"}
         return {first.get(extractor.name, f"fd_{extractor.name}"): math.nan}
     dense = dict(zip(("density", "coverage"), density_coverage(*_both(fake, real)), strict=True))
-    if extractor.known and extractor.name == "vgg16":
+    if extractor.name == "vgg16":
         return {**_library_regions(fake, real), **dense}
     among = dict(zip(("precision", "recall"), precision_recall(*_both(fake, real)), strict=True))
     among |= dense
-    if extractor.known:
+    if extractor.name == "inception":
         named = {f"{name}_{extractor.name}": value for name, value in among.items()}
         return {**_library(fake, real), **named}
     values = {"fd": frechet(fake.moments, real.moments), "kd": kernel(*_both(fake, real))[0]}

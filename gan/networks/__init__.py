@@ -1,5 +1,3 @@
 """Networks; importing this package registers all of them."""
 
 from gan.networks import classifier, dcgan, mlp, patch, resnet, translator, unet, wnet
-
-__all__ = ["classifier", "dcgan", "mlp", "patch", "resnet", "translator", "unet", "wnet"]

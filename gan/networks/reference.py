@@ -60,7 +60,7 @@ class OfReference:
             ValueError: no such file, other weights, or torch-fidelity is not installed.
         """
         known = REFERENCES[name]
-        self.name, self.known, self.resize = name, True, known.resize
+        self.name, self.resize = name, known.resize
         self.key = require_digest(name, weights, [known.digest])
         installed("torch_fidelity", name)
         self._weights, self._device = weights, device

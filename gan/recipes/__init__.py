@@ -1,5 +1,3 @@
 """The games: what each player minimises."""
 
 from gan.recipes import conditional, cyclegan, pix2pix, synthesis, wnet
-
-__all__ = ["conditional", "cyclegan", "pix2pix", "synthesis", "wnet"]

@@ -1,5 +1,3 @@
 """Against what hurts: perturbations that are made to, and labels that are wrong."""
 
 from gan.robust import discriminator, perturb
-
-__all__ = ["discriminator", "perturb"]

@@ -3,7 +3,7 @@
 import signal
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 from torch.nn.modules.module import register_module_forward_pre_hook
@@ -44,12 +44,7 @@ class Stop:
         self._before.append({n: signal.signal(n, self._note) for n in unheard})
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Put the earlier handlers back."""
         for number, handler in self._before.pop().items():
             signal.signal(number, handler)

@@ -1,7 +1,6 @@
 """A generator as files for use without this package: weights, a program, ONNX; each checked."""
 
 import io
-import os
 import warnings
 from collections.abc import Callable, Collection
 from importlib import import_module
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
-from gan.disk import sync
+from gan import disk
 from gan.networks.unet import Dropout
 from gan.recipe import Recipe
 from gan.recipes.cyclegan import CycleGAN
@@ -71,7 +70,7 @@ def weights(run: Run, path: Path) -> None:
         "classes": str(run.classes),
     }
     plain = {name: tensor.cpu().contiguous().clone() for name, tensor in state.items()}
-    _put(path, safetensors.torch.save(plain, facts))
+    disk.put(path, safetensors.torch.save(plain, facts))
 
 
 def program(run: Run, path: Path) -> float:
@@ -88,7 +87,7 @@ def program(run: Run, path: Path) -> float:
     file.seek(0)
     called = torch.export.load(file).module()
     difference = checked(run, lambda values: called(*values.values()))
-    _put(path, file.getvalue())
+    disk.put(path, file.getvalue())
     return difference
 
 
@@ -123,19 +122,8 @@ def onnx(run: Run, path: Path) -> float:
         return tuple(map(torch.from_numpy, drawn))
 
     difference = checked(run, called)
-    _put(path, content)
+    disk.put(path, content)
     return difference
-
-
-def _put(path: Path, content: bytes) -> None:
-    """Writes a file that is the earlier one or the new one at any time."""
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    try:
-        temporary.write_bytes(content)
-        sync(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def remove_older(folder: Path, written: Collection[Path]) -> list[Path]:

@@ -21,7 +21,6 @@ from gan.metrics.image_evaluation import (
     halves,
     labelled,
     mirrored,
-    training_rows,
 )
 from gan.metrics.image_report import Asked, image_report
 from gan.metrics.pairs import MEASURES, Measure, Translate, pair_report
@@ -154,7 +153,8 @@ def _of_images(
 ) -> Report:
     _require_use(options, "count", "inception", "vgg16", "download")
     last = [*loaded.values()][-1]
-    if len(training_rows(dataset)) < LEAST:
+    rows, shown = labelled(dataset)
+    if len(rows) < LEAST:
         raise ValueError(f"{dataset.store.path} has too few images to measure by: {LEAST} needed")
     make, labels = extractor_of(dataset, stream.images, device, bool(last.classes))
     references = _references(options, device)
@@ -162,10 +162,9 @@ def _of_images(
     count = options.drawn or (MANY if references else FEW)
     if count < LEAST:
         raise ValueError(f"--count={count} is too few: distances need {LEAST} images or more")
-    shown = labelled(dataset)[1] if last.classes else None
-    sampler = Sampler(last.recipe, last.latent, shown, device)
+    sampler = Sampler(last.recipe, last.latent, shown if last.classes else None, device)
     generators = {name: run.generator for name, run in loaded.items()}
-    asked = Asked(training_rows(dataset), count, extractors, labels, mirrored(dataset))
+    asked = Asked(rows, count, extractors, labels, mirrored(dataset))
     return image_report(generators, sampler, dataset.store, stream.images, asked)
 
 

@@ -163,7 +163,7 @@ def test_a_failed_write_leaves_what_was_there(labels, tmp_path, monkeypatch):
     def full(_):
         raise OSError("no space left")
 
-    monkeypatch.setattr("gan.data.labels.sync", full)
+    monkeypatch.setattr("gan.disk.sync", full)
     with pytest.raises(OSError, match="no space left"):
         write_labels(path, labels._replace(label=labels.given), overwrite=True)
     assert path.read_bytes() == before

@@ -1,18 +1,11 @@
 """Glyphs made of random strokes, drawn by pens that differ as fonts do."""
 
-from typing import NamedTuple
-
 import numpy as np
 
+from gan.data.triples import Split
 from gan.metrics.glyphs import Cells
 
 SIZE, STYLES, CHARACTERS = 16, 10, 40
-
-
-class Parts(NamedTuple):
-    train: np.ndarray
-    validation: np.ndarray
-    test: np.ndarray
 
 
 def write(width: float, slant: float = 0.0, characters: int = CHARACTERS) -> np.ndarray:
@@ -34,8 +27,8 @@ def make_cells(**changes: object) -> Cells:
         "glyphs": np.stack([write(*pen) for pen in pens]),
         "usable": np.ones((STYLES, CHARACTERS), dtype=bool),
         "prototype": write(2.0),
-        "style_split": Parts(np.array([0, 2, 4, 6, 8, 9]), np.array([3]), np.array([1, 5, 7])),
-        "character_split": Parts(np.arange(28), np.arange(28, 32), np.arange(32, 40)),
+        "style_split": Split(np.array([0, 2, 4, 6, 8, 9]), np.array([3]), np.array([1, 5, 7])),
+        "character_split": Split(np.arange(28), np.arange(28, 32), np.arange(32, 40)),
         "families": np.array([0, 1, 2, 3, 4, 5, 6, 7, 8, 8]),
         "references": np.array([2, 7, 12, 17, 22, 27]),
     }

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 import torch
-from synthetic_glyphs import CHARACTERS, SIZE, STYLES, Parts, make_cells
+from synthetic_glyphs import CHARACTERS, SIZE, STYLES, make_cells
 
+from gan.data.triples import Split
 from gan.metrics import images
 from gan.metrics.glyphs import (
     CELLS,
@@ -95,7 +96,7 @@ def test_target_that_no_other_training_font_has_is_left_out():
         ({"families": np.zeros(STYLES, int)}, r"families \[0\] are in both train and validation"),
         ({"families": np.arange(3)}, r"families must have the shape \(10,\)"),
         (
-            {"character_split": Parts(np.arange(28), np.array([28]), np.array([5, 30]))},
+            {"character_split": Split(np.arange(28), np.array([28]), np.array([5, 30]))},
             r"characters \[5\] are in both train and test",
         ),
         ({"references": np.array([2, 33])}, r"must be training characters, but \[33\] are not"),

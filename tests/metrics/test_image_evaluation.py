@@ -19,6 +19,7 @@ from gan.metrics.judges import Judge
 from gan.metrics.populations import Translations
 from gan.networks import reference
 from gan.networks.reference import OfReference
+from gan.recipes.modules import FromNoise
 from gan.run import rundir
 
 NAMES = ("fd", "kd", "precision", "recall", "density", "coverage")
@@ -84,7 +85,7 @@ def test_images_of_one_class_are_measured_with_that_label(unlabelled, capsys):
     assert "--count=15 is too few: distances need 16 images or more" in capsys.readouterr().err
 
 
-class Painter:
+class Painter(FromNoise):
     """Paints every class in its own grey."""
 
     generator = torch.nn.Module()
@@ -162,7 +163,7 @@ class Means(OfReference):
     """Stands for a reference network: means of rows and columns, and two logits."""
 
     def __init__(self, name, weights, device):
-        self.name, self.known, self.key, self.resize = name, True, "0123456789abcdef0123", "none"
+        self.name, self.key, self.resize = name, "0123456789abcdef0123", "none"
         self.weights, self.looked = weights, 0
 
     def network(self, pixels):

@@ -38,7 +38,7 @@ NAMES = ("fd", "kd", "precision", "recall", "density", "coverage")
 class Means:
     """Features: the mean of each quarter of an image; logits: bright or dark."""
 
-    name, known, key, resize = "means", False, "1", "none"
+    name, key, resize = "means", "1", "none"
 
     def __init__(self):
         self.looked = 0
@@ -362,7 +362,7 @@ class Stand(OfReference):
     """Passes for a reference network of this name."""
 
     def __init__(self, name):
-        self.name, self.known, self.key, self.resize = name, True, "0", "none"
+        self.name, self.key, self.resize = name, "0", "none"
 
 
 def test_seen_of_a_reference_network_has_the_reserved_names():
