@@ -10,6 +10,7 @@ import functools
 import inspect
 import math
 import multiprocessing
+import os
 import random
 import sys
 import time
@@ -494,6 +495,97 @@ def test_a_mapping_is_shown_as_it_will_be_meant(monkeypatch, capfd):
 STOP = types.SimpleNamespace(train=lambda: True)
 
 
+# ---- values that follow others -------------------------------------------------------------------
+
+
+def test_a_value_of_the_environment_is_taken_as_it_is(meant, monkeypatch):
+    monkeypatch.setenv("RUN", "runs/multirun/model=dcgan,seed=0")
+    monkeypatch.setenv("PHOTOS", "/data/it's")
+    given_ = ("init=${oc.env:RUN}", "data.path=${oc.env:PHOTOS}")
+    values = meant("model=dcgan", "data=folder", *given_)
+    assert (values["init"], values["data"]["path"]) == (os.environ["RUN"], "/data/it's")
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("${trainer.steps}", "Recursive interpolation detected"),
+        ("${trainer.step}", "trainer.step is unknown; did you mean 'steps'?"),
+        ("${trianer.steps}", "trianer is unknown; did you mean 'trainer'?"),
+        ("${.step}", "Interpolation key 'step' not found"),
+        ("${oc.env:NOSTEPS}", "KeyError raised while resolving interpolation"),
+        ("${nope:3}", "Unsupported interpolation type nope"),
+    ],
+)
+def test_a_mistake_in_an_interpolation_names_its_key(command, value, said):
+    status, lines = command(f"trainer.steps={value}")
+    assert (status, len(lines)) == (2, 1)
+    assert lines[0].startswith(f"gan: trainer.steps: {said}")
+
+
+# ---- what is said of keys and choices that do not exist ------------------------------------------
+
+
+@pytest.mark.parametrize("given_", ["optimizer=adam", "optimizer@optimizer.genrator=adam"])
+def test_an_optimizer_of_nobody_is_given_to_either_player(command, given_):
+    both = "optimizer@optimizer.discriminator=adam or optimizer@optimizer.generator=adam"
+    assert command(given_) == (2, [f"gan: {given_} chooses nothing: write {both}"])
+
+
+@pytest.fixture
+def own(tmp_path):
+    """A folder of configurations: a model of its own, and a primary one that chooses it."""
+    (tmp_path / "own/model").mkdir(parents=True)
+    head = "# @package _global_\n"
+    choice = "defaults: [dcgan, override /generator: mlp]\nmodel: mine\n"
+    (tmp_path / "own/model/mine.yaml").write_text(head + choice)
+    (tmp_path / "own/base.yaml").write_text("defaults: [config, override model: mine, _self_]\n")
+    loss = "defaults: [{override /optimizer: adam}]\n"
+    (tmp_path / "own/experiment").mkdir()
+    (tmp_path / "own/experiment/broken.yaml").write_text(head + loss)
+    return tmp_path / "own"
+
+
+@pytest.mark.parametrize(
+    ("given_", "chosen"),
+    [
+        ("--config-dir {} model=mine", "mlp"),
+        ("--config-dir {} --config-name base", "mlp"),
+        ("hydra.searchpath=[file://{}] model=mine", "mlp"),
+        ("-m model=dcgan,sngan", "dcgan"),
+        ("-m model=sngan,dcgan seed=range(2) hydra.job.chdir=false", "resnet"),
+    ],
+)
+def test_the_hint_for_a_key_is_of_the_part_that_is_chosen(command, own, given_, chosen):
+    status, lines = command(*given_.format(own).split(), "image.size=16", "generator.latnt=3")
+    assert (status, len(lines)) == (2, 1)
+    said = f"gan: generator.latnt is unknown to generator={chosen}; did you mean 'latent'?"
+    assert lines[0].startswith(said)
+
+
+def test_a_key_of_some_jobs_alone_is_added_to_a_sweep(command):
+    said = "generator.latent is not there yet where Hydra overrides it: write ++generator.latent="
+    status, lines = command("-m", "model=dcgan,sngan", "generator.latent=3")
+    assert (status, len(lines)) == (2, 1)
+    assert lines[0].startswith(f"gan: {said}")
+
+
+@pytest.mark.parametrize(
+    ("given_", "said"),
+    [
+        ("~model=dcgna", "Could not delete 'model=dcgna'. No match in the defaults list"),
+        ("model=3", "Config group override must be a string or a list. Got int"),
+        (
+            "--config-dir {} experiment=broken",
+            "In 'experiment/broken': optimizer chooses nothing: write "
+            "optimizer@optimizer.discriminator or optimizer@optimizer.generator",
+        ),
+    ],
+)
+def test_what_cannot_be_composed_without_the_keys_gives_no_hint(command, own, given_, said):
+    assert command(*given_.format(own).split(), "trainer.stpes=3") == (2, [f"gan: {said}"])
+
+
 # ---- what a preset sets for a part that is chosen away -------------------------------------------
 
 
@@ -515,6 +607,16 @@ def test_values_for_another_schedule_do_not_stand_in_the_way(meant, name, kept):
     schedule = meant("model=pix2pix", f"schedule@schedule.generator={name}")["schedule"]
     assert schedule["generator"] == {"name": name, "length": None, "warmup": 0, **kept}
     assert schedule["discriminator"]["start"] == 0.5
+
+
+def test_what_is_left_out_is_not_shown(monkeypatch, capfd):
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    chosen = ("model=sngan", "optimizer@optimizer.discriminator=rmsprop")
+    assert train.main([*chosen, "--cfg", "job", "--package", "optimizer"]) == 0
+    shown = yaml.safe_load(capfd.readouterr().out)
+    assert shown["discriminator"]["name"] == "rmsprop"
+    assert "betas" not in shown["discriminator"]
+    assert shown["generator"]["betas"] == [0.0, 0.9]
 
 
 def test_a_users_own_value_for_another_optimizer_is_refused(meant):

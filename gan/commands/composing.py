@@ -4,23 +4,25 @@ Hydra calls what its own section of a configuration names: callbacks, factories 
 variables of the environment. A file of somebody else's settings must not be able to.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from functools import partial
+from typing import Any, cast
 from unittest import mock
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 from gan import distributed
 from gan.config.check import NAMED
 from gan.config.rehearsal import SIDES
 from gan.config.signature import ConfigError, coerce, flat
-from gan.registry import Entry, entry
+from gan.registry import Entry, entry, names
 
 PLUGINS = {  # what Hydra itself builds, out of installed plugins
     f"hydra.{part}._target_": ("hydra._internal.core_plugins.", "hydra_plugins.")
@@ -38,18 +40,39 @@ class UsageError(ValueError):
     """Something the user gave that cannot be used: one sentence, exit status 2."""
 
 
+class CompositionError(HydraException):
+    """What Hydra could not compose."""
+
+    def __init__(self, cause: Exception, files: Callable[[], dict[str, Any]]) -> None:
+        """The error of Hydra's; `files` composes the same without the keys of the command line."""
+        super().__init__(str(cause))
+        self.cause, self.files = cause, files
+
+
 @contextmanager
 def guarded() -> Iterator[list[DictConfig]]:
     """Check every configuration that Hydra composes before it acts on it; gives them."""
     composed: list[DictConfig] = []
     load = ConfigLoaderImpl.load_configuration
 
-    def checked(*arguments: Any, **options: Any) -> DictConfig:
-        config = load(*arguments, **options)
+    def checked(
+        loader: ConfigLoaderImpl, config_name: str | None, overrides: list[str], **options: Any
+    ) -> DictConfig:
+        try:
+            config = load(loader, config_name, overrides, **options)
+        except (HydraException, ValueError) as error:
+            raise CompositionError(
+                error, partial(_files, loader, config_name, overrides)
+            ) from error
         require_values(OmegaConf.to_container(config))
-        replaced(config, OmegaConf.select(config, "hydra.overrides.task") or ())
-        if OmegaConf.select(config, "hydra.mode") == RunMode.MULTIRUN:
+        given = OmegaConf.select(config, "hydra.overrides.task") or ()
+        replaced(config, given)
+        mode = OmegaConf.select(config, "hydra.mode")
+        if mode == RunMode.MULTIRUN:
             _require_one_process()
+            _require_one_folder(config, given)
+        if mode is None:  # to be shown: before a run `plain` does it, and says so
+            fitted(config, given)
         composed.append(config)
         return config
 
@@ -64,6 +87,43 @@ def _require_one_process() -> None:
                 "a multirun starts the processes of its jobs itself: leave torchrun out, and say "
                 "how many as in train.py -m processes=2 seed=0,1"
             )
+
+
+def _require_one_folder(config: DictConfig, overrides: Iterable[str]) -> None:
+    if not config.hydra.sweep.dir:
+        raise UsageError("hydra.sweep.dir must name the folder of a multirun")
+    for given in parsed(overrides):
+        key = given.key_or_group
+        follows = key == "run_dir" and "${" in str(given.value())
+        if follows or key in ("run_dir", "sweep") and given.is_sweep_override():
+            raise UsageError(
+                f"{key}={given.get_value_string()} cannot be the folder of a multirun, which is "
+                "one for all its jobs: give run_dir a fixed folder, or name it by sweep=NAME"
+            )
+
+
+def _files(loader: ConfigLoaderImpl, name: str | None, overrides: list[str]) -> dict[str, Any]:
+    """What the chosen files hold, without the keys of the command line.
+
+    Of a sweep the first choice is taken. It is {} where the files cannot be composed either.
+    """
+    try:
+        given = [_first(o) for o in OverridesParser.create(loader).parse_overrides(overrides)]
+        keys = loader.compute_defaults_list(name, given, RunMode.RUN).config_overrides
+        dropped = {o.input_line for o in keys if o.key_or_group != "hydra.searchpath"}
+        config = loader._load_configuration_impl(
+            name, [word for word in given if word not in dropped], RunMode.RUN
+        )
+    except Exception:  # the error that is being explained says enough
+        return {}
+    values = cast(dict[str, Any], OmegaConf.to_container(config))
+    return {key: value for key, value in values.items() if key != "hydra"}
+
+
+def _first(override: Override) -> str:
+    if not override.is_sweep_override():
+        return str(override.input_line)
+    return f"{override.get_key_element()}={next(override.sweep_string_iterator())}"
 
 
 def require_values(node: Any, path: str = "") -> None:
@@ -115,7 +175,7 @@ def replaced(config: DictConfig, overrides: Iterable[str]) -> None:
     `trainer.n_critic={0: 1}` means these pieces, and not these beside the pieces of a preset. What
     follows is added: `penalties={} penalties.r1.weight=10` leaves this penalty alone.
     """
-    given = [o for o in _parsed(overrides) if not o.is_sweep_override()]
+    given = [o for o in parsed(overrides) if not o.is_sweep_override()]
     for key in PIECEWISE:
         inside = [o for o in given if f"{o.key_or_group}.".startswith(f"{key}.")]
         whole = [o for o in inside if o.key_or_group == key and isinstance(o.value(), dict)]
@@ -126,21 +186,25 @@ def replaced(config: DictConfig, overrides: Iterable[str]) -> None:
                 ConfigLoaderImpl._apply_overrides_to_config(again, config)
 
 
-def fitted(values: dict[str, Any], overrides: Iterable[str]) -> list[str]:
+def fitted(config: DictConfig, overrides: Iterable[str]) -> list[str]:
     """Leave out what a preset sets for an optimizer or a schedule and another one does not take.
 
     That other one is chosen by the command line, whose own values stay. Returns what to say of it.
     """
-    given, said = _parsed(overrides), []
+    given, said = parsed(overrides), []
     written = {key for o in given for key in flat({o.key_or_group: o.value()})}
     for section in [o.package for o in given if o.package in FITTED and not o.is_delete()]:
-        kind, side = section.split(".")
-        node = values[kind][side]
-        chosen = entry(kind, node["name"], f"{section}.name")
-        for key in [k for k in node if f"{section}.{k}" not in written]:
-            if not _takes(chosen, key, node[key]):
+        kind, node = section.split(".")[0], OmegaConf.select(config, section)
+        if not isinstance(node, DictConfig) or node.get("name") not in names(kind):
+            continue  # which the check tells of
+        chosen = entry(kind, node.name)
+        values = cast(dict[str, Any], OmegaConf.to_container(node, resolve=True))
+        for key in [k for k in values if f"{section}.{k}" not in written]:
+            if not _takes(chosen, key, values[key]):
+                with open_dict(node):
+                    del node[key]
                 said.append(
-                    f"{section}.{key}={node.pop(key)} of the preset is left out: {chosen.name} "
+                    f"{section}.{key}={values[key]} of the preset is left out: {chosen.name} "
                     "does not take it"
                 )
     return said
@@ -156,5 +220,8 @@ def _takes(chosen: Entry, key: str, value: Any) -> bool:
     return True
 
 
-def _parsed(overrides: Iterable[str]) -> list[Override]:
+def parsed(overrides: Iterable[str]) -> list[Override]:
+    """The overrides of a command line, as they were written: a ListConfig would interpolate."""
+    if isinstance(overrides, ListConfig):
+        overrides = cast(list[str], OmegaConf.to_container(overrides, resolve=False))
     return OverridesParser.create().parse_overrides(list(overrides))

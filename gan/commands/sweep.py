@@ -22,10 +22,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import torch
-from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from gan import distributed
-from gan.commands.composing import UsageError
+from gan.commands.composing import UsageError, parsed
 from gan.commands.ranks import MISTAKE, RankError
 from gan.config.check import check
 from gan.distributed import FirstError, PeerError
@@ -73,11 +72,16 @@ def begin() -> str:
     return os.environ[ID]
 
 
+def folder(hydra: Any) -> Path:
+    """The folder of a sweep."""
+    given = parsed(hydra.overrides.task)
+    chosen = [str(o.value()) for o in given if o.key_or_group == "run_dir" and not o.is_delete()]
+    return Path(chosen[-1] if chosen else hydra.sweep.dir)
+
+
 def place(hydra: Any) -> tuple[Path, str]:
     """The folder of a sweep, and the name of a job's run directory in it."""
-    given = OverridesParser.create().parse_overrides(list(hydra.overrides.task))
-    chosen = [str(o.value()) for o in given if o.key_or_group == "run_dir" and not o.is_delete()]
-    return Path(chosen[-1] if chosen else hydra.sweep.dir), str(hydra.sweep.subdir)
+    return folder(hydra), str(hydra.sweep.subdir)
 
 
 @contextmanager

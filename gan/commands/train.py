@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -24,7 +24,14 @@ from omegaconf.errors import OmegaConfBaseException
 import gan  # fills the registries before anything is composed
 from gan import distributed
 from gan.commands import afterwards, show_crashes, sweep
-from gan.commands.composing import UsageError, fitted, guarded, replaced, require_options
+from gan.commands.composing import (
+    CompositionError,
+    UsageError,
+    fitted,
+    guarded,
+    replaced,
+    require_options,
+)
 from gan.commands.ranks import DIVERGED, MISTAKE, RankError, Ranks
 from gan.config import check
 from gan.config.signature import Count, coerce, nearest
@@ -162,11 +169,14 @@ def built(values: dict[str, Any], stop: Stop) -> "Trainer | Ranks":
 def plain(config: DictConfig) -> dict[str, Any]:
     """The composed values, interpolated; each job of a multirun has a run directory of its own."""
     run = HydraConfig.get()
-    replaced(config, run.overrides.task)
-    values = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
-    import_plugins(values.get("plugins") or [])  # a job may be a process of its own
-    for said in fitted(values, run.overrides.task):
-        distributed.say(said)
+    try:
+        replaced(config, run.overrides.task)
+        import_plugins(config.get("plugins") or [])  # a job may be a process of its own
+        for said in fitted(config, run.overrides.task):
+            distributed.say(said)
+        values = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
+    except OmegaConfBaseException as error:
+        raise UsageError(explained(error)) from error
     if run.mode == RunMode.MULTIRUN:
         folder, name = sweep.place(run)
         values["run_dir"] = str(folder / name)
@@ -191,7 +201,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return status
     if failure is not None:  # of a launcher: a job's own failure is a JobError
         traceback.print_exception(failure)
-    return sweep.ended(sweep.place(swept[0].hydra)[0], call, status)
+    return sweep.ended(sweep.folder(swept[0].hydra), call, status)
 
 
 def _called(given: Sequence[str]) -> int:
@@ -216,7 +226,7 @@ def _called(given: Sequence[str]) -> int:
     except (HydraException, OmegaConfBaseException) as error:
         if _verbose():
             raise
-        return 2 if distributed.rank() else fail(explained(error, given))  # all say the same
+        return 2 if distributed.rank() else fail(explained(error))  # all say the same
     except yaml.YAMLError as error:  # it says in which file and line
         return fail(" ".join(str(error).split()))
     except (FloatingPointError, StorageError, TimeoutError, ConnectionError) as error:
@@ -257,17 +267,47 @@ def _named_plugins(arguments: Iterable[str]) -> list[str]:
     return [name for name in names if name]
 
 
-def explained(error: Exception, overrides: Sequence[str]) -> str:
-    """One sentence for what could not be composed, with the nearest known name."""
+def explained(error: Exception, files: Callable[[], Mapping[str, Any]] = dict) -> str:
+    """One sentence for what could not be composed, with the nearest known name in the files."""
+    if isinstance(error, CompositionError):
+        return explained(error.cause, error.files)
     if isinstance(error, MissingConfigException) and error.options is not None:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
         return f"there is no {group} {name!r}; {nearest(name, error.options)}"
-    unknown = re.search(r"Could not (?:override|delete)\w* '([^']+)'", str(error))
-    if unknown:
-        return _unknown_key(unknown.group(1).split("@")[0], overrides)
     if isinstance(error, OverrideParseException):
         return _unreadable(error.override, _sentence(error))
-    return _sentence(error)
+    if isinstance(error, OmegaConfBaseException):
+        return _uninterpolated(error)
+    if "Did you mean to override" in str(error):
+        return _placeless(str(error))
+    unknown = re.search(r"Could not (?:override|delete)\w* '([^']+)'", str(error))
+    known = files() if unknown else {}
+    return _refused(unknown.group(1), known) if unknown and known else _sentence(error)
+
+
+def _uninterpolated(error: OmegaConfBaseException) -> str:
+    """The key of the value, and of what it names the nearest that there is."""
+    said, node = _sentence(error), error.child_node
+    unknown = re.search(r"Interpolation key '([^']+)' not found", said)
+    if unknown and node is not None and f"${{{unknown.group(1)}}}" in str(node._value()):
+        said = _unknown_key(unknown.group(1), OmegaConf.to_container(node._get_root())) or said
+    return f"{error.full_key}: {said}" if error.full_key else said
+
+
+def _refused(key: str, files: Mapping[str, Any]) -> str:
+    """A key that does not exist, or exists only once a sweep has chosen its part."""
+    if key.startswith("hydra."):
+        return f"{key} is no setting of Hydra's, or needs a + before it"
+    later = f"{key} is not there yet where Hydra overrides it: write ++{key}=VALUE"
+    return _unknown_key(key, files) or later
+
+
+def _placeless(said: str) -> str:
+    """Of `optimizer=adam`, where each player has an optimizer of its own."""
+    where, key = re.findall(r"(.*)Could not override '(.+)'\.", said)[0]
+    places = re.findall(r"override (?:one of )?(.+)\?", said)[0].split(", ")
+    value = "".join(re.findall(r"use \+[^=]+(=.*)", said))
+    return f"{where}{key}{value} chooses nothing: write {' or '.join(p + value for p in places)}"
 
 
 def _unreadable(override: str, said: str) -> str:
@@ -280,14 +320,9 @@ def _unreadable(override: str, said: str) -> str:
     return f"{override} cannot be read: put the value in quotes, as '{key}=\"{value}\"'"
 
 
-def _unknown_key(key: str, overrides: Iterable[str]) -> str:
-    """Name the nearest key at the deepest level that exists."""
-    if key.startswith("hydra."):
-        return f"{key} is no setting of Hydra's, or needs a + before it"
-    groups = [o for o in overrides if _is_choice(o)]
-    with hydra.initialize_config_dir(str(conf_dir().resolve()), version_base="1.3"):
-        node: Any = OmegaConf.to_container(hydra.compose("config", groups))
-    node["experiment"] = None
+def _unknown_key(key: str, node: Any) -> str | None:
+    """Name the nearest key at the deepest level that exists; None where all of it does."""
+    node = {**node, "experiment": None}
     done: list[str] = []
     for part in key.split("."):
         if not isinstance(node, Mapping):
@@ -302,14 +337,7 @@ def _unknown_key(key: str, overrides: Iterable[str]) -> str:
             return f"{path} is unknown{chosen}; {hint}{nearest(part, known)}"
         node = node[part]
         done.append(part)
-    return f"{key} cannot be overridden"
-
-
-def _is_choice(override: str) -> bool:
-    """Whether an override chooses a file or a registered part, as `model=wnet` does."""
-    group, _, name = override.partition("=")
-    group = group.split("@")[0]
-    return name in names(group) or (conf_dir() / group / f"{name}.yaml").is_file()
+    return None
 
 
 def switched_on(argument: str) -> str:

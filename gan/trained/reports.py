@@ -162,7 +162,8 @@ def _of_images(
     count = options.drawn or (MANY if references else FEW)
     if count < LEAST:
         raise ValueError(f"--count={count} is too few: distances need {LEAST} images or more")
-    sampler = Sampler(last.recipe, last.latent, shown if last.classes else None, device)
+    recipe = cast(type[FromNoise], last.recipe)
+    sampler = Sampler(recipe, last.latent, shown if last.classes else None, device)
     generators = {name: run.generator for name, run in loaded.items()}
     asked = Asked(rows, count, extractors, labels, mirrored(dataset))
     return image_report(generators, sampler, dataset.store, stream.images, asked)

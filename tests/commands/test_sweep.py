@@ -14,7 +14,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from gan.build import build
-from gan.commands import composing, sweep
+from gan.commands import composing, sweep, train
 from gan.commands.composing import UsageError
 from gan.run.signals import Stop
 
@@ -216,6 +216,42 @@ def test_the_folder_of_a_sweep_may_be_chosen_by_run_dir():
     for named in ("run_dir='my sweep'", "++run_dir='my sweep'"):
         overrides.task.append(named)
         assert sweep.place(SimpleNamespace(**given, overrides=overrides))[0] == Path("my sweep")
+
+
+def test_the_folder_of_a_sweep_is_told_from_overrides_as_they_are_written(monkeypatch):
+    monkeypatch.setenv("RUN", "runs/multirun/model=dcgan,seed=0")
+    task = ["init=${oc.env:RUN}", "data.path=${oc.env:NOWHERE}", "run_dir=all"]
+    hydra = OmegaConf.create({"overrides": {"task": task}})
+    assert sweep.folder(hydra) == Path("all")
+
+
+@pytest.mark.parametrize(
+    ("given", "key"),
+    [
+        ("run_dir=runs/x-${model}", "run_dir"),
+        ("++run_dir='x-${model}'", "run_dir"),
+        ("run_dir=a,b", "run_dir"),
+        ("sweep=a,b", "sweep"),
+    ],
+)
+def test_a_sweep_has_one_folder(monkeypatch, tmp_path, capfd, given, key):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    assert train.main(["-m", "model=dcgan", "seed=0,1", given]) == 2
+    said = f"gan: {key}={given.partition('=')[2]} cannot be the folder of a multirun"
+    error = capfd.readouterr().err
+    assert error.startswith(said)
+    assert "sweep=NAME" in error
+    assert error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_sweep_whose_folder_cannot_be_told_is_refused_in_a_sentence(monkeypatch, tmp_path, capfd):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    assert train.main(["-m", "model=dcgan", "seed=0,1", "sweep=${nope}"]) == 2
+    assert capfd.readouterr().err == "gan: hydra.sweep.dir: Interpolation key 'nope' not found\n"
+    assert not list(tmp_path.iterdir())
 
 
 # -- whole sweeps
