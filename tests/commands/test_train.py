@@ -148,7 +148,7 @@ MISTAKES = {
         r"""data\.path=我的 字 \(1\) cannot be read: put .*, as 'data\.path="我的 字 \(1\)"'""",
     ),
     "a list that Hydra cannot read": (["freeze=[a"], r"freeze=\[a is not written as Hydra wants"),
-    "digits for a word": (["data=folder", "data.path=2024"], r"""as 'data\.path="2024"'"""),
+    "digits for a word": (["data=folder", "data.path=2024"], r"""as 'data\.path="\.\.\."'"""),
     "key of a chosen part": (
         ["model=dcgan", "generator=mlp", "generator.norm=none"],
         r"generator\.norm is unknown to generator=mlp; taken by dcgan",
