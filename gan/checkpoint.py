@@ -50,14 +50,24 @@ __all__ = [
     "MANIFEST",
     "Checkpoint",
     "CheckpointError",
+    "UnreadableError",
+    "free",
     "load",
     "newest",
     "restore",
+    "resumable",
     "rotate",
     "save",
     "set_aside",
     "sweep",
 ]
+
+
+_UPDATE = ": update gan"  # how a manifest of a newer format is refused
+
+
+class UnreadableError(CheckpointError):
+    """A checkpoint that may be whole, but cannot be read from here, or by this version."""
 
 
 class Checkpoint(NamedTuple):
@@ -119,19 +129,30 @@ def save(
 
 def newest(folder: Path, notice: Callable[[str], None] = print) -> Path | None:
     """The checkpoint of the highest step that loads; `notice` is told what was skipped and why."""
-    for _, path in _scan(folder):
-        try:
-            return load(path).path
-        except CheckpointError as error:
-            notice(f"skipped {error}")
-    return None
+    return _newest(folder, notice)[0]
+
+
+def resumable(folder: Path, notice: Callable[[str], None] = print) -> Path | None:
+    """The newest as well, or None where whatever is there is damaged.
+
+    Raises:
+        UnreadableError: none loads, but one may be whole; a start anew would leave it behind.
+    """
+    found, unread = _newest(folder, notice)
+    if unread is not None:
+        raise UnreadableError(
+            f"no checkpoint of {folder} loads, but {unread[0].name} may be whole: "
+            f"{unread[1].__cause__}; mend that to go on, or choose another run_dir to start anew"
+        )
+    return found
 
 
 def load(path: Path, *, networks_only: bool = False) -> Checkpoint:
     """The checkpoint with exactly the bytes saved; with `networks_only`, no optimizer is read.
 
     Raises:
-        CheckpointError: a file missing, damaged, hostile, or of a newer format, by its name.
+        CheckpointError: a file missing, damaged or hostile, by its name.
+        UnreadableError: a file that the disk does not give, by its name, or a newer format.
     """
     try:
         manifest = read_manifest(path)
@@ -141,7 +162,8 @@ def load(path: Path, *, networks_only: bool = False) -> Checkpoint:
         files = {e["name"]: verified(path, e) for e in manifest["files"] if e["name"] not in unread}
         parts = {name: parsed(name, data) for name, data in files.items()}
     except (ValueError, OSError) as error:
-        raise CheckpointError(
+        kind = UnreadableError if _may_be_whole(error) else CheckpointError
+        raise kind(
             f"checkpoint {path}: {error}; resume=auto takes the newest that verifies"
         ) from error
     optimizers = parts.get(OPTIMIZERS, {})
@@ -192,7 +214,7 @@ def set_aside(folder: Path, step: int) -> list[Path]:
     moved = []
     for ahead, path in _scan(folder):
         if ahead > step:
-            moved.append(path.rename(_free(path.with_name(f"ahead-of-{step}-{path.name}"))))
+            moved.append(path.rename(free(path.with_name(f"ahead-of-{step}-{path.name}"))))
     return moved
 
 
@@ -204,7 +226,35 @@ def sweep(folder: Path, run_id: str) -> None:
             _remove(folder / name)
 
 
+def free(path: Path) -> Path:
+    """The path itself, or the first of path.1, path.2, ... that does not exist."""
+    numbered = (path.with_name(f"{path.name}.{number}") for number in itertools.count(1))
+    return next(name for name in itertools.chain([path], numbered) if not os.path.lexists(name))
+
+
 # -- folders --------------------------------------------------------------------------------------
+
+
+def _newest(
+    folder: Path, notice: Callable[[str], None]
+) -> tuple[Path | None, tuple[Path, UnreadableError] | None]:
+    """The newest that loads, or else the newest that may be whole, and why it does not load."""
+    unread = None
+    for _, path in _scan(folder):
+        try:
+            return load(path).path, None
+        except CheckpointError as error:
+            notice(f"skipped {error}")
+            if isinstance(error, UnreadableError):
+                unread = unread or (path, error)
+    return None, unread
+
+
+def _may_be_whole(error: Exception) -> bool:
+    """Whether what went wrong says nothing against the bytes of a checkpoint."""
+    if isinstance(error, OSError):
+        return not isinstance(error, FileNotFoundError)
+    return str(error).endswith(_UPDATE)  # its manifest has verified
 
 
 def _write_folder(folder: Path, files: Mapping[str, bytes], needed: int) -> None:
@@ -232,7 +282,7 @@ def _write(path: Path, data: bytes) -> None:
 
 def _publish(temporary: Path, target: Path, run_id: str) -> None:
     """Give the folder its name; at every moment one of this step, old or new, can be loaded."""
-    aside = _free(target)
+    aside = free(target)
     replaced = aside != target and _replaceable(target, run_id)
     if aside != target:
         os.rename(target, aside)
@@ -240,12 +290,6 @@ def _publish(temporary: Path, target: Path, run_id: str) -> None:
     sync(target.parent)
     if replaced:
         _discard(aside, run_id)
-
-
-def _free(path: Path) -> Path:
-    """The path itself, or the first of path.1, path.2, ... that does not exist."""
-    numbered = (path.with_name(f"{path.name}.{number}") for number in itertools.count(1))
-    return next(name for name in itertools.chain([path], numbered) if not os.path.lexists(name))
 
 
 def _replaceable(path: Path, run_id: str) -> bool:
@@ -290,7 +334,7 @@ def _note_newest(target: Path, run_id: str) -> None:
 
 def _discard(path: Path, run_id: str) -> None:
     """Remove a checkpoint by way of another name, so that no half of one is ever found."""
-    trash = _free(path.with_name(f".trash-{run_id}-{path.name}"))
+    trash = free(path.with_name(f".trash-{run_id}-{path.name}"))
     try:
         os.rename(path, trash)
     except OSError as error:

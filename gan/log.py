@@ -14,6 +14,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from gan import disk, distributed
+from gan.checkpoint import free
 from gan.metrics.report import plain
 from gan.run import rundir
 from gan.run.hand import Hand
@@ -30,6 +31,7 @@ class Log:
     ) -> None:
         """Continue at a step: what a killed run wrote beyond it is dropped, to be written again.
 
+        A start at 0 where there are checkpoints keeps the lines of their steps in a file beside.
         `warmup` is the length of the discriminator's; its updates are steps below 0 in TensorBoard.
         """
         self.run_dir, self.active, self._warmup = run_dir, distributed.rank() == 0, warmup
@@ -39,7 +41,7 @@ class Log:
             return
         self._hands = {BOARD: Hand(), LINES: Hand()}
         (run_dir / "samples").mkdir(parents=True, exist_ok=True)
-        go_back(self._path, counts["discriminator_updates"])
+        kept = go_back(self._path, counts["discriminator_updates"])
         self._open(self._axis(counts) + bool(counts["discriminator_updates"]))
         self._bar = tqdm(
             total=steps,
@@ -49,6 +51,8 @@ class Log:
             disable=not sys.stderr.isatty(),
             file=sys.stderr,
         )
+        if kept is not None:
+            self.say(f"{kept} keeps the numbers that were there: this run starts at step 0")
 
     def scalars(self, counts: Mapping[str, int], values: Mapping[str, float]) -> None:
         """Numbers by tag, with the clocks `step`, `images` and `discriminator_updates`."""
@@ -194,14 +198,21 @@ def _literal(text: str) -> str:
     return "\n".join("    " + line for line in text.splitlines())
 
 
-def go_back(path: Path, updates: int) -> None:
-    """Drop the lines beyond so many discriminator updates, and a half one at the end."""
+def go_back(path: Path, updates: int) -> Path | None:
+    """Drop the lines beyond so many discriminator updates, and a half one at the end.
+
+    Where all steps would go but not their checkpoints, it is kept beside; returned is its new path.
+    """
     if not path.exists():
-        return
+        return None
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     kept = [line for line in lines if _updates(line) <= updates]
+    aside, saved = None, any(path.parent.glob("checkpoints/*step-*"))
+    if not updates and saved and any(0 < _updates(line) < math.inf for line in lines):
+        aside = path.rename(free(path.with_name(f"ahead-of-0-{path.name}")))
     if len(kept) < len(lines):
         disk.replace(path, "".join(kept))
+    return aside
 
 
 def _updates(line: str) -> float:

@@ -296,6 +296,47 @@ def test_newest_falls_back_and_says_why(tmp_path: Path, capsys: Any, tried: Any)
     tried(2)
 
 
+def unreadable(monkeypatch: Any, path: Path, number: int) -> None:
+    """Let every read of a file below a folder fail with this error of the system."""
+    plain = os.open
+
+    def opened(name: Any, *given: Any, **options: Any) -> int:
+        if path in Path(name).parents and str(name).endswith(("safetensors", "json")):
+            raise OSError(number, os.strerror(number), str(name))
+        return plain(name, *given, **options)
+
+    monkeypatch.setattr(os, "open", opened)
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES, errno.ESTALE])
+def test_none_is_resumable_where_the_disk_does_not_give_it(
+    tmp_path: Path, monkeypatch: Any, number: int
+) -> None:
+    old, new = save(tmp_path, 1), save(tmp_path, 2)
+    with monkeypatch.context() as disk:
+        unreadable(disk, new, number)
+        refused(new, os.strerror(number))
+        assert checkpoint.resumable(tmp_path, lambda skipped: None) == old
+        flip(old, random.Random(SEED))
+        assert checkpoint.newest(tmp_path, lambda skipped: None) is None
+        reason = rf"step-00000002 may be whole: .*{os.strerror(number)}.*another run_dir"
+        with pytest.raises(checkpoint.UnreadableError, match=reason):
+            checkpoint.resumable(tmp_path, lambda skipped: None)
+    assert checkpoint.resumable(tmp_path) == new
+    (new / "state.json").unlink()
+    assert checkpoint.resumable(tmp_path, lambda skipped: None) is None
+
+
+def test_none_is_resumable_where_only_a_newer_version_reads_it(tmp_path: Path) -> None:
+    seal(path := save(tmp_path, 1), {"format": 2, "anything": "else"})
+    assert checkpoint.newest(tmp_path, lambda skipped: None) is None
+    with pytest.raises(checkpoint.UnreadableError, match=r"step-00000001 .*format is 2.*update ga"):
+        checkpoint.resumable(tmp_path, lambda skipped: None)
+    manifest = (path / "manifest.json").read_text()
+    (path / "manifest.json").write_text(manifest.replace("else", "more"))  # it does not verify
+    assert checkpoint.resumable(tmp_path, lambda skipped: None) is None
+
+
 def test_newest_compares_steps_as_numbers(tmp_path: Path) -> None:
     for step in (9, 99_999_999, 100_000_000, 10):
         save(tmp_path, step)

@@ -1,5 +1,6 @@
 """Going on: to the last bit, from any moment, in a new process, and never with other data."""
 
+import errno
 import json
 import os
 import random
@@ -290,6 +291,25 @@ def test_lines_beyond_the_checkpoint_are_dropped_and_a_half_one_too(tmp_path):
     assert path.read_text() == "".join(lines[:8])
 
 
+def test_numbers_that_a_start_anew_would_drop_are_kept_beside(tmp_path):
+    path, aside = tmp_path / "metrics.jsonl", tmp_path / "ahead-of-0-metrics.jsonl"
+    lines = [json.dumps({"step": n, "discriminator_updates": n}) + "\n" for n in range(4)]
+    for text in (lines[0] + '{"step": 1, "discrim', "".join(lines)):  # killed before a checkpoint
+        path.write_text(text)
+        assert log.go_back(path, 0) is None
+        assert path.read_text() == lines[0]
+    (tmp_path / "checkpoints/ahead-of-0-step-00000002").mkdir(parents=True)  # of no use any more
+    texts = ["".join(lines[:3]), "".join(lines) + '{"step": 4, "di']
+    for text, kept in zip(texts, (aside, aside.with_name(f"{aside.name}.1")), strict=True):
+        path.write_text(text)
+        assert log.go_back(path, 0) == kept
+        assert path.read_text() == lines[0]
+    assert [p.read_text() for p in (aside, aside.with_name(f"{aside.name}.1"))] == texts
+    path.write_text("".join(lines))
+    assert log.go_back(path, 1) is None  # what is dropped is written again
+    assert sorted(p.name for p in tmp_path.glob("ahead*")) == [aside.name, f"{aside.name}.1"]
+
+
 @pytest.mark.row("T4", "a run directory with 10,000 log lines resumes in under 5 s")
 def test_a_long_log_is_gone_back_over_quickly(tmp_path, tried):
     path = tmp_path / "metrics.jsonl"
@@ -576,6 +596,41 @@ def test_what_lies_ahead_of_a_start_costs_no_new_checkpoint(tmp_path, start):
     aside = [f"ahead-of-{step}-{name}" for name in old]
     assert kept(folder) == [*aside, *new]  # nothing is lost
     assert all(any(name in line for line in said) for name in aside)
+
+
+def test_a_start_without_a_whole_checkpoint_loses_no_number(tmp_path, capsys):
+    assert trainer(tmp_path, steps=4, log_every=1).train()
+    before = (tmp_path / "metrics.jsonl").read_text()
+    spoilt(tmp_path)
+    run = trainer(tmp_path, steps=2, log_every=1)
+    rundir.begin(run, None, print)
+    assert run.train()
+    aside = tmp_path / "ahead-of-0-metrics.jsonl"
+    assert aside.read_text() == before
+    assert [line["step"] for line in scalars(tmp_path)] == [1, 2]
+    assert f"{aside} keeps the numbers" in capsys.readouterr().out
+    assert resumed(tmp_path, steps=3, log_every=1).train()
+    assert len(list(tmp_path.glob("ahead-*"))) == 1
+
+
+@pytest.mark.parametrize("resume", ["auto", "run/checkpoints/step-00000001"])
+def test_a_run_whose_checkpoints_cannot_be_read_now_is_not_started_anew(tiny, monkeypatch, resume):
+    def failing(path):
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+    run = build(tiny("dcgan"))
+    play(run, 1)
+    run.stream.close()
+    rundir.release(Path("run"))
+    before = kept(Path("run"))
+    with monkeypatch.context() as disk:
+        disk.setattr(checkpoint, "read_manifest", failing)
+        with pytest.raises(CheckpointError, match="step-00000001 may be whole.*Input/output error"):
+            build(tiny("dcgan", f"resume={resume}"))
+    assert kept(Path("run")) == before
+    again = build(tiny("dcgan"))
+    again.stream.close()
+    assert again.step == 1
 
 
 def test_the_checkpoint_just_written_is_never_rotated_away(tmp_path):

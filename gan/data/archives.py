@@ -191,8 +191,8 @@ _Found = tuple[str, int, str | None, Callable[[], bytes]]  # name, bytes, proble
 def _zip(path: Path) -> Generator[_Found, None, None]:
     with zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
-            read = partial(_zip_bytes, archive, info)
-            yield info.filename, info.file_size, _zip_problem(info), read
+            name = info.filename.replace("\\", "/")  # as some programs of Windows part folders
+            yield name, info.file_size, _zip_problem(info), partial(_zip_bytes, archive, info)
 
 
 def _zip_problem(info: zipfile.ZipInfo) -> str | None:

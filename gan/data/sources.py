@@ -1,5 +1,6 @@
 """What holds images, as a source and as an open store: folders, archives, fonts, glyph sheets."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gan.data.archives import Archive, archive_of, located
-from gan.data.builder import Source
+from gan.data.builder import Source, writing
 from gan.data.building import StoreBusyError, build, refusal
 from gan.data.foreign import ForeignImages, ForeignStore, is_foreign
 from gan.data.images import (
@@ -35,6 +36,7 @@ from gan.data.images import (
 from gan.data.layout import Record, Rejected
 from gan.data.pages import StoreError
 from gan.data.store import Store
+from gan.locks import HeldError, Lock
 
 Kind = Literal["archive", "lmdb", "sheets", "fonts", "images"]
 Wanted = Literal["glyphs", "images"]  # of a folder that holds both fonts and images
@@ -355,20 +357,38 @@ def _kept(target: Path, stamp: str, quiet: bool = False) -> Store | None:
 def _built(
     source: Source, target: Path, stamp: str, on_error: Literal["raise", "skip"], progress: bool
 ) -> Store:
-    """The store built by this process, or by the one that is at it already."""
-    _notice(f"building {target} from {source.name}")
+    """The store built by this process, or by another one before or meanwhile."""
+    fill = partial(build, overwrite=True, on_error=on_error, progress=progress)
     waiting = False
     while True:
         try:
-            build(source, target, stamp=stamp, overwrite=True, on_error=on_error, progress=progress)
-            return Store(target)
+            with _alone(source, target):
+                if store := _kept(target, stamp, quiet=True):
+                    return store
+                if not waiting:
+                    _notice(f"building {target} from {source.name}")
+                fill(source, target, stamp=stamp)
+                return Store(target)
         except StoreBusyError as busy:
             if not waiting:
                 _notice(f"{busy}; waiting for it")
             waiting = True
         time.sleep(0.2)
-        if store := _kept(target, stamp, quiet=True):
-            return store
+
+
+@contextlib.contextmanager
+def _alone(source: Source, target: Path) -> Iterator[None]:
+    """One process at a time asks whether a kept store is there, and builds it where it is not."""
+    with writing(target, source):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock = Lock(target.with_name(f".{target.name}.kept.lock"))
+        except HeldError as holder:
+            raise StoreBusyError(f"{target} is being built by {holder}") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _notice(text: str) -> None:

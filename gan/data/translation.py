@@ -19,6 +19,7 @@ from gan.data.store import Store
 Direction = Literal["ab", "ba"]
 OnError = Literal["raise", "skip"]
 
+_PARTS = {"train", "training", "val", "valid", "validation", "test", "testing"}  # of one split
 _SHAPE = 0.01  # difference of width to height that two images of one shape have at most
 
 
@@ -163,6 +164,12 @@ def _require_kinds(names: Sequence[str], source: str, wanted: str) -> None:
         found = f"{len(names)}: {', '.join(names[:8])}" if names else "none"
         raise StoreError(
             f"{wanted} needs two sub-folders of images, one of each kind, but {source} has {found}"
+        )
+    if {name.lower() for name in names} <= _PARTS:
+        layout = ", or hold trainA, trainB, testA and testB" * (wanted == "data=unpaired")
+        raise StoreError(
+            f"{wanted}: the sub-folders {' and '.join(names)} of {source} are parts of a split, "
+            f"not two kinds of images; data.path must name one of them{layout}"
         )
 
 

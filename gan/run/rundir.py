@@ -77,7 +77,8 @@ def previous(
     with, its newest checkpoint says; where none was ever made, nothing has begun. Where `resume`
     names a checkpoint, the newest of the run that has come from it goes before it, so that the same
     command goes on. Raises: ConfigError where the directory holds another configuration, or where
-    `resume` forbids or asks for what is not there.
+    `resume` forbids or asks for what is not there; CheckpointError where none loads, but not all
+    are damaged.
     """
     _require_usable(run_dir)
     if resume == "never":
@@ -89,7 +90,7 @@ def previous(
         return None
     if run_dir.exists():
         hold(run_dir)
-    found = checkpoint.newest(run_dir / "checkpoints", say)
+    found = checkpoint.resumable(run_dir / "checkpoints", say)
     stored = (found or run_dir) / CONFIG
     ended = (run_dir / FINISHED).exists() or any((run_dir / "checkpoints").glob("step-*"))
     if (found or ended) and stored.exists():

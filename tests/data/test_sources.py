@@ -23,7 +23,16 @@ from gan.data import archives, building, entries, images, joined, sources
 from gan.data.datasets import Images
 from gan.data.embedded import REGION_NEUTRAL
 from gan.data.images import read_image
-from gan.data.sources import ImageFolder, embedded, guess, kind, open_store, store_path
+from gan.data.sources import (
+    ImageFolder,
+    embedded,
+    guess,
+    kept_store,
+    kind,
+    open_store,
+    stamp,
+    store_path,
+)
 from gan.data.store import Record, Rejected, Store, StoreError, build, verify
 from gan.registry import create
 
@@ -619,6 +628,40 @@ def test_a_second_process_waits_for_the_first(
     said = capsys.readouterr().err
     assert said.count(f"{target} is being built by process {os.getpid()}") == 1
     assert said.count("have changed; it is built again") == changed
+
+
+@pytest.mark.parametrize("moment", ["while it lists", "before it has the lock"])
+def test_a_store_that_another_process_has_finished_meanwhile_is_taken(
+    moment: str,
+    photos: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Built once more, it would be replaced under the process that reads it."""
+    target, mark = store_path(photos, 8, 3, tmp_path / "data"), stamp(photos, "images")
+    lock, others = sources.Lock, []
+
+    def other() -> None:
+        monkeypatch.setattr(sources, "Lock", lock)
+        others.append(open_store(photos, 8, 3, folder=tmp_path / "data"))
+
+    def listed() -> ImageFolder:
+        if moment == "while it lists":
+            other()
+        return ImageFolder(photos, 8)
+
+    def locked(path: Path) -> object:
+        other()
+        return lock(path)
+
+    if moment == "before it has the lock":
+        monkeypatch.setattr(sources, "Lock", locked)
+    store = kept_store(listed, target, mark, "raise", progress=False)
+    assert store.count == others[0].count == 4
+    assert os.path.samestat(os.fstat(others[0]._file.descriptor), target.stat())
+    assert capsys.readouterr().err.splitlines() == [f"building {target} from image folder photos"]
+    assert os.listdir(target.parent) == [target.name]
 
 
 def test_glyphs_that_a_font_lacks_do_not_stop_training(

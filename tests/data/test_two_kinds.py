@@ -129,6 +129,53 @@ def test_other_sub_folders_are_refused_before_anything_is_built(tmp_path, names,
 
 
 @pytest.mark.parametrize(
+    ("opener", "dataset", "wanted"),
+    [(open_pairs, Pairs, "data=pairs"), (open_unpaired, Unpaired, "data=unpaired")],
+)
+@pytest.mark.parametrize(
+    "parts", [("test", "train"), ("Train", "VAL"), ("testing", "training"), ("test", "validation")]
+)
+@pytest.mark.parametrize("inner", [".", "horse"])
+def test_parts_of_a_split_are_no_kinds(tmp_path, opener, dataset, wanted, parts, inner):
+    """Images of two parts that share a name have nothing in common."""
+    for part in parts:
+        picture(tmp_path / "maps" / part / inner / "1.png", 0, 1)
+    with pytest.raises(StoreError) as refused:
+        opener(tmp_path / "maps", SIZE, 1, folder=tmp_path)
+    message = str(refused.value)
+    assert f"{wanted}: the sub-folders {' and '.join(parts)} of image folder maps are" in message
+    assert "data.path must name one of them" in message
+    assert ("trainA" in message) == (opener is open_unpaired)
+    assert not list(tmp_path.glob("*.lmdb"))
+    with pytest.raises(StoreError, match="are parts of a split"):
+        dataset(open_store(tmp_path / "maps", SIZE, 1, folder=tmp_path))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_path_that_names_a_part_of_a_split_is_read(tmp_path, packed):
+    """Whatever the folders beside it are called, and those within, if not both as parts are."""
+    for n in range(4):
+        for part in ("train", "test"):
+            picture(tmp_path / "maps" / part / f"{n}.png", n, 200 - n)
+        for kind in ("a", "test"):
+            picture(tmp_path / "kinds" / "train" / kind / f"{n}.png", n)
+        picture(tmp_path / "kinds" / "test" / "a" / f"{n}.png", n)
+    places = [tmp_path / name for name in ("maps", "kinds")]
+    if packed:
+        for place in places:
+            with zipfile.ZipFile(place.with_suffix(".zip"), "w") as archive:
+                for file in sorted(place.rglob("*.png")):
+                    archive.write(file, file.relative_to(place))
+        places = [place.with_suffix(".zip") for place in places]
+    halves = Pairs(open_pairs(places[0] / "train", SIZE, 1, folder=tmp_path))
+    assert halves.store.names == {"label": ["a", "b"]}
+    assert halves.store.count == 8
+    assert len(Pairs(open_pairs(places[1] / "train", SIZE, 1, folder=tmp_path))) == 2
+    kinds = Unpaired(open_unpaired(places[1] / "train", SIZE, 1, folder=tmp_path))
+    assert kinds.store.names == {"label": ["a", "test"]}
+
+
+@pytest.mark.parametrize(
     ("opener", "wanted"), [(open_pairs, "data=pairs"), (open_unpaired, "data=unpaired")]
 )
 @pytest.mark.parametrize("packed", [False, True])
