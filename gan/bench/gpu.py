@@ -218,11 +218,9 @@ CASES = {
     measure.__name__: partial(measured, identity, measure.__name__, models, measure)
     for identity, measure, models in _ALL
 }
-READS = {
-    case: {"lazy": "model rounds", "feed": "model rounds steps images folder"}.get(
-        case, "model rounds steps"
-    )
-    for case in CASES
+READS = dict.fromkeys(CASES, "model rounds steps") | {
+    "lazy": "model rounds",
+    "feed": "model rounds steps images folder",
 }
 DEFAULT = tuple(CASES)
 

@@ -34,11 +34,8 @@ BATCHES = 4, 8, 16, 32, 64, 128
 SIZES = 16, 32, 64
 RECORDS = 10_000, 100_000, 1_000_000, 2_000_000
 BATCH = 64
-SHUFFLED = (
-    "image.size=8",
-    "image.channels=1",
-    f"trainer.batch_size={BATCH}",
-)  # little to write or compute
+# little to write or compute
+SHUFFLED = "image.size=8", "image.channels=1", f"trainer.batch_size={BATCH}"
 PASSES = 100  # batches that are read by themselves
 TERMS = (  # of W-Net beside the adversarial one and its penalty, with the published weights
     "recipe.l1=50",

@@ -87,10 +87,8 @@ CASES: Mapping[str, Case] = {
     "convolutions": convolutions,
     "peers": peers,
 }
-READS = {
-    case: {"lazy": "model rounds", "peers": "rounds steps"}.get(case, "model rounds steps")
-    for case in CASES
-}
+READS = dict.fromkeys(CASES, "model rounds steps")
+READS |= {"lazy": "model rounds", "peers": "rounds steps"}
 DEFAULT = ("overhead", "host")
 
 

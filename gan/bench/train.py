@@ -59,11 +59,8 @@ def waiting(options: Options, compose: Compose) -> Iterator[Row]:
             works, timer = (played(still, steps), played(null, steps)), devices.timer(ours.device)
             paired = alternate(train, *works, rounds=options.rounds, timer=timer)
             stream.close()
-        settings = {
-            "model": model,
-            "steps": steps,
-            "waiting": round(stream.waited / sum(passed), 4),
-        }
+        waited = round(stream.waited / sum(passed), 4)
+        settings = {"model": model, "steps": steps, "waiting": waited}
         goal = Goal(1.01 if ours.device.type == "cuda" else 1.02, resolved=True)
         yield row("E1", "waiting", "ms per step", paired, 1e3 / steps, goal, settings)
         eager = games.trainer(compose(*words, *EAGER))

@@ -99,12 +99,7 @@ def run(args: argparse.Namespace) -> int:
         soft = correct(lesson, len(names), settings, device, folder / "joint", groups=groups)
         label = soft.argmax(1)
         ordinary = plain(lesson, len(names), settings, device, folder / "plain") if noise else None
-        facts = {
-            **settings._asdict(),
-            "apart": args.apart,
-            "noise": noise,
-            "noise_seed": noise_seed,
-        }
+        facts = settings._asdict() | {"apart": args.apart, "noise": noise, "noise_seed": noise_seed}
         labels = Labels(store.content_hash, field, label, given, soft, facts)
         write_labels(out, labels, overwrite=args.overwrite)
         shutil.rmtree(folder)
@@ -131,9 +126,8 @@ def changes(labels: Labels, names: Sequence[str], keys: Sequence[str], most: int
     """How many labels have changed, the most frequent changes, and the surest ones with keys."""
     given, label, count = labels.given, labels.label, len(labels.label)
     changed = np.flatnonzero(label != given)
-    head = (
-        f"{len(changed)} of {count} labels of {labels.field} changed ({len(changed) / count:.1%})"
-    )
+    share = f"{len(changed) / count:.1%}"
+    head = f"{len(changed)} of {count} labels of {labels.field} changed ({share})"
     flows = Counter(zip(given[changed].tolist(), label[changed].tolist(), strict=True))
     sure = labels.soft.max(1)
     surest = changed[np.argsort(-sure[changed], kind="stable")][:most]

@@ -61,13 +61,8 @@ class Stream:
                 f"gives {len(dataset)}: lower trainer.batch_size or add images"
             )
         self.dataset, self.batch_size, self.seed, self.device = dataset, batch_size, seed, device
-        self.keys, self.position, self.share, self.rank, self.ahead = (
-            keys,
-            position,
-            batch_size // size,
-            rank,
-            ahead,
-        )
+        self.keys, self.position, self.rank, self.ahead = keys, position, rank, ahead
+        self.share = batch_size // size
         self.waited, self._asked = 0.0, asked
         self.content: str = getattr(dataset, "content", dataset.store.content_hash)
         self._orders: dict[int, np.ndarray] = {}
@@ -75,9 +70,7 @@ class Stream:
         self._buffers: list[dict[str, Tensor]] = [{} for _ in range(ahead)]
         self._free: queue.Queue[int] = queue.Queue()
         self._ready: queue.Queue[_Ready | BaseException] = queue.Queue()
-        self._side: torch.cuda.Stream | None = None
-        if device.type == "cuda":
-            self._side = torch.cuda.Stream(device)
+        self._side = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
 

@@ -84,9 +84,7 @@ class Glyphs:
             )
         self.families = _families(store)
         self.styles = self._styles(style, split)
-        drawn = np.flatnonzero(
-            self.rows[self.prototype] >= 0
-        )  # the prototype must have the character
+        drawn = np.flatnonzero(self.rows[self.prototype] >= 0)  # it must have the character
         self.split = split_groups(np.arange(len(self.characters)), drawn, split, "characters")
         if shots is not None:
             self.split = replace(self.split, train=evenly(self.split.train, shots))

@@ -32,9 +32,8 @@ def outline(field: NDArray[np.float32], size: int) -> list[list[Curve]]:
     unit = EM / size  # per pixel
     contours = []
     for line in contourpy.contour_generator(z=np.pad(field, 1)).lines(0.5):
-        x, y = (
-            np.asarray(line)[:-1].T - 0.5
-        ) / FINER  # pixels; the padding is one sample, centres are halves
+        # in pixels; the padding is one sample, centres are halves
+        x, y = (np.asarray(line)[:-1].T - 0.5) / FINER
         points = unit * x + 1j * (ASCENT - unit * y)
         if abs(_area(points)) >= SPECK * unit**2:
             contours.append(list(fitted(points, TOLERANCE * unit)))

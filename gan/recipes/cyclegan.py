@@ -81,10 +81,8 @@ class CycleGAN(Recipe):
     def generator_losses(self, batch: Batch, fakes: Batch, step: int) -> dict[str, Tensor]:
         """Adversarial, cycle and identity terms of both translators."""
         critic, translate = self.discriminator, self.generator
-        real_a, real_b, fake_a, fake_b = (
-            *(batch["real_a"], batch["real_b"]),
-            *(fakes["fake_a"], fakes["fake_b"]),
-        )
+        real_a, real_b = batch["real_a"], batch["real_b"]
+        fake_a, fake_b = fakes["fake_a"], fakes["fake_b"]
         terms: dict[str, Tensor] = {}
         if self.weight:
             of_a = self.adversarial.generator(critic.of_a(fake_a), lambda: critic.of_a(real_a))

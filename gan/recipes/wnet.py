@@ -172,31 +172,24 @@ class WNet(Recipe):
             "logits_fake": fake.logits.detach().mean(),
         }
         if self.style_class:
-            both = self._named("style", real.style_logits, batch) + self._named(
-                "style", fake.style_logits, batch
-            )
-            terms["style_class"] = self.style_class * 0.5 * both
+            on_real = self._named("style", real.style_logits, batch)
+            on_fake = self._named("style", fake.style_logits, batch)
+            terms["style_class"] = self.style_class * 0.5 * (on_real + on_fake)
         return terms
 
     def generator_losses(self, batch: Batch, fakes: Batch, step: int) -> dict[str, Tensor]:
         """The eight terms of Equation 1."""
-        prototype, target, reference = (
-            batch["prototype"],
-            batch["target"],
-            one_of(batch["reference"]),
-        )
-        image = fakes["image"]
+        prototype, target = batch["prototype"], batch["target"]
+        reference, image = one_of(batch["reference"]), fakes["image"]
         critique = self.discriminator(prototype, image, reference)
         real_logits_of = partial(self._judge, prototype, reference, target)
         terms = {}
         if self.weight:
-            terms["adversarial"] = self.weight * self.adversarial.generator(
-                critique.logits, real_logits_of
-            )
+            loss = self.adversarial.generator(critique.logits, real_logits_of)
+            terms["adversarial"] = self.weight * loss
         if self.style_class:
-            terms["style_class"] = self.style_class * self._named(
-                "style", critique.style_logits, batch
-            )
+            loss = self._named("style", critique.style_logits, batch)
+            terms["style_class"] = self.style_class * loss
         if self.encoder_character:
             loss = self._named("character", fakes["content_logits"], batch)
             terms["encoder_character"] = self.encoder_character * loss
@@ -212,9 +205,8 @@ class WNet(Recipe):
             terms["feature"] = self.feature * feature_distance(features, image, target)
         if self.constant_content:
             code = self.generator.encode_content(image).code
-            terms["constant_content"] = self.constant_content * mse_loss(
-                code, fakes["content_code"]
-            )
+            loss = mse_loss(code, fakes["content_code"])
+            terms["constant_content"] = self.constant_content * loss
         if self.constant_style:
             code = self.generator.encode_style(image).code
             terms["constant_style"] = self.constant_style * mse_loss(code, fakes["style_code"])

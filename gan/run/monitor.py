@@ -86,12 +86,8 @@ class Monitor:
 
         Raises: ConfigError where `best` is no measure of this run.
         """
-        self.run_dir, self.steps, self.shown, self.evaluation = (
-            run_dir,
-            steps,
-            shown or {},
-            evaluation,
-        )
+        self.run_dir, self.steps, self.evaluation = run_dir, steps, evaluation
+        self.shown = shown or {}
         self.best = Best(best, evaluation.better if best and evaluation else {})
         self.outcome: dict[str, Any] = {}
         self.owed = False
@@ -321,10 +317,8 @@ class Monitor:
                 label = name + key.removeprefix("generated").replace(" (", "-").rstrip(")")
                 self.log.picture(step, label, images.grid(made))
             return
-        ordered = dict(
-            sorted(columns.items(), key=lambda column: column[0] == "truth")
-        )  # truth last
-        self.log.picture(step, name, images.table(ordered))
+        ordered = sorted(columns.items(), key=lambda column: column[0] == "truth")  # truth last
+        self.log.picture(step, name, images.table(dict(ordered)))
 
 
 def best(generators: Generators) -> nn.Module:

@@ -58,13 +58,9 @@ def pooled(runs: Mapping[Repeat, Path]) -> Pooled:
             )
     shared = [row for row in first["rows"] if all(row in other["rows"] for other in said.values())]
     judges = [other["protocol"]["judges"]["held_out_accuracy"] for other in said.values()]
+    every = [other["rows"] for other in said.values()]
     rows = {
-        row: Scores(
-            {
-                c: _pooled([other["rows"][row][c] for other in said.values()], families)
-                for c in AMONG
-            }
-        )
+        row: Scores({c: _pooled([rows[row][c] for rows in every], families) for c in AMONG})
         for row in shared
     }
     ceiling = {field: float(np.mean([judge[field] for judge in judges])) for field in judges[0]}
