@@ -44,7 +44,7 @@ SMALL = [  # of a run that is started as a process
 @pytest.fixture(scope="session")
 def glyph_store(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("glyphs") / "tiny.lmdb"
-    build(TinyGlyphs(), path, progress=False)
+    build(TinyGlyphs(), path)
     return path
 
 

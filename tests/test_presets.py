@@ -283,7 +283,7 @@ class LargerGlyphs(TinyGlyphs):
 @pytest.fixture(scope="module")
 def larger_store(tmp_path_factory):
     path = tmp_path_factory.mktemp("glyphs") / "larger.lmdb"
-    build_store(LargerGlyphs(), path, progress=False)
+    build_store(LargerGlyphs(), path)
     return path
 
 

@@ -378,7 +378,7 @@ def test_a_changed_store_is_refused_by_the_command(tiny, glyph_store, tmp_path):
     run.stream.close()
     run.stream.dataset.store.close()
     path.unlink()
-    build_store(Others(), path, progress=False)
+    build_store(Others(), path)
     with pytest.raises(CheckpointError, match="was trained on data with the content hash"):
         build(tiny("dcgan", *overrides))
 

@@ -69,7 +69,7 @@ def store(pictures: Pictures, folder: Path) -> Store:
     """Our own layout."""
     path = folder / "pictures.lmdb"
     if not path.exists():
-        build(pictures, path, progress=False)
+        build(pictures, path)
     return Store(path)
 
 

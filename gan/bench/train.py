@@ -151,7 +151,7 @@ def _fed(game: Trainer, image: Mapping[str, int], count: int, folder: Path) -> S
     if "prototype" not in game.recipe.reads:
         return streamed(Pictures(count, image["size"], image["channels"]), folder, game)
     path = folder / "glyphs.lmdb"
-    build(guess(embedded("hanzi"), image["size"], image["channels"]), path, progress=False)
+    build(guess(embedded("hanzi"), image["size"], image["channels"]), path)
     return _stream(Glyphs(Store(path), resident="off"), game)
 
 

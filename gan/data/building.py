@@ -62,7 +62,6 @@ def build(
     stamp: str = "",
     overwrite: bool = False,
     on_error: Literal["raise", "skip"] = "skip",
-    progress: bool = True,
 ) -> Report:
     """Builds a store; repeated after an interruption, it goes on after the last commit.
 
@@ -75,7 +74,6 @@ def build(
         stamp: kept in the store for the caller to compare later.
         overwrite: whether a store at `path`, and the remains of building another, are replaced.
         on_error: `raise` refuses to finish while the source rejects an input, and names them.
-        progress: whether a bar is shown, where there is a terminal.
 
     Raises:
         StoreBusyError: another process is building this store.
@@ -95,17 +93,19 @@ def build(
             raise StoreError(f"{path} exists; give another name, or overwrite it (--overwrite)")
         if overwrite and not _resumable(building, source):
             building.unlink(missing_ok=True)
-        report = _fill(source, building, stamp, on_error, progress)
+        report = _fill(source, building, stamp, on_error)
         with writing(building, source):
             _publish(building, path, report.content_hash)
     return replace(report, path=path)
 
 
-def _fill(source: Source, building: Path, stamp: str, on_error: str, progress: bool) -> Report:
+def _fill(source: Source, building: Path, stamp: str, on_error: str) -> Report:
     """Puts all records of the source into the building file."""
     with _opened_forwriting(building, source) as environment:
         builder = Builder(source, environment, building)
-        for item in _shown(_remaining(source, builder.seen), source, builder.seen, progress):
+        seen, unit = builder.seen, " images"
+        items = _remaining(source, seen)
+        for item in tqdm(items, source.name, len(source), initial=seen, unit=unit, disable=None):
             builder.add(item)
         builder.commit()
         rejected = builder.rejected
@@ -120,16 +120,6 @@ def _remaining(source: Source, seen: int) -> Iterable[Record | Rejected]:
     if isinstance(source, Resumable):
         return source.after(seen)
     return itertools.islice(source, seen, None)
-
-
-def _shown(
-    items: Iterable[Record | Rejected], source: Source, seen: int, progress: bool
-) -> Iterator[Record | Rejected]:
-    """The items, with a bar where there is a terminal."""
-    if progress and sys.stderr.isatty():
-        yield from tqdm(items, source.name, len(source), initial=seen, unit=" images")
-    else:
-        yield from items
 
 
 def _publish(building: Path, path: Path, content_hash: str) -> None:

@@ -180,7 +180,6 @@ def open_joined(
     characters: str | None = None,
     prototype: str | None = None,
     folder: Path = Path("data"),
-    progress: bool = True,
 ) -> Store:
     """The store of the glyphs at a path with `more` styles for training, built where needed.
 
@@ -226,7 +225,7 @@ def open_joined(
         name = f"{name[:_LONGEST]}-{digest([name])[:8]}"
     stamps = [_RULES, stamp(first, kind(first, "glyphs"), characters, prototype)]
     stamps += [stamp(other, kind(other, "glyphs")) for other in others]
-    return kept_store(source, folder / f"{name}{shape}", digest(stamps), "skip", progress)
+    return kept_store(source, folder / f"{name}{shape}", digest(stamps), "skip")
 
 
 def _located(name: str) -> Path:

@@ -228,7 +228,6 @@ def open_store(
     wanted: Wanted | None = None,
     folder: Path = Path("data"),
     on_error: Literal["raise", "skip"] = "raise",
-    progress: bool = True,
 ) -> Store:
     """The store at a path, or the one kept under `folder` for what is there, built where needed.
 
@@ -245,7 +244,6 @@ def open_store(
         folder: where stores are kept.
         on_error: `raise` refuses images that cannot be used, `skip` leaves them out. Glyphs that a
             font does not draw are always left out.
-        progress: whether a bar is shown, where there is a terminal.
 
     Raises:
         ValueError: naming the path and the parameter.
@@ -264,23 +262,18 @@ def open_store(
         store_path(path, size, channels, folder, chosen),
         stamp(path, found, characters, prototype),
         on_error if found in ("images", "archive") else "skip",
-        progress,
     )
 
 
 def kept_store(
-    source: Callable[[], Source],
-    target: Path,
-    stamp: str,
-    on_error: Literal["raise", "skip"],
-    progress: bool,
+    source: Callable[[], Source], target: Path, stamp: str, on_error: Literal["raise", "skip"]
 ) -> Store:
     """The store at `target`, built of the source unless it is there with the same stamp.
 
     Raises:
         ValueError: the source is refused, or the store cannot be built.
     """
-    store = _kept(target, stamp) or _built(source(), target, stamp, on_error, progress)
+    store = _kept(target, stamp) or _built(source(), target, stamp, on_error)
     if store.rejected and on_error == "raise":
         store.close()
         raise StoreError(refusal(store.source, store.rejected, store.rejected_count))
@@ -354,11 +347,8 @@ def _kept(target: Path, stamp: str, quiet: bool = False) -> Store | None:
     return None
 
 
-def _built(
-    source: Source, target: Path, stamp: str, on_error: Literal["raise", "skip"], progress: bool
-) -> Store:
+def _built(source: Source, target: Path, stamp: str, on_error: Literal["raise", "skip"]) -> Store:
     """The store built by this process, or by another one before or meanwhile."""
-    fill = partial(build, overwrite=True, on_error=on_error, progress=progress)
     waiting = False
     while True:
         try:
@@ -367,7 +357,7 @@ def _built(
                     return store
                 if not waiting:
                     _notice(f"building {target} from {source.name}")
-                fill(source, target, stamp=stamp)
+                build(source, target, stamp=stamp, overwrite=True, on_error=on_error)
                 return Store(target)
         except StoreBusyError as busy:
             if not waiting:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -265,7 +265,7 @@ class Verification:
     damages: list[Damage]
 
 
-def verify(path: str | os.PathLike[str], *, progress: bool = True) -> Verification:
+def verify(path: str | os.PathLike[str]) -> Verification:
     """Reads a whole store in a child process, since a damaged page may end its reader.
 
     Raises:
@@ -277,7 +277,7 @@ def verify(path: str | os.PathLike[str], *, progress: bool = True) -> Verificati
     count, part, damages = 0, "the file", []
     command = [sys.executable, "-P", "-c", CHILD, PACKAGE, os.fspath(path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
-        for line in _watched(child, progress):
+        for line in tqdm(child.stdout, "verify", unit=" parts", disable=None):
             kind, value = json.loads(line)
             if kind == "count":
                 count = value
@@ -291,12 +291,3 @@ def verify(path: str | os.PathLike[str], *, progress: bool = True) -> Verificati
     elif child.returncode:
         raise RuntimeError(f"the scan of {path} failed with status {child.returncode}")
     return Verification(path, count, damages)
-
-
-def _watched(child: subprocess.Popen[str], progress: bool) -> Iterator[str]:
-    """The lines of the child, with a bar where there is a terminal."""
-    assert child.stdout is not None
-    if progress and sys.stderr.isatty():
-        yield from tqdm(child.stdout, "verify", unit=" parts")
-    else:
-        yield from child.stdout

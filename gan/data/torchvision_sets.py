@@ -213,7 +213,6 @@ def open_set(
     *,
     folder: Path = Path("data"),
     on_error: Literal["raise", "skip"] = "raise",
-    progress: bool = True,
 ) -> Store:
     """The store kept under `folder` for a part of a data set, built where needed.
 
@@ -235,5 +234,4 @@ def open_set(
         store_path(root / f"{dataset}-{part}", size, channels, folder),
         digest([RULES, files(dataset, root)]),
         on_error,
-        progress,
     )

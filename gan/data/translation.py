@@ -121,7 +121,7 @@ def open_pairs(
     apart = bool(_folders(path, size, channels, "data=pairs"))
     source = Sides(path, size, channels) if apart else Halves(path, size, channels)
     target = store_path(path, size, channels, folder, ["sides" if apart else "halves"])
-    return kept_store(lambda: source, target, source.fingerprint(), on_error, progress=True)
+    return kept_store(lambda: source, target, source.fingerprint(), on_error)
 
 
 def open_unpaired(

@@ -60,7 +60,7 @@ def disk(monkeypatch):
 @pytest.fixture
 def store(tmp_path):
     """480 images of 16 x 16 x 3 pixels in blocks of up to 128."""
-    build(Noise(490, (16, 16, 3)), tmp_path / "a.lmdb", progress=False)
+    build(Noise(490, (16, 16, 3)), tmp_path / "a.lmdb")
     with contextlib.closing(Store(tmp_path / "a.lmdb")) as opened:
         yield opened
 

@@ -35,7 +35,7 @@ def agrees(path, source):
 )
 def test_a_batch_holds_the_images_that_were_asked_for(tmp_path, shape, count, odd):
     source = Noise(count, shape)
-    build(source, tmp_path / "some.lmdb", progress=False)
+    build(source, tmp_path / "some.lmdb")
     assert agrees(tmp_path / "some.lmdb", source) == (True, odd)
 
 
@@ -48,7 +48,7 @@ def test_where_blocks_stand_elsewhere_than_was_found_the_checked_views_are_copie
     If all are wrong by as much, so is where the map is taken to begin, and the rows are right.
     """
     source = Noise(700, (32, 32, 3))
-    build(source, tmp_path / "some.lmdb", progress=False)
+    build(source, tmp_path / "some.lmdb")
     monkeypatch.setattr(
         grains,
         "starts",
@@ -60,7 +60,7 @@ def test_where_blocks_stand_elsewhere_than_was_found_the_checked_views_are_copie
 
 
 def test_rows_are_gone_with_their_file(tmp_path):
-    build(Noise(100, (32, 32, 3)), tmp_path / "some.lmdb", progress=False)
+    build(Noise(100, (32, 32, 3)), tmp_path / "some.lmdb")
     store = Store(tmp_path / "some.lmdb")
     read(store)
     file = store._file

@@ -67,7 +67,7 @@ def joined(path, more=None, **facts):
     more = more or More()
     for style, changed in facts.items():
         more.facts["styles"][style].update(changed)
-    build(Joined(TinyGlyphs(), more), path, on_error="skip", progress=False)
+    build(Joined(TinyGlyphs(), more), path, on_error="skip")
     return Store(path)
 
 
@@ -134,7 +134,7 @@ def test_families_are_known_by_series_and_copyright_as_well(tmp_path):
     assert set(training.values()) == {None}
     told["twin"].update(name="Gamma Bold")  # is not used, but of the family of `new`
     assert Joined(first, more).facts["styles"]["new"]["training"] == ["style05", "style07"]
-    build(Joined(first, more), tmp_path / "a.lmdb", on_error="skip", progress=False)
+    build(Joined(first, more), tmp_path / "a.lmdb", on_error="skip")
     for split in range(20):
         glyphs = Glyphs(Store(tmp_path / "a.lmdb"), split=split)
         held_out = {*glyphs.styles.validation, *glyphs.styles.test}
@@ -152,7 +152,7 @@ def test_what_relates_a_family_counts_for_all_of_it_in_several_sources(tmp_path)
         other.facts["styles"]["new"].update(name="Alpha Bold", copyright=sibling)
         both = Joined(Joined(first, more), other)
         path = tmp_path / f"{drawer}{sibling}.lmdb"
-        build(both, path, on_error="skip", progress=False)
+        build(both, path, on_error="skip")
         found = {id: told.get("training") for id, told in both.facts["styles"].items()}
         return found, Store(path)
 

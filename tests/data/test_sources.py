@@ -657,7 +657,7 @@ def test_a_store_that_another_process_has_finished_meanwhile_is_taken(
 
     if moment == "before it has the lock":
         monkeypatch.setattr(sources, "Lock", locked)
-    store = kept_store(listed, target, mark, "raise", progress=False)
+    store = kept_store(listed, target, mark, "raise")
     assert store.count == others[0].count == 4
     assert os.path.samestat(os.fstat(others[0]._file.descriptor), target.stat())
     assert capsys.readouterr().err.splitlines() == [f"building {target} from image folder photos"]

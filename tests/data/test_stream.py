@@ -301,7 +301,7 @@ def test_a_style_with_one_usable_character_is_refused_by_name(tmp_path):
         def fingerprint(self):
             return "sparse"
 
-    build(Sparse(), tmp_path / "sparse.lmdb", progress=False)
+    build(Sparse(), tmp_path / "sparse.lmdb")
     splits = (Glyphs(Store(tmp_path / "sparse.lmdb"), split=split) for split in range(20))
     with pytest.raises(StoreError, match="style 'style03' has . usable training characters"):
         list(splits)  # in some split the style is trained on

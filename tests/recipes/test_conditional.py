@@ -15,6 +15,7 @@ from gan.metrics.evaluation import LabelEvaluation
 from gan.metrics.judges import Judge
 from gan.recipe import detached
 from gan.recipes.conditional import Conditional
+from gan.recipes.modules import FromNoise
 from gan.registry import ConfigError, create
 
 CLASSES, SIZE = 3, 8
@@ -161,7 +162,7 @@ class Bright(nn.Module):
         return {"label": torch.stack([-image[:, 0, 0, 0], image[:, 0, 0, 0]], 1)}
 
 
-class Painted(nn.Module):
+class Painted(FromNoise, nn.Module):
     """A game whose generator paints class 1 bright, and so many per mille of class 0 too."""
 
     def __init__(self, wrong):
