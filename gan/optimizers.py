@@ -62,7 +62,7 @@ def sgd(
     weight_decay: Fraction = 0.0,
 ) -> Optimizer:
     """Stochastic gradient descent with momentum, fused."""
-    return torch.optim.SGD(
+    optimizer = torch.optim.SGD(
         parameters,
         lr=lr,
         momentum=momentum,
@@ -70,6 +70,20 @@ def sgd(
         weight_decay=weight_decay,
         fused=True,
     )
+    if momentum:
+        optimizer.register_step_pre_hook(_begin_momentum)
+    return optimizer
+
+
+def _begin_momentum(optimizer: Optimizer, *_: object) -> None:
+    """Start at 0 where a weight has no momentum yet: torch's fused step takes that of all or none.
+
+    Its first step is then its gradient's, as with torch, also where the weight thaws later.
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if parameter.grad is not None and not optimizer.state[parameter]:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 @register("optimizer", "rmsprop", given=("parameters",))

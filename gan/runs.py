@@ -16,14 +16,14 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
-import yaml
 from torch import Tensor, nn
 
 from gan import checkpoint, registry
 from gan.checkpoint import Checkpoint, restore
+from gan.config.plain import parsed
 from gan.config.signature import Count, Positive, Whole, coerce, listed, nearest
+from gan.noise import FromNoise
 from gan.recipe import Recipe
-from gan.recipes.modules import FromNoise
 from gan.recipes.wnet import WNet
 from gan.registry import ConfigError, Entry
 from gan.run.best import path_of, weights_of
@@ -348,8 +348,8 @@ def _chosen(newest: Path, which: str | int) -> Path:
 def _configuration(stored: Checkpoint) -> dict[str, Any]:
     """The stored configuration, with the sections that a generator is built from."""
     try:
-        config = yaml.safe_load(stored.config)
-    except yaml.YAMLError:
+        config = parsed(stored.config)
+    except ValueError:
         config = None
     sections = ("image", "generator", "recipe")
     if not isinstance(config, dict) or not all(isinstance(config.get(s), dict) for s in sections):

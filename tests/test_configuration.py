@@ -369,6 +369,23 @@ BOTH = {  # two settings that cannot hold together -> what must be named
         "first update",
     ),
     ("model=cyclegan", "freeze=[generator.to_a,generator.to_b]"): ("freeze", "first update"),
+    ("model=dcgan", "rates={generator: 0}"): ("rates: generator: 0", "nothing of the generator"),
+    ("model=cyclegan", "rates={generator.to_a: 0, generator.to_b: 0}"): (
+        "generator.to_a: 0 and generator.to_b: 0",
+        "first update",
+    ),
+    ("model=cyclegan", "freeze=[generator.to_a]", "rates={generator.to_b: 0}"): (
+        "rates: generator.to_b: 0",
+        "nothing of the generator",
+    ),
+    ("model=dcgan", "freeze=[generator.image]", "rates={generator.image: 1e-3}"): (
+        "rates: generator.image has a rate of 0.001",
+        "out of freeze",
+    ),
+    ("model=wnet", "freeze=[generator.decoder]", "rates={generator.decoder.levels: 1}"): (
+        "rates: generator.decoder.levels",
+        "out of freeze",
+    ),
     ("model=dcgan", "freeze={augment: 3}"): ("freeze: augment", "generator or discriminator"),
     ("model=dcgan", "rates={augment: 3}"): ("rates: augment", "generator or discriminator"),
     ("model=dcgan", "generator.width=100000"): ("generator.width", "GiB"),

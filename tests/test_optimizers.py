@@ -150,19 +150,19 @@ def test_steps_beyond_the_end_of_both_schedules_are_refused(tiny, unreported):
     for chosen, folder in ((linear, "ended"), (linear[:1], "half")):
         build(tiny("dcgan", *chosen, f"run_dir={folder}", "trainer.steps=2")).train()
         build(tiny("dcgan", *chosen, f"run_dir={folder}", "trainer.steps=2")).stream.close()
-    with pytest.raises(ConfigError, match=r"at step 2: both rates are 0.*init=ended"):
+    with pytest.raises(ConfigError, match=r"=3 was 2 until now.*rates would be 0.*init=ended"):
         build(tiny("dcgan", *linear, "run_dir=ended", "trainer.steps=3"))
     build(tiny("dcgan", *linear[:1], "run_dir=half", "trainer.steps=3")).stream.close()
     begun = build(tiny("dcgan", *linear, "run_dir=begun", "trainer.steps=3"))
     begun.play()
     assert begun.save()
     begun.stream.close()
-    with pytest.raises(ConfigError, match=r"steps=5 was 3 until now.*begun end there.*init=begun"):
+    with pytest.raises(ConfigError, match=r"steps=5 was 3 until now.*begun end before.*init=begun"):
         build(tiny("dcgan", *linear, "run_dir=begun", "trainer.steps=5"))
     rundir.release(Path("begun"))
     build(tiny("dcgan", *linear, "run_dir=begun", "trainer.steps=3")).stream.close()
     elsewhere = [f"resume={Path('begun/checkpoints/step-00000001')}", "run_dir=elsewhere"]
-    with pytest.raises(ConfigError, match=r"steps=5 was 3 until now.*run_dir=elsewhere end there"):
+    with pytest.raises(ConfigError, match=r"steps=5 was 3 until now.*run_dir=elsewhere end before"):
         build(tiny("dcgan", *linear, *elsewhere, "trainer.steps=5"))
     short = [f"schedule.{side}.length=1" for side in ("generator", "discriminator")]
     overrides = [*linear, *short, "run_dir=short", "trainer.steps=3"]
@@ -172,3 +172,36 @@ def test_steps_beyond_the_end_of_both_schedules_are_refused(tiny, unreported):
     assert stopped.save()
     stopped.stream.close()
     build(tiny("dcgan", *overrides)).stream.close()  # the same command goes on
+
+
+THAWING = {
+    **{name: (name, {}) for name in SETTINGS},
+    **{f"{name} otherwise": (name, changed) for name, changed in SETTINGS.items()},
+    "sgd with all": ("sgd", {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1}),
+    "sgd with momentum": ("sgd", {"momentum": 0.9}),
+    "rmsprop with decay": ("rmsprop", {"momentum": 0.9, "weight_decay": 0.1}),
+}
+
+
+@pytest.mark.parametrize("case", THAWING)
+def test_a_weight_that_thaws_is_stepped_as_by_torch_one_by_one(case):
+    """Also where a checkpoint without its state comes between, and where it sleeps once more."""
+    name, options = THAWING[case]
+    torch.manual_seed(0)
+    both = [[torch.nn.Parameter(torch.full((3,), 1.0 + n)) for n in range(3)] for _ in range(2)]
+    ours, own = (create("optimizer", name, parameters=p, lr=0.1, **options) for p in both)
+    own.param_groups[0].update(fused=None, foreach=False)
+    own._optimizer_step_pre_hooks.clear()
+    step = stepping(ours)
+    for update in range(9):
+        if update == 3:
+            ours.load_state_dict(copy.deepcopy(ours.state_dict()))
+        for number, pair in enumerate(zip(*both, strict=True)):
+            awake = update >= 3 * number and (number, update) != (1, 5)
+            gradient = torch.randn(3)
+            for weight in pair:
+                weight.grad = gradient.clone() if awake else None
+        step()
+        own.step()
+        for mine, other in zip(*both, strict=True):
+            torch.testing.assert_close(mine, other)

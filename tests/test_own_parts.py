@@ -1,4 +1,4 @@
-"""Recipes of a user's own: trained, measured, sampled and loaded on what they say, or refused."""
+"""Parts of a user's own: trained, kept, measured, drawn from on what they say, or refused."""
 
 import json
 from pathlib import Path
@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
 import gan
 from gan import draws, registry
+from gan.average import Average
 from gan.build import build
 from gan.config.check import check
 from gan.losses.adversarial import Adversarial
@@ -16,6 +18,7 @@ from gan.metrics import evaluation, image_evaluation
 from gan.recipe import Recipe
 from gan.recipes.synthesis import Synthesis
 from gan.registry import ConfigError, Count, register
+from gan.run import rundir, state
 
 GIVEN = ("generator", "discriminator", "adversarial", "penalties")
 ARGUMENTS = ("size", "channels")
@@ -233,3 +236,135 @@ def test_parameters_of_a_loss_are_refused_since_nothing_trains_them(own, kind):
 def test_a_third_network_beside_the_players_is_refused_since_nothing_trains_it(own):
     with pytest.raises(ValueError, match=r"encoder\.weight, encoder\.bias would never be trained"):
         build(recipe(own, Encoding), lambda _: None)
+
+
+class Counting(Optimizer):
+    """Steps whose length depends on plain numbers in each parameter's state."""
+
+    def __init__(self, parameters, more):
+        super().__init__(parameters, {"lr": 1e-3})
+        self.more = more
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for weight in (p for p in group["params"] if p.grad is not None):
+                state = self.state[weight]
+                if not state:
+                    state.update(step=0, warm=False, length=1, mean=torch.zeros_like(weight))
+                    state.update(self.more)
+                state["step"] += 1
+                state["warm"] = state["step"] > 2
+                state["length"] *= 0.7 if state["step"] > 1 else 1
+                state["mean"].lerp_(weight.grad, 0.1 + 0.8 * state["warm"])
+                weight.sub_(state["mean"] * state["length"] / state["step"] ** 0.5)
+
+
+@pytest.fixture
+def counting(own):
+    """A run of both players with that optimizer, and what more their states hold."""
+    (add, compose), more = own, {}
+    add("optimizer", lambda parameters: Counting(parameters, more), ("parameters",))
+    sides = {side: {"name": "own"} for side in ("generator", "discriminator")}
+    return compose("trainer.steps=4", optimizer=sides), more
+
+
+def played(config, folder, steps):
+    """All of a run and the numbers of its optimizers, after so many more steps."""
+    run = build({**config, "run_dir": folder}, lambda _: None)
+    for _ in range(steps):
+        run.play()
+    assert run.save()
+    run.stream.close()
+    rundir.release(Path(folder))
+    kept = [player.optimizer.state_dict()["state"] for player in run.players]
+    numbers = [
+        {key: value for key, value in named.items() if not isinstance(value, torch.Tensor)}
+        for several in kept
+        for named in several.values()
+    ]
+    return state.gather(run.recipe, run.averages, run.players), numbers
+
+
+def assert_same(first, second):
+    for tensors, others in zip(first[:2], second[:2], strict=True):
+        assert tensors.keys() == others.keys()
+        assert all(torch.equal(tensors[name], others[name]) for name in tensors)
+    assert first[2] == second[2]
+
+
+def test_numbers_in_an_optimizers_state_are_kept_to_the_bit_and_stay_numbers(counting):
+    config, _ = counting
+    whole, numbers = played(config, "whole", 4)
+    for steps in (1, 2):
+        played(config, "parts", steps)
+    again, others = played(config, "parts", 1)
+    assert_same(whole, again)
+    assert (
+        numbers == others == [{"step": 4, "warm": True, "length": 0.7 * 0.7 * 0.7}] * len(numbers)
+    )
+    assert {tuple(map(type, named.values())) for named in others} == {(int, bool, float)}
+
+
+@pytest.mark.parametrize("more", [{"seen": []}, {"best": None}, {"best": float("inf")}])
+def test_a_state_that_no_checkpoint_keeps_is_refused_at_the_start(counting, more):
+    config, state = counting
+    state.update(more)
+    (key,) = more
+    with pytest.raises(ConfigError, match=rf"optimizer\.generator=own: '{key}' in its state is"):
+        check(config)
+
+
+def test_a_state_of_no_parameter_is_refused_at_the_start(counting, monkeypatch):
+    step = Counting.step
+
+    def shared(self):
+        step(self)
+        self.state["updates"] = 1
+
+    monkeypatch.setattr(Counting, "step", shared)
+    with pytest.raises(ConfigError, match=r"optimizer\.generator=own: 'updates' in its state is 1"):
+        check(counting[0])
+
+
+def test_an_optimizer_whose_step_cannot_be_tried_is_refused_at_the_start(counting, monkeypatch):
+    def failing(self):
+        raise ZeroDivisionError("the gradient is 0")
+
+    monkeypatch.setattr(Counting, "step", failing)
+    with pytest.raises(ConfigError, match=r"own: its step fails on a gradient of 0.*ZeroDivision"):
+        check(counting[0])
+
+
+def test_optimizers_that_come_with_gan_are_not_tried(tiny, monkeypatch):
+    monkeypatch.setattr(torch.optim.Adam, "step", lambda self: pytest.fail("a step was taken"))
+    check(tiny("dcgan"))
+
+
+class Drifting(Average):
+    """Remembers in a buffer and in a parameter how far it has come."""
+
+    def __init__(self, generator):
+        super().__init__(generator)
+        self.register_buffer("drift", torch.zeros(()))
+        self.pace = nn.Parameter(torch.ones(()), requires_grad=False)
+
+    def weight(self, images):
+        self.drift.mul_(0.9).add_(0.1 * self.pace)
+        self.pace.data.mul_(0.8)
+        return float(self.drift)
+
+
+def test_what_an_average_keeps_beside_its_generator_survives_a_resume(own):
+    add, compose = own
+    add("average", lambda generator: {"slow": Drifting(generator)}, ("generator",))
+
+    config = compose("trainer.steps=4", average={"name": "own"})
+    whole, _ = played(config, "whole", 4)
+    played(config, "parts", 2)
+    again, _ = played(config, "parts", 2)
+    assert {"average-state/slow/drift", "average-state/slow/pace"} <= whole[0].keys()
+    assert_same(whole, again)
+    loaded = gan.load("parts")
+    for name, tensor in loaded.generator.state_dict().items():
+        assert torch.equal(tensor, whole[0][f"average/slow/{name}"])

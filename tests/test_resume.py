@@ -20,7 +20,7 @@ from gan import checkpoint, disk, distributed, log
 from gan.average import Uniform
 from gan.build import build
 from gan.checkpoint import CONFIG, CheckpointError
-from gan.registry import ConfigError
+from gan.registry import ConfigError, create
 from gan.run import rundir, state
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
@@ -340,6 +340,29 @@ def test_other_threads_versions_and_processes_are_told_in_one_warning(tmp_path, 
         assert __import__("re").search(part, warning), warning
     assert run.stream.position == 2
     tried(3)
+
+
+@pytest.mark.parametrize("place", ["classifier", "loss"])
+def test_another_network_to_look_through_is_told(tmp_path, place):
+    def looking(seed):
+        run = trainer(tmp_path)
+        torch.manual_seed(seed)
+        network = torch.nn.Sequential(torch.nn.Conv2d(2, 2, 1), torch.nn.BatchNorm2d(2)).eval()
+        if place == "classifier":
+            run.recipe._classifier = (network.requires_grad_(False),)
+        else:
+            loss = create("reconstruction", "perceptual", network="discriminator")
+            loss.network = network.requires_grad_(False)
+            run.recipe.reconstruction = {"l1": create("reconstruction", "l1"), "perceptual": loss}
+        return run
+
+    play(looking(0), 6)
+    looking(0).resume(newest(tmp_path))
+    run, digest = looking(1), r"\['[0-9a-f]{16}'\]"
+    with pytest.warns(UserWarning, match=rf"last bit: looks_through was {digest}, is {digest}$"):
+        run.resume(newest(tmp_path))
+    play(run, 8)
+    looking(1).resume(newest(tmp_path))
 
 
 @pytest.mark.row("C15", "data that changed under a run are refused, with both hashes")

@@ -76,10 +76,14 @@ def test_of_nested_parts_each_wakes_at_its_own_update(tiny, outer):
         assert dict(woken) == {p: 2 if p in inside else outer for p in whole}
 
 
-def test_thawing_survives_a_resume(tiny):
+MOMENTUM = ("optimizer@optimizer.discriminator=sgd", "optimizer.discriminator.momentum=0.9")
+
+
+@pytest.mark.parametrize("chosen", [(), MOMENTUM])
+def test_thawing_survives_a_resume(tiny, chosen):
     def values(run_dir, steps):
         composed = tiny(
-            "dcgan", f"run_dir={run_dir}", f"trainer.steps={steps}", "trainer.n_critic=2"
+            "dcgan", f"run_dir={run_dir}", f"trainer.steps={steps}", "trainer.n_critic=2", *chosen
         )
         composed["freeze"] = {"generator.image": 3, "discriminator.inner": 5}
         composed["schedule"] = {
@@ -92,9 +96,25 @@ def test_thawing_survives_a_resume(tiny):
     build(values("parts", 2)).train()
     again = build(values("parts", 5))
     again.train()
-    first = state.gather(whole.recipe, whole.averages, whole.players)[0]
-    second = state.gather(again.recipe, again.averages, again.players)[0]
-    assert all(torch.equal(first[name], second[name]) for name in first)
+    first, second = (state.gather(r.recipe, r.averages, r.players) for r in (whole, again))
+    for tensors, others in zip(first[:2], second[:2], strict=True):
+        assert tensors.keys() == others.keys()
+        assert all(torch.equal(tensors[name], others[name]) for name in tensors)
+
+
+def test_the_updates_that_a_part_sleeps_are_those_of_its_player(tiny):
+    overrides = ["trainer.n_critic=2", "trainer.discriminator_warmup=3"]
+    trainer = build(tiny("dcgan", *overrides, "freeze={discriminator.inner: 6}"))
+    inner, history = trainer.recipe.discriminator.inner, []
+    for turn in range(5):
+        before = weights(inner)
+        if turn < 3:
+            trainer.discriminate(shared=False)
+        else:
+            trainer.play()
+        history.append((trainer.discriminator_updates, trainer.step, any(moved(before, inner))))
+    trainer.stream.close()
+    assert history == [(1, 0, 0), (2, 0, 0), (3, 0, 0), (5, 1, 0), (7, 2, 1)]
 
 
 def test_a_rate_of_zero_keeps_a_submodule_and_another_scales_its_first_step(tiny):
@@ -131,6 +151,78 @@ def test_a_rate_of_zero_keeps_a_submodule_that_weight_clipping_would_bound(tiny)
     still.play()
     still.stream.close()
     assert not any(moved(kept, still.recipe.discriminator))
+
+
+@pytest.mark.parametrize("side", ["generator", "discriminator"])
+def test_with_a_rate_of_zero_the_rest_is_clipped_and_trained_as_beside_a_frozen_part(tiny, side):
+    part = {"generator": "generator.image", "discriminator": "discriminator.first"}[side]
+    common = f"optimizer@optimizer.{side}=sgd", f"clip.{side}.norm=0.01"
+    found = []
+    for number, kept in enumerate((f"freeze=[{part}]", f"rates={{{part}: 0}}")):
+        run = build(tiny("dcgan", *common, kept, f"run_dir=run{number}"))
+        for _ in range(2):
+            run.play()
+        run.stream.close()
+        assert all(p.grad is None for p in run.recipe.get_submodule(part).parameters())
+        found.append(state.gather(run.recipe, run.averages, run.players))
+    for first, second in zip(found[0][:2], found[1][:2], strict=True):
+        assert first.keys() == second.keys()
+        assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_inside_a_part_with_a_rate_of_zero_another_may_be_trained(tiny):
+    rates = "rates={generator: 0, generator.decoder: 0, generator.decoder.levels: 1e-3}"
+    trainer = build(tiny("wnet", rates))
+    generator = trainer.recipe.generator
+    before, inside = weights(generator), {*generator.decoder.levels.parameters()}
+    trainer.play()
+    trainer.stream.close()
+    pairs = zip(generator.parameters(), moved(before, generator), strict=True)
+    assert {p for p, changed in pairs if changed} <= inside
+    assert [len(group["params"]) for group in trainer.generator.optimizer.param_groups] == [
+        0,
+        len(inside),
+    ]
+    assert {*trainer.generator.parameters} == inside
+
+
+def test_a_rate_of_zero_outlasts_the_sleep_of_a_part(tiny):
+    both = ["freeze={generator.image: 2}", "rates={generator.image: 0}"]
+    trainer = build(tiny("dcgan", *both))
+    kept = weights(trainer.recipe.generator.image)
+    for _ in range(4):
+        trainer.play()
+    trainer.stream.close()
+    assert not any(moved(kept, trainer.recipe.generator.image))
+    assert trainer.generator.asleep == []
+
+
+def test_with_an_optimizers_rate_of_zero_only_parts_with_their_own_are_trained(tiny):
+    chosen = ["optimizer.discriminator.lr=0", "rates={discriminator.first: 1e-3}"]
+    trainer = build(tiny("dcgan", "clip.discriminator.weights=0.01", *chosen))
+    discriminator = trainer.recipe.discriminator
+    before, first = weights(discriminator), {*discriminator.first.parameters()}
+    trainer.play()
+    trainer.stream.close()
+    pairs = zip(discriminator.parameters(), moved(before, discriminator), strict=True)
+    assert {p for p, changed in pairs if changed} == first == {*trainer.discriminator.parameters}
+
+
+@pytest.mark.parametrize(
+    "rates",
+    [
+        ["rates={generator.style_encoder: 0, generator.content_encoder: 0}"],
+        ["rates={generator.decoder: 1e-3}", "optimizer.generator.lr=0"],
+    ],
+)
+def test_rates_of_zero_leave_something_to_train_while_the_rest_sleeps(tiny, rates):
+    with pytest.raises(ConfigError, match=r"rates: generator.*: 0 would leave nothing of the gen"):
+        build(tiny("wnet", "freeze={generator.decoder: 5}", *rates))
+
+
+def test_a_rate_of_zero_beside_freezing_asks_for_the_same(tiny):
+    both = ["freeze=[generator.image]", "rates={generator.image: 0}"]
+    build(tiny("dcgan", *both)).stream.close()
 
 
 def test_rates_in_another_order_are_the_same_run(tiny):

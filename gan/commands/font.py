@@ -15,7 +15,8 @@ from tqdm import tqdm
 
 if TYPE_CHECKING:
     from gan.data.triples import Glyphs
-    from gan.font.truetype import Names
+    from gan.font.prototypes import Prototypes
+    from gan.font.truetype import Names, Places
     from gan.runs import Run
     from gan.styles import Relatives
 
@@ -85,6 +86,7 @@ def run(args: argparse.Namespace) -> int:
     from gan.config.signature import coerce
     from gan.data.fonts import NOTICE, listed_characters
     from gan.font import prototypes, references
+    from gan.font.places import places
     from gan.font.specimen import specimen
     from gan.font.truetype import Names
     from gan.recipes.wnet import WNet
@@ -106,11 +108,11 @@ def run(args: argparse.Namespace) -> int:
     fill = references.fill_of(prototypes.read(data, rows)[..., 0])
     seen = [references.reference(path, loaded.size, fill) for path in args.reference]
     names = listed_characters(args.characters) if args.characters else data.characters
-    found, source = _prototypes(args, loaded, data, names)
+    found = _prototypes(args, loaded, data, names)
     if not (args.characters or args.prototype_font):  # all that the data hold
-        names = [*found]
-    wanted = prototypes.wanted(names, found, source, skip=args.skip_missing)
-    shown = _standard(shows, *_prototypes(args, loaded, data, shows)) if shows else []
+        names = [*found.images]
+    wanted = prototypes.wanted(names, found, skip=args.skip_missing)
+    shown = _standard(shows, _prototypes(args, loaded, data, shows)) if shows else []
     args.out.parent.mkdir(parents=True, exist_ok=True)
     picture = args.out.with_name(f"{args.out.stem}-references.png")
     references.picture(seen, shown).save(picture)
@@ -129,7 +131,7 @@ def run(args: argparse.Namespace) -> int:
         args.licence_url,
         f"Drawn by W-Net from {len(seen)} reference{'s' * (len(seen) > 1)}.",
     )
-    scores = make(loaded, wanted, given, args.out, entries)
+    scores = make(loaded, wanted, given, args.out, entries, places(found.spots))
     if scores is None:
         if shown and steps:
             print("gan: without --shows strokes may fade less", file=sys.stderr)
@@ -153,15 +155,14 @@ def _require_sound(args: argparse.Namespace) -> None:
 
 def _prototypes(
     args: argparse.Namespace, loaded: "Run", data: Any, names: Sequence[str]
-) -> tuple[dict[str, np.ndarray], str]:
-    """Characters in the standard font, those that it has, and where they are from."""
+) -> "Prototypes":
+    """Characters in the standard font, those that it has."""
     from gan.font import prototypes
 
     if args.prototype_font is None:
-        return prototypes.from_store(data), f"the prototype in {data.store.path}"
+        return prototypes.from_store(data)
     face = args.prototype_face or 0
-    drawn = prototypes.from_font(args.prototype_font, face, loaded.size, names)
-    return {c: drawn[c] for c in names if c in drawn}, str(args.prototype_font)
+    return prototypes.from_font(args.prototype_font, face, loaded.size, names)
 
 
 def _shows(args: argparse.Namespace) -> str:
@@ -194,15 +195,15 @@ def _relatives(
     return found
 
 
-def _standard(shows: str, found: Mapping[str, np.ndarray], source: str) -> list[np.ndarray]:
+def _standard(shows: str, found: "Prototypes") -> list[np.ndarray]:
     """The standard font's glyphs of what the references show."""
-    missing = [character for character in shows if character not in found]
+    missing = [character for character in shows if character not in found.images]
     if missing:
         raise ValueError(
-            f"{source} does not draw {''.join(missing)} of --shows: give a --prototype-font that "
-            "does, or leave --shows out"
+            f"{found.source} does not draw {''.join(missing)} of --shows: give a --prototype-font "
+            "that does, or leave --shows out"
         )
-    return [found[character] for character in shows]
+    return [found.images[character] for character in shows]
 
 
 def _floats(loaded: "Run", glyphs: Sequence[np.ndarray]) -> Tensor:
@@ -219,6 +220,7 @@ def make(
     references: Tensor,
     out: Path,
     names: "Names",
+    places: "Places",
 ) -> str | None:
     """Write the font; how alike it is to what was drawn, in words, or None where it is not.
 
@@ -234,8 +236,8 @@ def make(
         bar.update()
     bar.close()
     partial = out.with_name(f".{out.name}.partial")
-    truetype.write(partial, glyphs, names)
-    scores = truetype.likeness(partial, drawn)
+    truetype.write(partial, glyphs, names, places)
+    scores = truetype.likeness(partial, drawn, places)
     scores |= {c: 0.0 for c, glyph in glyphs.items() if not glyph.numberOfContours}  # blank
     mean = sum(scores.values()) / len(scores)
     worst = sorted(scores, key=scores.__getitem__)[:_WORST]

@@ -16,7 +16,7 @@ from gan import distributed, images, runs
 from gan.commands.arguments import folder
 from gan.config.signature import Count, Whole, coerce
 from gan.font import prototypes
-from gan.recipes.modules import FromNoise
+from gan.noise import FromNoise
 from gan.recipes.wnet import WNet
 from gan.runs import Run
 from gan.styles import mixed

@@ -5,8 +5,10 @@ milliseconds, before a store is opened. What cannot be judged so is left to the 
 """
 
 import inspect
+import math
 import os
 import re
+import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -16,11 +18,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from gan import distributed, registry
+from gan import distributed, optimizers, registry
 from gan.config.signature import ConfigError
 from gan.explain import require_logits
+from gan.noise import FromNoise
 from gan.recipe import Batch, Recipe, detached
-from gan.recipes.modules import FromNoise
 from gan.step import parts
 
 if TYPE_CHECKING:
@@ -245,10 +247,33 @@ def _field(count: int) -> Tensor:
 
 def _rehearse_optimizers(checked: "Checked") -> None:
     for side in SIDES:
+        chosen, weight = checked.entries[f"optimizer.{side}"][0], torch.zeros(1, requires_grad=True)
         try:
-            checked.create(f"optimizer.{side}", parameters=[torch.zeros(1, requires_grad=True)])
+            optimizer = checked.create(f"optimizer.{side}", parameters=[weight])
+            if chosen.build not in vars(optimizers).values():
+                _require_storable(optimizer, weight)
         except ValueError as error:
-            raise ConfigError(f"optimizer.{side}: {error}") from error
+            raise ConfigError(f"optimizer.{side}={chosen.name}: {error}") from error
+
+
+def _require_storable(optimizer: torch.optim.Optimizer, weight: Tensor) -> None:
+    """Refuse a state that no checkpoint keeps, as found by a step like that of a resumed run."""
+    weight.grad = torch.zeros_like(weight)
+    try:
+        optimizer.step()
+    except Exception as error:
+        raise ValueError(
+            "its step fails on a gradient of 0, by which a resumed run learns what its state is "
+            f"like: {error!r}"
+        ) from error
+    for owner, state in optimizer.state.items():
+        for key, value in state.items() if owner is weight else [(owner, state)]:
+            number = type(value) in (bool, int, float) and math.isfinite(value)
+            if owner is not weight or not (number or isinstance(value, Tensor)):
+                raise ValueError(
+                    f"{key!r} in its state is {reprlib.repr(value)}, but a checkpoint keeps only "
+                    "tensors and finite numbers of each parameter"
+                )
 
 
 def _require_memory(checked: "Checked", networks: Mapping[str, nn.Module]) -> None:

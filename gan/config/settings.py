@@ -49,18 +49,6 @@ class Clip:
             torch._foreach_clamp_min_(moved, -self.weights)
             torch._foreach_clamp_max_(moved, self.weights)
 
-    def sparing(self, kept: Sequence[Tensor]) -> "Clip":
-        """The same, but for the weights that a rate of 0 keeps as they are."""
-        return _SparingClip(**vars(self), kept=frozenset(kept)) if kept else self
-
-
-@dataclass(frozen=True)
-class _SparingClip(Clip):
-    kept: frozenset[Tensor] = frozenset()
-
-    def bound_weights(self, parameters: Sequence[Tensor]) -> None:
-        super().bound_weights([p for p in parameters if p not in self.kept])
-
 
 UNCLIPPED = Clip()
 

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 from unicodedata import name as unicode_name
 from unicodedata import normalize
@@ -40,6 +41,7 @@ RENDERING: dict[str, float] = {
     "least_ink": LEAST_INK,
 }
 _EM = 6  # em in kept pixels: a full-width glyph is then drawn at about six times its size
+_EMPTY = "drawn empty"  # why a blank has no image
 _SPECK = 1 / 20  # a face whose longest ink is less of its em is not drawn at all
 _NOT_TEXT = re.compile(r"last ?resort|symbol|dingbat|emoji", re.IGNORECASE)
 _NAMES = (0, 1, 4, 9, 13, 14, 16)  # copyright, family, full name, designer, licence, URL, family
@@ -180,6 +182,14 @@ def _face_count(path: Path) -> int:
     return count
 
 
+class _Ink(NamedTuple):
+    """The inked part of a drawn character and where its corner lies from the origin."""
+
+    pixels: Pixels  # [h, w], 255 where black
+    left: int
+    top: int  # below the baseline
+
+
 class _Pen:
     """A face at one em size, drawing the ink of single characters."""
 
@@ -194,8 +204,8 @@ class _Pen:
             raise FontError(f"{face.file} (face {face.index}) does not open: {error}") from error
         self.box = self._box()
 
-    def ink(self, character: str) -> Pixels:
-        """The inked part of a drawn character, [h, w], 255 where black.
+    def ink(self, character: str) -> _Ink:
+        """The ink of a character.
 
         Raises:
             UnusableError: the face has no drawing of its own for this character.
@@ -203,13 +213,17 @@ class _Pen:
         if ord(character) not in self.mapped:
             raise UnusableError("not mapped to a glyph")
         ink = self._draw(character)
-        if not ink.size:
-            raise UnusableError("drawn empty")
-        if self.box is not None and np.array_equal(ink, self.box):
+        if not ink.pixels.size:
+            raise UnusableError(_EMPTY)
+        if self.box is not None and np.array_equal(ink.pixels, self.box):
             raise UnusableError("drawn as the .notdef box")
         return ink
 
-    def _draw(self, character: str) -> Pixels:
+    def advance(self, character: str) -> float:
+        """From the character's origin to that of the next, in drawn pixels."""
+        return self.font.getlength(character)
+
+    def _draw(self, character: str) -> _Ink:
         try:
             left, top, right, bottom = map(int, self.font.getbbox(character, anchor="ls"))
             canvas = Image.new("L", (right - left + 2, bottom - top + 2))
@@ -220,23 +234,39 @@ class _Pen:
         inked = pixels >= INK
         rows, columns = np.flatnonzero(inked.any(axis=1)), np.flatnonzero(inked.any(axis=0))
         if not rows.size:
-            return pixels[:0, :0]
-        return pixels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+            return _Ink(pixels[:0, :0], 0, 0)
+        ink = pixels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        return _Ink(ink, left - 1 + int(columns[0]), top - 1 + int(rows[0]))
 
     def _box(self) -> Pixels | None:
         """The drawing of .notdef, by way of a character not mapped; it may fail itself."""
         private = set(range(0xF0000, 0x10FFFF)) - self.mapped
         try:
-            return self._draw(chr(max(private)))
+            return self._draw(chr(max(private))).pixels
         except ValueError:  # everything is mapped, or .notdef does not render
             return None
 
 
+class Spot(NamedTuple):
+    """Where the middle of a character's canvas is from its origin on the baseline, right and up.
+
+    In sides of the canvas; `advance` leads to the next character's origin.
+    """
+
+    right: float
+    up: float
+    advance: float
+
+
 class Glyphs(NamedTuple):
-    """The usable glyphs of a face, [size, size] with ink 0 on 255, and why the others are not."""
+    """The usable glyphs of a face, [size, size] with ink 0 on 255, and why the others are not.
+
+    `spots` are the places in a line of all that are drawn, and of blanks, which have no ink.
+    """
 
     images: dict[str, Pixels]
     rejected: dict[str, str]
+    spots: Mapping[str, Spot] = MappingProxyType({})
 
 
 def render(face: Face, characters: Sequence[str], size: int, levels: int = 256) -> Glyphs:
@@ -259,19 +289,22 @@ def render(face: Face, characters: Sequence[str], size: int, levels: int = 256) 
         pen = _Pen(face, math.ceil(pen.em * FACTOR * size / longest))
         longest, rejected = _measure(pen, characters)
     side = math.ceil(longest / (1 - 2 * MARGIN))
+    blanks = [character for character, reason in rejected.items() if reason == _EMPTY]
+    spots = {blank: Spot(0.0, 0.0, pen.advance(blank) / max(side, 1)) for blank in blanks}
     images: dict[str, Pixels] = {}
     for character in characters:
         if character in rejected:
             continue
         ink = pen.ink(character)
-        share = ink.sum(dtype=np.int64) / (255 * side**2)
+        share = ink.pixels.sum(dtype=np.int64) / (255 * side**2)
         if share < LEAST_INK:
             rejected[character] = f"ink covers {share:.2%} of the canvas, less than {LEAST_INK:.1%}"
         else:
-            images[character] = 255 - area_reduce(_centred(ink, side), size, levels)
+            images[character] = 255 - area_reduce(_centred(ink.pixels, side), size, levels)
+            spots[character] = _spot(ink, pen.advance(character), side)
     repeated = _repeated(images)
     kept = {character: image for character, image in images.items() if character not in repeated}
-    return Glyphs(kept, rejected | repeated)
+    return Glyphs(kept, rejected | repeated, spots)
 
 
 def _measure(pen: _Pen, characters: Iterable[str]) -> tuple[int, dict[str, str]]:
@@ -279,7 +312,7 @@ def _measure(pen: _Pen, characters: Iterable[str]) -> tuple[int, dict[str, str]]
     longest, rejected = 0, {}
     for character in characters:
         try:
-            longest = max(longest, *pen.ink(character).shape)
+            longest = max(longest, *pen.ink(character).pixels.shape)
         except UnusableError as error:
             rejected[character] = str(error)
     return longest, rejected
@@ -287,9 +320,19 @@ def _measure(pen: _Pen, characters: Iterable[str]) -> tuple[int, dict[str, str]]
 
 def _centred(ink: Pixels, side: int) -> Pixels:
     canvas = np.zeros((side, side), np.uint8)
-    top, left = ((side - length) // 2 for length in ink.shape)
+    top, left = _margins(ink, side)
     canvas[top : top + ink.shape[0], left : left + ink.shape[1]] = ink
     return canvas
+
+
+def _margins(ink: Pixels, side: int) -> tuple[int, int]:
+    """Pixels above ink and to its left on a canvas that it is in the middle of."""
+    return (side - ink.shape[0]) // 2, (side - ink.shape[1]) // 2
+
+
+def _spot(ink: _Ink, advance: float, side: int) -> Spot:
+    above, before = _margins(ink.pixels, side)
+    return Spot((ink.left - before) / side + 0.5, (above - ink.top) / side - 0.5, advance / side)
 
 
 def area_reduce(image: Pixels, size: int, levels: int = 256) -> Pixels:

@@ -2,14 +2,25 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from gan import registry, runs
 from gan.data.embedded import REGION_NEUTRAL
-from gan.data.glyphs import Face, Pixels, render
+from gan.data.glyphs import Face, Pixels, Spot, render
 from gan.data.triples import Glyphs
 from gan.runs import Run
+
+_SPACES = " \u3000"
+
+
+class Prototypes(NamedTuple):
+    """Characters in the standard font, each [size, size] and centred."""
+
+    images: dict[str, Pixels]
+    spots: Mapping[str, Spot]  # where the font has its characters and spaces in a line, if known
+    source: str  # in words
 
 
 def trained_on(run: Run) -> Glyphs:
@@ -32,37 +43,37 @@ def read(dataset: Glyphs, rows: np.ndarray) -> Pixels:
     return pixels
 
 
-def from_store(dataset: Glyphs) -> dict[str, Pixels]:
-    """Every character that the standard font has in the store, each [H, W]."""
+def from_store(dataset: Glyphs) -> Prototypes:
+    """Every character that the standard font has in the store, which keeps no spots."""
     rows = dataset.rows[dataset.prototype]
     drawn = np.flatnonzero(rows >= 0)
     pixels = read(dataset, rows[drawn])[..., 0]
-    return dict(zip((dataset.characters[place] for place in drawn), pixels, strict=True))
+    images = dict(zip((dataset.characters[place] for place in drawn), pixels, strict=True))
+    return Prototypes(images, {}, f"the prototype in {dataset.store.path}")
 
 
-def from_font(path: Path, index: int, size: int, characters: Sequence[str]) -> dict[str, Pixels]:
-    """Characters that a font file draws, each [size, size], at the scale of the training glyphs.
+def from_font(path: Path, index: int, size: int, characters: Sequence[str]) -> Prototypes:
+    """Characters that a font file draws, at the scale of the training glyphs.
 
     The scale is that of the font's largest ink side among the characters and the region-neutral
     Hanzi together, so that a few characters are drawn as large as many.
     """
-    images = render(Face(path, index), sorted({*characters, *REGION_NEUTRAL}), size).images
-    return {character: images[character] for character in characters if character in images}
+    drawn = render(Face(path, index), sorted({*characters, *REGION_NEUTRAL, *_SPACES}), size)
+    images = {one: drawn.images[one] for one in characters if one in drawn.images}
+    return Prototypes(images, drawn.spots, str(path))
 
 
-def wanted(
-    names: Sequence[str], found: Mapping[str, Pixels], source: str, skip: bool
-) -> dict[str, Pixels]:
+def wanted(names: Sequence[str], found: Prototypes, skip: bool) -> dict[str, Pixels]:
     """The listed characters among those found; `skip` leaves out what is missing.
 
     Raises:
         ValueError: characters that the source does not draw, or nothing left.
     """
-    missing = [character for character in names if character not in found]
+    missing = [character for character in names if character not in found.images]
     if missing and (not skip or len(missing) == len(names)):
         raise ValueError(
-            f"{source} does not draw {len(missing)} of the {len(names)} characters "
+            f"{found.source} does not draw {len(missing)} of the {len(names)} characters "
             f"({''.join(missing[:20])}{'...' if len(missing) > 20 else ''}): give a "
             "--prototype-font that does, or --skip-missing"
         )
-    return {character: found[character] for character in names if character in found}
+    return {one: found.images[one] for one in names if one in found.images}

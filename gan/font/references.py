@@ -30,6 +30,8 @@ _INSETS = np.arange(0.02, 0.17, 0.02)  # shares of its box's sides that a tilted
 _WHOLE = 0.98  # least share of light along the border within a sheet
 _DARKER = 0.05  # least difference of the table and the ink on a sheet, as a share of its light
 _FULL = 0.6  # share of ink in its box that few characters exceed
+_LONG = 1.75  # times the short side of its box that few characters are long
+_SQUARE, _BETWEEN = 0.65, 0.1  # least length of each of several, and between them, in short sides
 _SHOWN = 160  # pixels of each picture of what was seen
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom
@@ -159,8 +161,26 @@ def _doubts(reading: _Reading) -> Iterator[str]:
             "line or shadow through it"
         )
     short, long = sorted((right - left, bottom - top))
+    if long >= _LONG * short and _several(reading):
+        yield "looks like several: give a picture of one"
     if reading.turned and 2 * short >= long and _cut(reading.ink, reading.box).mean() > _FULL:
         yield "is mostly light: where that is the paper, cut the picture to it"
+
+
+def _several(reading: _Reading) -> bool:
+    """Whether blank lines across the ink part two pieces that are about square, and no dots."""
+    ink = _cut(reading.ink, reading.box)
+    ink = ink if ink.shape[0] > ink.shape[1] else ink.T  # long and short
+    short = ink.shape[1]
+    inked = np.flatnonzero(ink.mean(1) > _DUST)
+    apart = np.flatnonzero(np.diff(inked) > max(_BETWEEN * short, 1)) + 1
+    pieces = [ink[lines[0] : lines[-1] + 1] for lines in np.split(inked, apart) if lines.size]
+    squares = [
+        piece
+        for piece in pieces
+        if _SQUARE <= len(piece) / short <= 1 / _SQUARE and piece[:, piece.any(0)].mean() <= _FULL
+    ]
+    return len(squares) > 1
 
 
 def otsu(light: Grey) -> float:

@@ -1,9 +1,12 @@
 """A TrueType file of drawn characters, and the proof that it draws them."""
 
 import re
-from collections.abc import Mapping
+import string
+from collections.abc import Mapping, Set
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from zlib import crc32
 
@@ -12,11 +15,13 @@ import torch
 from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
 from fontTools.ttLib import TTFont, newTable
+from fontTools.ttLib.tables.O_S_2f_2 import calcCodePageRanges
 from fontTools.ttLib.tables.ttProgram import Program
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from gan.font.outlines import ASCENT, EM
+from gan.font.places import GRID, Place, is_han
 from gan.metrics.images import ssim
 
 VERSION = "1.000"
@@ -35,7 +40,12 @@ LICENCES = {  # what a short name stands for: text, URL
 # Longer than 7 bytes, else FreeType takes the font for unhinted and moves its outlines by itself.
 _PREP = bytes.fromhex("b801ff85 b0048d b101018e")
 _DEPTH = 2  # values on its stack at most
+_LATIN_1 = 0  # the bit of a code page
+_HAN_PAGES = {17: "cp932", 18: "gb2312", 20: "big5"}  # bits, and codecs that have their Han
+_NEARLY = 0.95  # share of the font's Han in a page that it is made for
 
+Places = Mapping[str, Place]
+NOWHERE: Places = MappingProxyType({})  # all in the em square
 
 USUAL = ("Regular", "Bold", "Italic", "Bold Italic")
 _SLANT = re.compile(r"[\s-]*(italic|oblique)$", re.IGNORECASE)
@@ -126,35 +136,39 @@ class Names:
         return self.italic and self.named.lower().endswith("oblique")
 
 
-def write(path: Path, glyphs: Mapping[str, Any], names: Names) -> None:
-    """Write characters and their TrueType glyphs as an installable font of full-width characters.
+def write(path: Path, glyphs: Mapping[str, Any], names: Names, places: Places = NOWHERE) -> None:
+    """Write characters and their TrueType glyphs as an installable font.
 
-    The em square is the glyphs' canvas; spaces and a box for what is missing are added.
+    The em square is the glyphs' canvas; those that have a place are moved there, the others are
+    full-width. Spaces and a box for what is missing are added.
     """
     blank = TTGlyphPen(None).glyph()
-    named = {_name(character): glyph for character, glyph in glyphs.items()}
-    spaces = {character: width for character, width in SPACES.items() if character not in glyphs}
-    outlines = {".notdef": _box(), **{_name(one): blank for one in spaces}, **named}
-    advances = {**dict.fromkeys(outlines, EM), **{_name(one): w for one, w in spaces.items()}}
+    spaces = [character for character in SPACES if character not in glyphs]
+    drawn = {_name(one): _moved(glyph, places.get(one, Place())) for one, glyph in glyphs.items()}
+    outlines = {".notdef": _box(), **{_name(one): blank for one in spaces}, **drawn}
+    widths = {**SPACES, **{one: place.advance for one, place in places.items()}}
+    advances = {".notdef": EM, **{_name(one): widths.get(one, EM) for one in (*spaces, *glyphs)}}
     builder = FontBuilder(EM, isTTF=True)
     builder.setupGlyphOrder([*outlines])
     builder.setupCharacterMap({ord(one): _name(one) for one in (*spaces, *glyphs)})
     builder.setupGlyf(outlines)
     table = builder.font["glyf"]
     lefts = {name: getattr(table[name], "xMin", 0) for name in outlines}
+    highest = max(ASCENT, *(getattr(table[name], "yMax", 0) for name in outlines))
+    lowest = min(ASCENT - EM, *(getattr(table[name], "yMin", 0) for name in outlines))
     builder.setupHorizontalMetrics({name: (advances[name], lefts[name]) for name in outlines})
-    builder.setupHorizontalHeader(ascent=ASCENT, descent=ASCENT - EM)
+    builder.setupHorizontalHeader(ascent=highest, descent=lowest)
     tops = {name: ASCENT - getattr(table[name], "yMax", ASCENT) for name in outlines}
     builder.setupVerticalMetrics({name: (EM, tops[name]) for name in outlines})
     builder.setupVerticalHeader(ascent=EM // 2, descent=-EM // 2)
     builder.setupNameTable(names.table(), mac=False)
     builder.setupOS2(
         version=4,
-        sTypoAscender=ASCENT,
+        sTypoAscender=ASCENT,  # the em square, as programs look for it in fonts of Han
         sTypoDescender=ASCENT - EM,
         sTypoLineGap=0,
-        usWinAscent=max(ASCENT, *(getattr(table[name], "yMax", 0) for name in outlines)),
-        usWinDescent=max(EM - ASCENT, *(-getattr(table[name], "yMin", 0) for name in outlines)),
+        usWinAscent=highest,
+        usWinDescent=-lowest,
         xAvgCharWidth=round(sum(advances.values()) / len(advances)),
         fsType=0,  # installable
         usWeightClass=names.weight,
@@ -168,10 +182,35 @@ def write(path: Path, glyphs: Mapping[str, Any], names: Names) -> None:
     )
     builder.font["head"].macStyle = names.bold | names.italic << 1
     builder.font["OS/2"].recalcUnicodeRanges(builder.font)
-    builder.font["OS/2"].recalcCodePageRanges(builder.font)
-    builder.setupPost(isFixedPitch=int(not spaces), keepGlyphNames=False)
+    builder.font["OS/2"].setCodePageRanges(_code_pages({*spaces, *glyphs}))
+    builder.setupPost(isFixedPitch=int(len({*advances.values()}) == 1), keepGlyphNames=False)
     _smooth(builder.font)
     builder.save(path)
+
+
+def _moved(glyph: Any, place: Place) -> Any:
+    if not glyph.numberOfContours:
+        return glyph
+    moved = copy(glyph)
+    moved.coordinates = glyph.coordinates.copy()
+    moved.coordinates.translate((place.right, place.up))
+    return moved
+
+
+def _code_pages(characters: Set[str]) -> set[int]:
+    """Bits of the code pages that a font is made for.
+
+    fontTools goes by a single character of each page, which few fonts of Han have.
+    """
+    pages = calcCodePageRanges({ord(character) for character in characters}) - {_LATIN_1}
+    if characters >= {*string.ascii_letters}:
+        pages.add(_LATIN_1)
+    han = "".join(character for character in characters if is_han(character))
+    if not han:
+        return pages
+    known = {bit: len(han.encode(codec, "ignore")) / 2 for bit, codec in _HAN_PAGES.items()}
+    made = {bit for bit, count in known.items() if count >= _NEARLY * len(han)}
+    return pages - {*_HAN_PAGES} | made
 
 
 def _words(style: str) -> str:
@@ -212,20 +251,28 @@ def _smooth(font: TTFont) -> None:
     font["maxp"].maxStackElements = _DEPTH
 
 
-def rendered(path: Path, characters: list[str], size: int) -> Tensor:
-    """The font's characters by FreeType as ink [N, 1, size, size], the em square on the canvas."""
-    font = ImageFont.truetype(path, size, layout_engine=ImageFont.Layout.BASIC)
+def rendered(path: Path, characters: list[str], size: int, places: Places = NOWHERE) -> Tensor:
+    """The font's characters by FreeType as ink [N, 1, size, size], the em square on the canvas.
+
+    Those that have a place are taken back from there.
+    """
+    finer = -(-GRID // size)  # drawings are moved by whole samples
+    side = finer * size
+    font = ImageFont.truetype(path, side, layout_engine=ImageFont.Layout.BASIC)
     pages = []
     for character in characters:
-        page = Image.new("L", (size, size))
-        base = (0, size * ASCENT // EM)
+        right, up, _ = places.get(character, Place())
+        page = Image.new("L", (side, side))
+        base = (round(-side * right / EM), round(side * (ASCENT + up) / EM))
         ImageDraw.Draw(page).text(base, character, 255, font, anchor="ls")
-        pages.append(np.asarray(page))
+        pages.append(np.asarray(page).reshape(size, finer, size, finer).mean((1, 3)))
     return torch.from_numpy(np.stack(pages))[:, None].float() / 255
 
 
-def likeness(path: Path, drawn: Mapping[str, Tensor]) -> dict[str, float]:
+def likeness(path: Path, drawn: Mapping[str, Tensor], places: Places = NOWHERE) -> dict[str, float]:
     """SSIM of every character as the font renders it and as it was drawn, ink [1, size, size].
+
+    Those that have a place are taken back from there.
 
     Raises:
         ValueError: the file's character map lacks one of them.
@@ -235,5 +282,5 @@ def likeness(path: Path, drawn: Mapping[str, Tensor]) -> dict[str, float]:
     if missing:
         raise ValueError(f"{path} lacks {len(missing)} characters: {''.join(missing[:20])}")
     truth = torch.stack([*drawn.values()])
-    scores = ssim(rendered(path, [*drawn], truth.shape[-1]), truth)
+    scores = ssim(rendered(path, [*drawn], truth.shape[-1], places), truth)
     return dict(zip(drawn, scores.tolist(), strict=True))

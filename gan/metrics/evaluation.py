@@ -30,8 +30,8 @@ from gan.metrics.judges import Judge
 from gan.metrics.pairs import MEASURES, PairEvaluation, Translate
 from gan.metrics.populations import Sampler, Translations
 from gan.metrics.translation import GlyphTranslation
+from gan.noise import FromNoise
 from gan.recipe import Recipe
-from gan.recipes.modules import FromNoise
 from gan.run.best import Better
 
 REFERENCES = ("inception", "vgg16")  # networks of images, one by one
@@ -78,7 +78,7 @@ def evaluation_for(
     _require_use(networks)
     say(
         f"nothing is measured: {type(recipe).__name__} has no `target` to come near, and is not "
-        "`gan.recipes.modules.FromNoise`, which says how images are drawn"
+        "`gan.noise.FromNoise`, which says how images are drawn"
     )
     return None
 

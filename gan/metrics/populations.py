@@ -32,7 +32,7 @@ from gan.metrics.distances import (
     score,
 )
 from gan.metrics.extractors import PORTION, Extractor
-from gan.recipes.modules import FromNoise
+from gan.noise import FromNoise
 
 FORMAT = 2  # rises when the arithmetic below changes, so that older statistics are not reused
 FOLDER = Path("data/statistics")

@@ -10,8 +10,9 @@ from gan import draws
 from gan.augment import Change
 from gan.losses.adversarial import Adversarial
 from gan.losses.classification import Classification
+from gan.noise import NoiseToImage
 from gan.recipe import Batch, Judge, Penalty, penalise
-from gan.recipes.modules import Critique, LabelCritic, NoiseToImage
+from gan.recipes.modules import Critique, LabelCritic
 from gan.recipes.synthesis import Synthesis
 from gan.registry import Count, NonNegative, Positive, register
 

@@ -9,8 +9,8 @@ from torch.nn.utils import parametrize
 from gan import draws
 from gan.augment import Augmentation, Change
 from gan.losses.adversarial import Adversarial
+from gan.noise import FromNoise, NoiseToImage
 from gan.recipe import Batch, Judge, Penalty, Recipe, penalise
-from gan.recipes.modules import FromNoise, NoiseToImage
 from gan.registry import Count, Positive, register
 
 

@@ -4,6 +4,7 @@ A radius is in the units of what is changed. Images lie in [-1, 1], so 2/255 is 
 an epsilon given for images in [0, 1] counts double here.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
@@ -105,9 +106,9 @@ def input_gradient(loss_of: LossOf, images: Tensor) -> Tensor:
 
 def steepest(gradient: Tensor, norm: Norm) -> Tensor:
     """The direction [B, ...] of norm 1 a sample along which it rises most; 0 where it is flat."""
-    if norm == "linf":
+    if norm == "linf" or not gradient.numel():
         return gradient.sign()
-    scaled = _over(gradient, _each(gradient.abs().flatten(1).amax(1), gradient))
+    scaled = _over(gradient, _each(_flat(gradient).abs().amax(1), gradient))
     return _over(scaled, _length(scaled))  # without the scale, squares of 1e-23 would vanish
 
 
@@ -124,7 +125,7 @@ def in_ball(like: Tensor, radius: float, norm: Norm) -> Tensor:
     if norm == "linf":
         return radius * (2 * draws.uniform_like(like) - 1)
     share = draws.uniform(len(like), device=like.device, dtype=like.dtype)
-    length = radius * share ** (1 / like[0].numel())
+    length = radius * share ** (1 / max(1, math.prod(like.shape[1:])))
     return _each(length, like) * steepest(draws.normal_like(like), norm)
 
 
@@ -209,7 +210,12 @@ def _climb(
 
 def _length(x: Tensor) -> Tensor:
     """L2 norm of each sample, [B, 1, ...]."""
-    return _each(torch.linalg.vector_norm(x.flatten(1), dim=1), x)
+    return _each(torch.linalg.vector_norm(_flat(x), dim=1), x)
+
+
+def _flat(x: Tensor) -> Tensor:
+    """Each sample as one row, also where it is a single number."""
+    return x[..., None].flatten(1)  # [B, N]
 
 
 def _each(numbers: Tensor, like: Tensor) -> Tensor:

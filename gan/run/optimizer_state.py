@@ -1,6 +1,8 @@
 """An optimizer's state as names and tensors, and back again to the bit."""
 
 import copy
+import math
+import reprlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,21 +15,42 @@ from gan.checkpoint import CheckpointError, restore
 from gan.run.sealed import plain
 
 _KERNELS = {"foreach", "fused", "capturable", "differentiable"}  # how an optimizer computes
+_NUMBERS = {bool: torch.bool, int: torch.int64, float: torch.float64}  # as which they are kept
 
 
 def flatten(optimizer: Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
-    """An optimizer's live tensors by "<parameter's number>/<name>", and its groups as JSON."""
+    """An optimizer's live tensors by "<parameter's number>/<name>", and its groups as JSON.
+
+    Numbers of a parameter's state are tensors too.
+
+    Raises: CheckpointError for a state that is neither, or of no parameter.
+    """
     packed = optimizer.state_dict()
+    for index in packed["state"]:
+        if not isinstance(index, int):
+            raise CheckpointError(f"the state {index!r} is of no parameter: keep it in a group")
     tensors = {
-        f"{index}/{name}": tensor
+        f"{index}/{name}": _tensor(f"{index}/{name}", value)
         for index, state in packed["state"].items()
-        for name, tensor in state.items()
+        for name, value in state.items()
     }
     groups = [
         {key: value.item() if isinstance(value, Tensor) else value for key, value in group.items()}
         for group in packed["param_groups"]
     ]
     return tensors, plain(groups, "param_groups")
+
+
+def _tensor(name: str, value: Any) -> Tensor:
+    """A tensor as it is, a number as one."""
+    if isinstance(value, Tensor):
+        return value
+    if type(value) in _NUMBERS and math.isfinite(value):
+        return torch.tensor(value, dtype=_NUMBERS[type(value)])
+    raise CheckpointError(
+        f"{name} is {reprlib.repr(value)}, but a checkpoint keeps tensors and finite numbers of an "
+        "optimizer's state"
+    )
 
 
 def unflatten(
@@ -63,8 +86,12 @@ def fitting(
         for index, (options, parameter) in enumerate(members)
         if str(index) in stepped
     }
-    blank = {f"{index}/{name}": t for index, named in state.items() for name, t in named.items()}
-    restore(blank, tensors, what)
+    values = {f"{index}/{name}": v for index, named in state.items() for name, v in named.items()}
+    forms = {name: _form(value, tensors.get(name)) for name, value in values.items()}
+    restore(forms, tensors, what)
+    for name, form in forms.items():
+        index, _, key = name.partition("/")
+        state[int(index)][key] = form if isinstance(values[name], Tensor) else form.item()
     return {"state": state, "param_groups": merged}
 
 
@@ -96,15 +123,25 @@ def _like(own: Any, value: Any) -> Any:
     return tuple(value) if isinstance(own, tuple) else value
 
 
-def _blank(optimizer: Optimizer, options: dict[str, Any], parameter: Tensor) -> dict[str, Tensor]:
-    """Tensors formed like the state of this parameter, found by one step of a stand-in for it."""
+def _form(value: Any, stored: Tensor | None) -> Tensor:
+    """What a stored tensor fits into; that of a number may be of any type, as it may change."""
+    if isinstance(value, Tensor):
+        return torch.empty_like(value)
+    found = None if stored is None else stored.dtype
+    return torch.empty((), dtype=found if found in _NUMBERS.values() else _NUMBERS[type(value)])
+
+
+def _blank(optimizer: Optimizer, options: dict[str, Any], parameter: Tensor) -> dict[str, Any]:
+    """Values formed like the state of this parameter, found by one step of a stand-in for it."""
     state = optimizer.state.get(parameter)
     if not state:
         stand_in = torch.zeros_like(parameter).requires_grad_()
         stand_in.grad = torch.zeros_like(parameter)
         probe = copy.copy(optimizer)  # with neither hooks nor a schedule's wrapping of `step`
+        own = {n: value for n, value in vars(optimizer).items() if n not in {*vars(probe), "step"}}
+        vars(probe).update(own)
         probe.state = defaultdict(dict)
         probe.param_groups = [options | {"params": [stand_in]}]
         probe.step()
         state = probe.state[stand_in]
-    return {name: torch.empty_like(value) for name, value in state.items()}
+    return {**state}

@@ -181,24 +181,14 @@ def _require_finite(tensors: Mapping[str, Tensor]) -> None:
 
 def _require_rates(run: Any, before: Mapping[str, Any]) -> None:
     """Raises: ConfigError where more steps than before are asked for, but both rates end at 0."""
-    clocks = run.step, run.discriminator_updates
-    rates = [p.schedule(count) for p, count in zip(run.players, clocks, strict=True) if count]
-    planned = before.get("trainer", {}).get("steps", run.settings.steps)
-    more = run.settings.steps > planned
-    if more and rates and not any(rates):
-        folder = run.monitor.run_dir
+    steps, folder = run.settings.steps, run.monitor.run_dir
+    planned = before.get("trainer", {}).get("steps", steps)
+    ends = zip(run.players, (steps - 1, run.settings.discriminator_updates() - 1), strict=True)
+    if steps > planned and not any(player.schedule(end) for player, end in ends):
         raise ConfigError(
-            f"run_dir={folder} has come to the end of its schedules at step {run.step}: both rates "
-            f"are 0, and no weight would move up to trainer.steps={run.settings.steps}; begin "
-            f"another run with its weights (init={folder}, another run_dir)"
-        )
-    ends = run.settings.steps - 1, run.settings.discriminator_updates() - 1
-    if more and not any(p.schedule(end) for p, end in zip(run.players, ends, strict=True)):
-        raise ConfigError(
-            f"trainer.steps={run.settings.steps} was {planned} until now, and the schedules of "
-            f"run_dir={run.monitor.run_dir} end there: both rates would be 0 after that; leave "
-            "trainer.steps as it was, or begin another run with its weights "
-            f"(init={run.monitor.run_dir}, another run_dir)"
+            f"trainer.steps={steps} was {planned} until now, and the schedules of run_dir={folder} "
+            "end before it: both rates would be 0, and no weight would move; leave trainer.steps "
+            f"as it was, or begin another run with its weights (init={folder}, another run_dir)"
         )
 
 

@@ -1,23 +1,27 @@
 """All that a run consists of, as names and tensors, and back again."""
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gan import checkpoint, distributed
 from gan.average import Average
 from gan.checkpoint import CheckpointError
 from gan.config.settings import Settings
+from gan.metrics.extractors import weights_hash
 from gan.player import Player
 from gan.recipe import Batch, Recipe
 from gan.run import optimizer_state, sealed
 from gan.run.monitor import Monitor
 from gan.run.sealed import STATE
 from gan.step.guard import Guard
+
+_looks: WeakKeyDictionary[Recipe, list[str]] = WeakKeyDictionary()  # what is frozen stays
 
 
 class Stream(Protocol):
@@ -150,7 +154,25 @@ def _facts(run: Run) -> dict[str, Any]:
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "tf32": torch.backends.cuda.matmul.allow_tf32,
         "benchmark": torch.backends.cudnn.benchmark,
+        "looks_through": _looks_through(run.recipe),
     }
+
+
+def _looks_through(recipe: Recipe) -> list[str]:
+    """Hashes of the networks that a recipe's losses look through, which no checkpoint holds."""
+    if recipe not in _looks:
+        _looks[recipe] = sorted({weights_hash(m.state_dict()) for m in _outside(recipe)})
+    return _looks[recipe]
+
+
+def _outside(recipe: Recipe) -> Iterator[nn.Module]:
+    """Modules that a recipe holds, itself or by a loss, without being made of them."""
+    inside = {*recipe.modules()}
+    for value in vars(recipe).values():
+        several = value.values() if isinstance(value, Mapping) else value
+        for held in several if isinstance(value, Mapping | tuple | list) else [value]:
+            found = [held, *vars(held).values()] if hasattr(held, "__dict__") else [held]
+            yield from (m for m in found if isinstance(m, nn.Module) and m not in inside)
 
 
 def gather(
@@ -208,6 +230,8 @@ def _own(networks: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _networks(recipe: Recipe, averages: Mapping[str, Average]) -> dict[str, Tensor]:
     networks = {f"recipe/{name}": tensor for name, tensor in recipe.state_dict().items()}
     for name, average in averages.items():
-        averaged = average.generator.state_dict()
-        networks |= {f"average/{name}/{key}": tensor for key, tensor in averaged.items()}
+        for key, tensor in average.state_dict().items():
+            own = key.removeprefix("generator.")
+            place = "average-state" if own == key else "average"
+            networks[f"{place}/{name}/{own}"] = tensor
     return networks

@@ -1,6 +1,7 @@
 """A recipe's parts as the players train them: some frozen, some with rates of their own."""
 
-from collections.abc import Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
     from gan.config.check import Checked
 
 Freeze = list[str] | dict[str, int]
-Asleep = dict[str, list[tuple[int, list[Parameter]]]]
+Sleepers = Sequence[tuple[int, list[Parameter]]]  # the update at which they wake up
+Asleep = dict[str, list[tuple[int, list[Parameter]]]]  # by player
 PLAYERS = ("generator", "discriminator")
 
 
@@ -37,54 +39,106 @@ def freeze(recipe: Recipe, wanted: Freeze) -> Asleep:
     for name, update in _innermost(until):
         parameters = _untaken(_part(recipe, name, "freeze"), taken)
         if update is None:
-            for parameter in parameters:
-                parameter.requires_grad = False
+            _still(parameters)
         else:
-            asleep[name.partition(".")[0]].append((update, parameters))
+            asleep[_side(name)].append((update, parameters))
     for side in PLAYERS:
-        _require_awake(recipe, side, asleep, [n for n in until if n.startswith(f"{side}.")])
+        _require_awake(recipe, side, asleep[side], [n for n in until if _side(n) == side], "freeze")
     return asleep
 
 
-def _require_awake(recipe: Recipe, side: str, asleep: Asleep, named: list[str]) -> None:
-    later = {id(p) for update, parameters in asleep[side] if update for p in parameters}
-    trained = [p for p in recipe.get_submodule(side).parameters() if p.requires_grad]
-    if named and later.issuperset(map(id, trained)):
+def _require_awake(
+    recipe: Recipe, side: str, asleep: Sleepers, named: Sequence[str], key: str
+) -> None:
+    later = {id(p) for update, parameters in asleep if update for p in parameters}
+    if named and later.issuperset(map(id, _trained(recipe, side))):
         raise ConfigError(
-            f"freeze: {' and '.join(named)} would leave nothing of the {side} to train at its "
+            f"{key}: {' and '.join(named)} would leave nothing of the {side} to train at its "
             "first update; leave a part of it out"
         )
 
 
-def groups(recipe: Recipe, side: str, rates: Mapping[str, float]) -> list[dict[str, Any]]:
-    """A player's trained parameters as optimizer groups: the rest, then parts with their rates."""
+def groups(
+    recipe: Recipe, side: str, rates: Mapping[str, float], asleep: Sleepers = ()
+) -> list[dict[str, Any]]:
+    """A player's trained parameters as optimizer groups: the rest, then parts with their rates.
+
+    A part with a rate of 0 is frozen for good and in no group.
+
+    Raises: ConfigError for what is no part of a player or frozen already, or where the rates of 0
+        leave nothing to train while others are `asleep`.
+    """
     taken: set[int] = set()
     result: list[dict[str, Any]] = []
     for name, rate in _innermost(rates):
         part = _part(recipe, name, "rates")
-        if name.partition(".")[0] == side:
-            result.append({"params": _untaken(part, taken), "lr": rate, "part": name})
-    trained = [p for p in recipe.get_submodule(side).parameters() if p.requires_grad]
-    return [{"params": [p for p in trained if id(p) not in taken], "part": side}, *result]
+        if _side(name) == side:
+            parameters = _untaken(part, taken)
+            _require_trained(part, name, rate, taken)
+            if rate:
+                result.append({"params": parameters, "lr": rate, "part": name})
+            else:
+                _still(parameters)
+    none = [f"{name}: 0" for name, rate in rates.items() if not rate and _side(name) == side]
+    _require_awake(recipe, side, asleep, none, "rates")
+    rest = [p for p in _trained(recipe, side) if id(p) not in taken]
+    return [{"params": rest, "part": side}, *result]
+
+
+def _require_trained(part: nn.Module, name: str, rate: float, taken: Container[int]) -> None:
+    parameters = [*part.parameters()]
+    if rate and parameters and not any(id(parameter) in taken for parameter in parameters):
+        raise ConfigError(
+            f"rates: {name} has a rate of {rate}, but nothing of it is trained: take it out of "
+            "rates, or what freezes it out of freeze"
+        )
 
 
 def player(checked: "Checked", recipe: Recipe, side: str, asleep: Asleep) -> Player:
     """A side's player: what its optimizer moves, and how."""
     (opponent,) = (recipe.get_submodule(other) for other in asleep if other != side)
-    trained = groups(recipe, side, checked.rates)
+    trained = groups(recipe, side, _rates(checked, side), asleep[side])
     optimizer = checked.create(f"optimizer.{side}", parameters=trained)
-    kept = [p for group in optimizer.param_groups if group["lr"] == 0 for p in group["params"]]
+    clip = checked.clip[side]
+    if not any(group["lr"] for group in optimizer.param_groups):
+        clip = replace(clip, weights=None)  # what never moves stays as it is
     return Player(
         side,
         recipe.get_submodule(side),
         opponent,
         optimizer,
         checked.create(f"schedule.{side}"),
-        checked.clip[side].sparing(kept),
+        clip,
         recipe.statistics,
-        asleep[side],
+        _waking(asleep[side]),
         partial(checked.settings.autocast, distributed.device(checked.settings.device)),
     )
+
+
+def _rates(checked: "Checked", side: str) -> Mapping[str, float]:
+    """The rates of parts, with 0 for all the rest where the optimizer's own rate is 0."""
+    moves = any(rate for name, rate in checked.rates.items() if _side(name) == side)
+    usual = checked.entries[f"optimizer.{side}"][1].get("lr")
+    return {side: 0.0, **checked.rates} if moves and usual == 0 else checked.rates
+
+
+def _waking(asleep: Sleepers) -> list[tuple[int, list[Parameter]]]:
+    """Without those that a rate of 0 keeps frozen."""
+    pairs = [(update, [p for p in several if p.requires_grad]) for update, several in asleep]
+    return [(update, parameters) for update, parameters in pairs if parameters]
+
+
+def _side(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def _still(parameters: Iterable[Parameter]) -> None:
+    for parameter in parameters:
+        parameter.requires_grad = False
+
+
+def _trained(recipe: Recipe, side: str) -> list[Parameter]:
+    return [p for p in recipe.get_submodule(side).parameters() if p.requires_grad]
 
 
 def _innermost(named: Mapping[str, Any]) -> list[tuple[str, Any]]:

@@ -13,9 +13,9 @@ from torch.export import Dim, ExportedProgram
 
 from gan import disk
 from gan.networks.unet import Dropout
+from gan.noise import FromNoise
 from gan.recipe import Recipe
 from gan.recipes.cyclegan import CycleGAN
-from gan.recipes.modules import FromNoise
 from gan.recipes.pix2pix import Pix2Pix
 from gan.recipes.wnet import WNet
 from gan.runs import Run

@@ -29,9 +29,10 @@ from gan.metrics.report import Report
 from gan.metrics.translation import translation_report
 from gan.networks.lpips import Lpips
 from gan.networks.reference import REFERENCES, downloaded, reference_networks
+from gan.noise import FromNoise
 from gan.recipe import Recipe
 from gan.recipes.cyclegan import CycleGAN
-from gan.recipes.modules import FromNoise, GlyphWriter
+from gan.recipes.modules import GlyphWriter
 from gan.recipes.pix2pix import Pix2Pix
 from gan.recipes.wnet import WNet
 from gan.styles import HOW, Relatives, accuracy, adapted, known

@@ -120,6 +120,20 @@ def test_a_prototype_font_draws_what_the_store_lacks(command, tmp_path):
     assert "2 characters" in out
 
 
+def test_a_comma_stands_as_low_as_in_the_prototype_font(command, tmp_path):
+    from tiny_fonts import CROSS, FRAME, make_font, save
+
+    comma = [(100, -100, 350, 150)]
+    save(make_font({"龍": CROSS, "虎": FRAME, "，": comma}), tmp_path / "other.ttf")
+    given = ["--prototype-font", str(tmp_path / "other.ttf"), "--characters", "龍虎，"]
+    assert command(*given, "--out", "low.ttf")[0] == 0
+    with TTFont("low.ttf") as made:
+        low, dragon = (made["glyf"][made.getBestCmap()[ord(c)]] for c in "，龍")
+        assert low.yMin < dragon.yMin
+        assert low.yMax < (dragon.yMin + dragon.yMax) / 2
+        assert low.xMax < outlines.EM / 2
+
+
 @pytest.mark.parametrize("known", ["", "".join(CHARACTERS[:18])])
 def test_a_prototype_font_must_draw_all_characters_of_the_run(command, tmp_path, known):
     """The first ten differ, as no more than two characters may be drawn alike."""
@@ -175,7 +189,7 @@ def test_what_the_references_show_is_learnt_before_anything_is_drawn(command, mo
         assert picture.width * 3 == narrow * 4  # the character in the standard font as well
     run = runs.load("run")
     data = prototypes.trained_on(run)
-    glyphs = prototypes.from_store(data)
+    glyphs = prototypes.from_store(data).images
     expected = to_floats(np.stack([glyphs["七"], glyphs["丂"]])[..., None])
     (shown, references, steps, enough, others, relatives), *_ = learnt
     assert torch.equal(shown, expected)
@@ -206,7 +220,7 @@ def test_a_prototype_font_says_what_a_reference_shows(command, tmp_path, monkeyp
     status, out, err = command(*given, "--shows", "虎", "--out", "one.ttf")
     assert (status, "1 characters" in out) == (0, True)
     assert "no style that was trained on has 虎: the references are learnt alone" in err
-    drawn = prototypes.from_font(tmp_path / "other.ttf", 0, 16, ["虎"])
+    drawn = prototypes.from_font(tmp_path / "other.ttf", 0, 16, ["虎"]).images
     assert torch.equal(learnt[0][0], to_floats(drawn["虎"][None, ..., None]))
     assert learnt[0][5] is None
 

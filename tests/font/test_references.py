@@ -1,14 +1,17 @@
 """References: a photograph becomes what a clean glyph is, and what is no glyph is refused."""
 
 from contextlib import nullcontext
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageOps
 
+from gan.font import references
 from gan.font.references import fill_of, ink_box, otsu, picture, reference
 
 SIZE, FILL = 32, 0.85
+HANZI = Path(__file__).parents[2] / "data/hanzi"
 
 
 def clean(width=360, height=300):
@@ -260,6 +263,67 @@ def test_a_character_cut_close_stays_whole(tmp_path, strokes):
     with pytest.warns(UserWarning, match="reaches the picture's border"):
         close = seen(tmp_path, drawn(0))
     assert difference(close, seen(tmp_path, drawn(30))) < 0.02
+
+
+def bars(*boxes):
+    """Bars on a page of 480 by 480, and a dot of dust."""
+    image = Image.new("L", (480, 480), 255)
+    for left, top, right, bottom in boxes:
+        ImageDraw.Draw(image).rectangle((left, top, right - 1, bottom - 1), fill=0)
+    ImageDraw.Draw(image).point((240, 150), fill=0)
+    return image
+
+
+def cross(left, top, side=120):
+    """Two bars that cross within a square."""
+    middle = side // 2
+    return (
+        (left, top + middle - 8, left + side, top + middle + 8),
+        (left + middle - 8, top, left + middle + 8, top + side),
+    )
+
+
+@pytest.mark.parametrize("turn", [0, 90])
+@pytest.mark.parametrize("between", [15, 80])
+@pytest.mark.parametrize("dull", [False, True])
+def test_several_characters_in_one_picture_are_told(tmp_path, turn, between, dull):
+    image = bars(*cross(60, 180), *cross(180 + between, 180)).rotate(turn)
+    with pytest.warns(UserWarning, match="looks like several: give a picture of one"):
+        seen(tmp_path, photographed(image) if dull else image)
+
+
+@pytest.mark.parametrize(
+    "boxes",
+    [
+        [(60, 200, 420, 230)],  # 一
+        [(120, 140, 360, 165), (60, 300, 420, 330)],  # 二
+        [(80, 100, 110, 380), (200, 100, 230, 380), (330, 100, 360, 380)],  # 川
+        [(80, 120, 360, 145), (100, 210, 340, 235), (60, 320, 420, 345)],  # 三
+        [(60, 150, 180, 330), (260, 150, 420, 330)],  # as wide as 八
+        [(220, 100, 280, 160), (220, 300, 280, 360)],  # a colon
+        [(220, 100, 280, 160), (220, 180, 280, 240)],  # a colon of a black style
+        [(220, 60, 260, 340), (220, 380, 260, 420)],  # an exclamation mark
+        [*cross(60, 180), (240, 228, 300, 252)],  # a character and a dash
+        [*cross(60, 180), *cross(180, 180)],  # touching
+    ],
+)
+def test_few_strokes_and_colons_are_not_taken_for_several(tmp_path, boxes):
+    seen(tmp_path, bars(*boxes))  # a warning is an error
+
+
+@pytest.mark.parametrize(
+    "style", ["seto", "smiley-sans", "kouzan-mouhitsu-gyosho", "aoyagi-soseki", "mplus-black"]
+)
+def test_no_embedded_character_looks_like_several(style):
+    with Image.open(HANZI / f"{style}.png") as image:
+        sheet = np.asarray(image.convert("L"))
+    cells = sheet.reshape(-1, 64, sheet.shape[1] // 64, 64).swapaxes(1, 2).reshape(-1, 64, 64)
+    pages = [np.pad(cell, 16, constant_values=255) for cell in cells if cell.min() < 128]
+    assert len(pages) > 100
+    for page in pages:
+        ink = page < 128
+        reading = references._Reading(False, page / np.float32(255), 0.5, ink, ink_box(ink))
+        assert not list(references._doubts(reading))
 
 
 def test_transparency_and_turned_photographs_are_resolved(tmp_path, plain):

@@ -19,7 +19,7 @@ from gan.metrics.judges import Judge
 from gan.metrics.populations import Translations
 from gan.networks import reference
 from gan.networks.reference import OfReference
-from gan.recipes.modules import FromNoise
+from gan.noise import FromNoise
 from gan.run import rundir
 
 NAMES = ("fd", "kd", "precision", "recall", "density", "coverage")

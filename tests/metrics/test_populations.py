@@ -28,7 +28,7 @@ from gan.metrics.populations import (
     seen,
 )
 from gan.networks.reference import REFERENCES, OfReference, downloaded
-from gan.recipes.modules import FromNoise
+from gan.noise import FromNoise
 from gan.registry import create
 
 CPU = torch.device("cpu")

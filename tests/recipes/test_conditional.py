@@ -13,9 +13,9 @@ from torch.nn.functional import cross_entropy, softplus
 from gan.build import build
 from gan.metrics.evaluation import LabelEvaluation
 from gan.metrics.judges import Judge
+from gan.noise import FromNoise
 from gan.recipe import detached
 from gan.recipes.conditional import Conditional
-from gan.recipes.modules import FromNoise
 from gan.registry import ConfigError, create
 
 CLASSES, SIZE = 3, 8

@@ -1,6 +1,7 @@
 """W-Net's eight terms: each by hand, each once, each with its own switch."""
 
 import itertools
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,9 +9,11 @@ from torch import nn
 from torch.nn.functional import cross_entropy, l1_loss, mse_loss
 
 from gan.losses.reconstruction import feature_distance
+from gan.metrics.extractors import weights_hash
 from gan.recipe import detached
 from gan.recipes.wnet import WNet, one_of
 from gan.registry import create
+from gan.run import state
 
 STYLES, CHARACTERS, SIZE = 3, 5, 16
 TERMS = {
@@ -227,6 +230,13 @@ def test_the_classifier_is_neither_trained_nor_stored():
     assert not any(name.startswith("_classifier") for name in game.state_dict())
     stored = {id(p) for p in game.parameters()}
     assert not stored & {id(p) for p in classifier.parameters()}
+    assert state._facts(run_of(game))["looks_through"] == [weights_hash(classifier.state_dict())]
+    blind = recipe(feature_source="discriminator")
+    assert state._facts(run_of(blind))["looks_through"] == []
+
+
+def run_of(game):
+    return SimpleNamespace(recipe=game, device=torch.device("cpu"))
 
 
 def test_features_of_the_discriminator_serve_as_well(batch):

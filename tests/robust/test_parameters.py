@@ -164,6 +164,24 @@ def test_a_flat_parameter_stays(network):
         assert_bits(network, before)
 
 
+@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("norm", DIRECTIONS)
+def test_a_parameter_that_is_one_number_moves_by_the_radius(norm, steps):
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gain, self.none = nn.Parameter(torch.tensor(-0.5)), nn.Parameter(torch.ones(0, 3))
+
+        def forward(self):
+            return self.gain.square() + self.none.sum()
+
+    network = Scaled()
+    network().backward()
+    with perturbed(named(network, "*"), 0.25, norm, steps, loss_of=network):
+        assert network.gain.item() == pytest.approx(-0.75)
+    assert network.gain.item() == -0.5
+
+
 @pytest.mark.parametrize("norm", [parametrizations.spectral_norm, parametrizations.weight_norm])
 def test_what_a_parametrised_weight_is_made_from_is_moved(network, norm):
     norm(network.projection).eval()  # no power iterations, so that two forwards agree

@@ -338,6 +338,21 @@ def test_a_radius_of_zero_gives_the_images_back():
         assert torch.equal(create("perturbation", name, radius=0)(linear, images()), images())
 
 
+@pytest.mark.parametrize("which", METHODS)
+def test_samples_of_one_number_each_move_by_the_radius(which):
+    worst = method(which)(lambda x: (x * torch.tensor([2.0, -3.0, 0.0])).sum(), torch.zeros(3))
+    torch.testing.assert_close(worst[:2], RADIUS * torch.tensor([1.0, -1.0]))
+    assert worst[2].abs() <= RADIUS
+
+
+@pytest.mark.parametrize("start", [False, True])
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+@pytest.mark.parametrize("shape", [(0, 2, 4, 5), (0,), (3, 0)])
+def test_none_of_no_images_move(shape, norm, start):
+    perturbation = create("perturbation", "pgd", norm=norm, random_start=start)
+    assert perturbation(lambda x: x.square().sum(), torch.zeros(shape)).shape == shape
+
+
 def test_double_precision_stays():
     clean = images().double()
     moved = method("pgd l2")(linear, clean)
@@ -373,14 +388,14 @@ def test_mistakes_are_named(given, message):
 def test_a_bare_loop_trains_a_network_that_holds_out():
     """Two classes told apart by one pixel of 0.9 or by sixty faint ones of 0.1.
 
-    Plain training leans on all of them; an attack of 0.2 turns the faint ones round and leaves the
+    Plain training leans on all of them; an attack of 0.25 turns the faint ones round and leaves the
     clear one standing, which the loop below therefore learns to trust.
     """
     labels = torch.arange(64) % 2
     side = (2.0 * labels - 1).view(-1, 1, 1, 1)
     clean = 0.1 * side.expand(64, 1, 8, 8).clone()
     clean[:, :, 0, 0] = 0.9 * side[:, 0, 0]
-    worst = create("perturbation", "pgd", radius=0.2, steps=3)
+    worst = create("perturbation", "pgd", radius=0.25, steps=3)
 
     def accuracy_under_attack(hardened):
         torch.manual_seed(0)
