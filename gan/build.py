@@ -8,7 +8,7 @@ import yaml
 
 from gan import distributed, features
 from gan.config.check import Checked, check, readable
-from gan.config.rehearsal import SIDES, rehearse_classes
+from gan.config.rehearsal import rehearse_classes
 from gan.data.stream import Stream
 from gan.metrics.evaluation import evaluation_for
 from gan.networks.reference import reference_networks
@@ -16,7 +16,7 @@ from gan.recipe import Recipe
 from gan.run import finetune, rundir
 from gan.run.monitor import Monitor
 from gan.run.signals import Stop
-from gan.step import compiling, parts, pieces
+from gan.step import compiling, guard, parts, pieces
 from gan.trainer import Trainer
 
 Say = Callable[[str], None]
@@ -47,7 +47,7 @@ def build(config: dict[str, Any], say: Say = distributed.say, stop: Stop | None 
         compiling.compile_calls(recipe, say)
     trainer = pieces.trainer_for(settings, device, say, checked.ours)(
         recipe,
-        **{side: parts.player(checked, recipe, side, asleep) for side in SIDES},
+        **{side: parts.player(checked, recipe, side, asleep) for side in guard.SIDES},
         stream=stream,
         averages=checked.create("average", generator=recipe.generator),
         settings=settings,
@@ -76,7 +76,7 @@ def _recipe(
     facts = {**dataset.facts, **checked.facts}
     rehearse_classes(checked, facts)
     distributed.seed(checked.seed, "start", 0, device)
-    networks = {side: checked.create(side, **facts) for side in SIDES}
+    networks = {side: checked.create(side, **facts) for side in guard.SIDES}
     with distributed.first():
         classifier = features.classifier_for(checked, dataset, stream, device, say)
     given = {"reconstruction": checked.named("reconstruction"), "classifier": classifier}

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from gan import distributed
 from gan.config.check import Checked, check
-from gan.config.rehearsal import SIDES
 from gan.run.monitor import Monitor
 from gan.step import parts, pieces
 from gan.step.compiling import compile_calls
+from gan.step.guard import SIDES
 from gan.trainer import Trainer
 
 Compose = Callable[..., dict[str, Any]]  # overrides to the values of a configuration

@@ -35,9 +35,9 @@ from torch.optim import Adam, Optimizer
 from gan.bench import games
 from gan.bench.desk import Desk, repeated
 from gan.bench.paired import Goal, Row, failed, skipped
-from gan.config.rehearsal import SIDES
 from gan.networks.blocks import Critique
 from gan.recipe import Batch
+from gan.step.guard import SIDES
 from gan.trainer import Trainer
 
 Networks = Mapping[str, Any]  # by side; the generator says how long its `latent` is

@@ -20,9 +20,9 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 from gan import distributed
 from gan.config.check import NAMED
-from gan.config.rehearsal import SIDES
 from gan.config.signature import ConfigError, coerce, flat
 from gan.registry import Entry, entry, names
+from gan.step.guard import SIDES
 
 PLUGINS = {  # what Hydra itself builds, out of installed plugins
     f"hydra.{part}._target_": ("hydra._internal.core_plugins.", "hydra_plugins.")

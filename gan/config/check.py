@@ -10,11 +10,12 @@ import torch
 
 from gan import distributed, registry
 from gan.config import floors
-from gan.config.rehearsal import SIDES, rehearse
+from gan.config.rehearsal import rehearse
 from gan.config.settings import Clip, Image, Settings
 from gan.config.signature import Bounds, coerce, conform, nearest
 from gan.recipe import Recipe
 from gan.registry import ConfigError, Entry, NonNegative, Whole
+from gan.step.guard import SIDES
 
 Seed = Annotated[int, Bounds(0, 2**63 - 1)]
 CHOICES = {  # section of the configuration -> kind of entry

@@ -24,11 +24,11 @@ from gan.explain import require_logits
 from gan.noise import FromNoise
 from gan.recipe import Batch, Recipe, detached
 from gan.step import parts
+from gan.step.guard import SIDES
 
 if TYPE_CHECKING:
     from gan.config.check import Checked
 
-SIDES = ("generator", "discriminator")
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 IMAGES = (
     "real",

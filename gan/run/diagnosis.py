@@ -8,7 +8,7 @@ several processes each gives its own terms and batch.
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -18,10 +18,13 @@ from gan.metrics.report import plain
 from gan.recipe import detached
 from gan.step.guard import ADVICE, DivergedError
 
+if TYPE_CHECKING:
+    from gan.trainer import Trainer
+
 NAME = "diagnosis.json"
 
 
-def write(run: Any, error: DivergedError) -> str:
+def write(run: "Trainer", error: DivergedError) -> str:
     """Write it for a trainer, in all its processes alike; the path, or why there is none."""
     path = run.monitor.run_dir / NAME
     try:
@@ -34,7 +37,7 @@ def write(run: Any, error: DivergedError) -> str:
     return str(path)
 
 
-def _share(run: Any, error: DivergedError) -> dict[str, Any]:
+def _share(run: "Trainer", error: DivergedError) -> dict[str, Any]:
     """What each process has of its own."""
     return {
         "terms": error.last.values,
@@ -43,7 +46,9 @@ def _share(run: Any, error: DivergedError) -> dict[str, Any]:
     }
 
 
-def _bundle(run: Any, error: DivergedError, everywhere: list[dict[str, Any]]) -> dict[str, Any]:
+def _bundle(
+    run: "Trainer", error: DivergedError, everywhere: list[dict[str, Any]]
+) -> dict[str, Any]:
     last = error.last
     newest = checkpoint.newest(run.monitor.run_dir / "checkpoints", notice=lambda skipped: None)
     shares = everywhere[0] if len(everywhere) == 1 else {"processes": everywhere}
@@ -64,7 +69,7 @@ def _bundle(run: Any, error: DivergedError, everywhere: list[dict[str, Any]]) ->
     }
 
 
-def first_module(run: Any, player: str, count: int, batch: Mapping[str, Tensor]) -> str:
+def first_module(run: "Trainer", player: str, count: int, batch: Mapping[str, Tensor]) -> str:
     """The path of the first module that makes something not finite of what is; "" for none.
 
     The turn is played again with its seeds and without a step; buffers are put back. That takes a
@@ -78,7 +83,7 @@ def first_module(run: Any, player: str, count: int, batch: Mapping[str, Tensor])
         return "not found: there is no memory to play the whole batch at once"
 
 
-def _replayed(run: Any, player: str, count: int, batch: Mapping[str, Tensor]) -> str:
+def _replayed(run: "Trainer", player: str, count: int, batch: Mapping[str, Tensor]) -> str:
     recipe = run.recipe
     buffers = {name: buffer.clone() for name, buffer in recipe.named_buffers()}
     shared = run.discriminator_updates - (player == "generator")  # the update that made the fakes

@@ -4,7 +4,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gan import checkpoint, disk, distributed
 from gan.distributed import PeerError
@@ -13,11 +13,14 @@ from gan.run.rundir import FINISHED, TakenError
 from gan.run.saves import StorageError
 from gan.step.guard import DivergedError
 
+if TYPE_CHECKING:
+    from gan.trainer import Trainer
+
 STOPPED = "stopped.json"
 
 
 @contextmanager
-def told(run: Any) -> Iterator[None]:
+def told(run: "Trainer") -> Iterator[None]:
     """Whatever ends a trainer's run inside the block, leave the record that scripts can read.
 
     `stopped.json` has the reason (`signal`, `non-finite`, `storage`, `stall`, `process`, `error`),
@@ -56,7 +59,7 @@ def told(run: Any) -> Iterator[None]:
         rundir.release(run.monitor.run_dir)
 
 
-def finished(run: Any) -> bool:
+def finished(run: "Trainer") -> bool:
     """Whether the last step is done, and its report made."""
     return run.step >= run.settings.steps and not run.monitor.owed
 
@@ -72,7 +75,7 @@ def _reason(error: BaseException) -> str:
     return next((name for kind, name in kinds.items() if isinstance(error, kind)), "error")
 
 
-def _stopped(run: Any, reason: str, detail: str, found: peers.Reports | None = None) -> None:
+def _stopped(run: "Trainer", reason: str, detail: str, found: peers.Reports | None = None) -> None:
     newest = checkpoint.newest(run.monitor.run_dir / "checkpoints", notice=lambda skipped: None)
     where = {"checkpoint": str(newest) if newest else None}
     said = {"processes": found} if found else {}
@@ -80,7 +83,7 @@ def _stopped(run: Any, reason: str, detail: str, found: peers.Reports | None = N
     _write(run, STOPPED, {"reason": reason, "detail": detail, **where, **said}, speaker)
 
 
-def _write(run: Any, name: str, facts: Mapping[str, Any], speaker: int = 0) -> None:
+def _write(run: "Trainer", name: str, facts: Mapping[str, Any], speaker: int = 0) -> None:
     if distributed.rank() != speaker:
         return
     record = {**facts, **run.counts(), "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
@@ -90,6 +93,6 @@ def _write(run: Any, name: str, facts: Mapping[str, Any], speaker: int = 0) -> N
         run.monitor.tell("log", f"{name} could not be written: {error}")
 
 
-def _forget(run: Any, name: str) -> None:
+def _forget(run: "Trainer", name: str) -> None:
     if not distributed.rank():
         (run.monitor.run_dir / name).unlink(missing_ok=True)

@@ -15,10 +15,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gan import distributed
 from gan.distributed import PLACE, PeerError
+
+if TYPE_CHECKING:
+    from gan.trainer import Trainer
 
 BEAT = 1.0  # seconds between two notes
 PATIENCE = 3.0  # seconds for those that are alive to say why they end
@@ -39,7 +42,7 @@ Reports = dict[int, dict[str, Any]]
 
 
 @contextmanager
-def heard(run: Any) -> Iterator[None]:
+def heard(run: "Trainer") -> Iterator[None]:
     """Note for the other processes where this one is, each second, while the block lasts.
 
     After its first step a process waits for others for no more than `trainer.timeout`.
@@ -68,7 +71,7 @@ def beside(work: Callable[[threading.Event], None]) -> Iterator[None]:
         thread.join()
 
 
-def _beat(run: Any, main: int, closing: threading.Event) -> None:
+def _beat(run: "Trainer", main: int, closing: threading.Event) -> None:
     limited, begun = False, run.counts()
     try:
         while not closing.wait(BEAT):
@@ -81,7 +84,7 @@ def _beat(run: Any, main: int, closing: threading.Event) -> None:
         return  # the store is gone with its process; the next collective will tell
 
 
-def place(run: Any, frame: FrameType | None) -> dict[str, Any]:
+def place(run: "Trainer", frame: FrameType | None) -> dict[str, Any]:
     """Clocks, phase, stack and time of a process whose main thread stands in this frame."""
     stack = traceback.extract_stack(frame)
     named = [PHASES[line.name] for line in stack if line.name in PHASES]
@@ -93,7 +96,7 @@ def place(run: Any, frame: FrameType | None) -> dict[str, Any]:
     }
 
 
-def reports(run: Any, error: BaseException) -> Reports:
+def reports(run: "Trainer", error: BaseException) -> Reports:
     """What this process says of its end and, where it waited in vain, what the others say.
 
     One that does not answer is represented by its last note, without an `error`.

@@ -1,13 +1,16 @@
 """Where numbers stay bad: back to the newest checkpoint, and on from there with other data."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 from gan import checkpoint
 from gan.step.guard import DivergedError
 
+if TYPE_CHECKING:
+    from gan.trainer import Trainer
 
-def survived(run: Any, train: Callable[[], None]) -> None:
+
+def survived(run: "Trainer", train: Callable[[], None]) -> None:
     """Train a trainer; `trainer.rollbacks` times go back rather than stop.
 
     Raises: DivergedError once they are used up, or where there is no checkpoint.
@@ -22,7 +25,7 @@ def survived(run: Any, train: Callable[[], None]) -> None:
             return
 
 
-def _back(run: Any, why: str) -> bool:
+def _back(run: "Trainer", why: str) -> bool:
     """Whether there is a checkpoint to go back to; batches since then are not read again."""
     path = checkpoint.newest(run.monitor.run_dir / "checkpoints", lambda skipped: None)
     if path is None:

@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 from torch.nn.parameter import is_lazy
@@ -20,6 +20,9 @@ from gan.config.signature import flat
 from gan.locks import HeldError, Lock
 from gan.registry import ConfigError
 from gan.run import sealed
+
+if TYPE_CHECKING:
+    from gan.trainer import Trainer
 
 LOCK, FINISHED = ".lock", "finished.json"
 _held: dict[tuple[int, Path], Lock] = {}  # by process, since a fork inherits it
@@ -121,12 +124,12 @@ def _place(resume: str) -> str:
     return str(Path(resume).resolve())
 
 
-def _asked(run: Any) -> str:
+def _asked(run: "Trainer") -> str:
     """`auto`, `never`, or the checkpoint that a trainer's run was told to start from."""
     return (parsed(run.config) or {}).get("resume", "auto")
 
 
-def again(run: Any) -> str:
+def again(run: "Trainer") -> str:
     """The command by which a run goes on that has stopped."""
     return "the same command" + (" with resume=auto" if _asked(run) == "never" else "")
 
@@ -142,7 +145,7 @@ def finished(checked: Checked) -> bool:
     return record["step"] >= checked.settings.steps and not differences(before, checked.values)
 
 
-def begin(run: Any, resumed: Path | None, say: Callable[[str], None]) -> None:
+def begin(run: "Trainer", resumed: Path | None, say: Callable[[str], None]) -> None:
     """Put a trainer into its run directory, and the checkpoint that was found into the trainer."""
     folder = run.monitor.run_dir
     if resumed is not None:
@@ -179,7 +182,7 @@ def _require_finite(tensors: Mapping[str, Tensor]) -> None:
             )
 
 
-def _require_rates(run: Any, before: Mapping[str, Any]) -> None:
+def _require_rates(run: "Trainer", before: Mapping[str, Any]) -> None:
     """Raises: ConfigError where more steps than before are asked for, but both rates end at 0."""
     steps, folder = run.settings.steps, run.monitor.run_dir
     planned = before.get("trainer", {}).get("steps", steps)

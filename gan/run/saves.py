@@ -4,10 +4,14 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gan import disk, distributed
 from gan.checkpoint import CONFIG, CheckpointError
 from gan.run import rundir, state
+
+if TYPE_CHECKING:
+    from gan.trainer import Trainer
 
 GRACE = 30.0  # seconds that torchrun and most schedulers leave between SIGTERM and SIGKILL
 
@@ -30,14 +34,14 @@ class Saves:
         self._failures = 0
         self._slow = False
 
-    def due(self, run: state.Run) -> bool:
+    def due(self, run: "Trainer") -> bool:
         """Whether a checkpoint is to be written now: by the clock, or as the best so far."""
         if run.due(run.settings.save_every):
             return True
         best = run.monitor.best.at(run.counts()["step"])
         return run.due(run.settings.measure_every) and distributed.anywhere(best, run.device)
 
-    def write(self, run: state.Run, last: bool = False) -> bool:
+    def write(self, run: "Trainer", last: bool = False) -> bool:
         """Write one, from the first process; whether it is there. The `last` one must be.
 
         Raises:

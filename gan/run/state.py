@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakKeyDictionary
 
 import torch
@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from gan import checkpoint, distributed
 from gan.average import Average
 from gan.checkpoint import CheckpointError
-from gan.config.settings import Settings
 from gan.metrics.extractors import weights_hash
 from gan.player import Player
 from gan.recipe import Batch, Recipe
 from gan.run import optimizer_state, sealed
-from gan.run.monitor import Monitor
 from gan.run.sealed import STATE
-from gan.step.guard import Guard
+
+if TYPE_CHECKING:
+    from gan.trainer import Trainer
 
 _looks: WeakKeyDictionary[Recipe, list[str]] = WeakKeyDictionary()  # what is frozen stays
 
@@ -38,28 +38,7 @@ class Stream(Protocol):
         """Stop reading ahead."""
 
 
-class Run(Protocol):
-    """The parts of a trainer that make up its state."""
-
-    recipe: Recipe
-    averages: Mapping[str, Average]
-    players: tuple[Player, Player]
-    settings: Settings
-    device: torch.device
-    config: str
-    run_id: str
-    stream: Stream
-    monitor: Monitor
-    guard: Guard
-
-    def counts(self) -> dict[str, int]:
-        """The clocks."""
-
-    def due(self, every: int) -> bool:
-        """Whether something that happens every so many steps happens now."""
-
-
-def save(run: Run, folder: Path, elsewhere: Mapping[str, Tensor], origin: str | None) -> None:
+def save(run: "Trainer", folder: Path, elsewhere: Mapping[str, Tensor], origin: str | None) -> None:
     """Write a verified checkpoint and drop the oldest ones.
 
     `elsewhere` are buffers that other processes have values of their own for, `origin` is the
@@ -93,7 +72,7 @@ def save(run: Run, folder: Path, elsewhere: Mapping[str, Tensor], origin: str | 
     run.monitor.saved(folder, sum(file.stat().st_size for file in path.iterdir()))
 
 
-def resume(run: Run, path: Path) -> dict[str, Any]:
+def resume(run: "Trainer", path: Path) -> dict[str, Any]:
     """Put a checkpoint back in place; returns its plain values.
 
     Raises: CheckpointError where the data or the networks are others. Warns where versions,
@@ -110,7 +89,7 @@ def resume(run: Run, path: Path) -> dict[str, Any]:
         ) from error
 
 
-def _put_back(run: Run, stored: checkpoint.Checkpoint, path: Path) -> dict[str, Any]:
+def _put_back(run: "Trainer", stored: checkpoint.Checkpoint, path: Path) -> dict[str, Any]:
     clocks = {name: stored.state[name] for name in ("step", "discriminator_updates", "position")}
     if wrong := {name: n for name, n in clocks.items() if type(n) is not int or n < 0}:
         raise ValueError(f"no counts: {wrong}")
@@ -137,7 +116,7 @@ def _put_back(run: Run, stored: checkpoint.Checkpoint, path: Path) -> dict[str, 
     return stored.state
 
 
-def fingerprints(run: Run) -> dict[str, int]:
+def fingerprints(run: "Trainer") -> dict[str, int]:
     """A sum over the bits of every parameter by name: equal where the processes are in step."""
     return {
         name: int(p.detach().contiguous().view(torch.uint8).sum(dtype=torch.int64).item())
@@ -145,7 +124,7 @@ def fingerprints(run: Run) -> dict[str, int]:
     }
 
 
-def _facts(run: Run) -> dict[str, Any]:
+def _facts(run: "Trainer") -> dict[str, Any]:
     """What the last bits of a result depend on, beside versions."""
     return {
         "device": str(run.device),

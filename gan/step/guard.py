@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from gan import distributed
 from gan.step.buffers import Copies, places
 
-PLAYERS = ("generator", "discriminator")
+SIDES = ("generator", "discriminator")
 FIRST = 2  # steps after which common slips are looked for
 IN_A_ROW, IN_ALL, WINDOW = 3, 10, 10_000  # skipped updates of one player that a run survives
 LARGEST = 2.0**64  # beyond it fp32 has no square, which optimizers keep
@@ -74,7 +74,7 @@ def _require_owned(recipe: nn.Module) -> None:
         for part in held.values() if isinstance(held, Mapping) else [held]:
             own = getattr(part, "__dict__", {})
             weights |= {f"{name}.{n}": w for n, w in own.items() if isinstance(w, nn.Parameter)}
-    stray = [n for n, w in weights.items() if w.requires_grad and n.split(".")[0] not in PLAYERS]
+    stray = [n for n, w in weights.items() if w.requires_grad and n.split(".")[0] not in SIDES]
     if stray:
         raise ValueError(
             f"{', '.join(stray)} would never be trained, as each optimizer moves its player alone: "
@@ -91,7 +91,7 @@ class Guard:
 
     def __init__(self, recipe: nn.Module, tell: Callable[[str, str], None]) -> None:
         """`tell` is given a kind of event and a text."""
-        self.skipped: dict[str, list[int]] = {player: [] for player in PLAYERS}
+        self.skipped: dict[str, list[int]] = {player: [] for player in SIDES}
         self._tell = tell
         self._places = places(recipe)
         self._copies = Copies(self.buffers())
@@ -125,7 +125,7 @@ class Guard:
         """
         weights = dict(self._recipe.named_parameters())
         reached = {name for name, weight in weights.items() if weight.grad is not None}
-        if {*PLAYERS} - {name.partition(".")[0] for name in reached}:
+        if {*SIDES} - {name.partition(".")[0] for name in reached}:
             return
         unreached = [n for n, w in weights.items() if w.requires_grad and n not in reached]
         if unreached and self._unseen == FIRST:

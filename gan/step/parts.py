@@ -13,6 +13,7 @@ from gan.config.signature import nearest
 from gan.player import Player
 from gan.recipe import Recipe
 from gan.registry import ConfigError
+from gan.step.guard import SIDES
 
 if TYPE_CHECKING:
     from gan.config.check import Checked
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 Freeze = list[str] | dict[str, int]
 Sleepers = Sequence[tuple[int, list[Parameter]]]  # the update at which they wake up
 Asleep = dict[str, list[tuple[int, list[Parameter]]]]  # by player
-PLAYERS = ("generator", "discriminator")
 
 
 def freeze(recipe: Recipe, wanted: Freeze) -> Asleep:
@@ -31,7 +31,7 @@ def freeze(recipe: Recipe, wanted: Freeze) -> Asleep:
 
     Raises: ConfigError for what is no part of a player, or leaves one with nothing to train.
     """
-    asleep: Asleep = {side: [] for side in PLAYERS}
+    asleep: Asleep = {side: [] for side in SIDES}
     until = dict.fromkeys(wanted) if isinstance(wanted, list) else wanted
     for name in asleep.keys() & until.keys():
         raise ConfigError(f"freeze: {name} would leave nothing to train; name a part of it")
@@ -42,7 +42,7 @@ def freeze(recipe: Recipe, wanted: Freeze) -> Asleep:
             _still(parameters)
         else:
             asleep[_side(name)].append((update, parameters))
-    for side in PLAYERS:
+    for side in SIDES:
         _require_awake(recipe, side, asleep[side], [n for n in until if _side(n) == side], "freeze")
     return asleep
 
@@ -154,7 +154,7 @@ def _untaken(part: nn.Module, taken: set[int]) -> list[Parameter]:
 
 
 def _part(recipe: Recipe, name: str, key: str) -> nn.Module:
-    known = [known for known, _ in recipe.named_modules() if known.partition(".")[0] in PLAYERS]
+    known = [known for known, _ in recipe.named_modules() if known.partition(".")[0] in SIDES]
     if name not in known:
         near = nearest(name, known).split(" (known")[0]
         tops = [n for n in known if n.count(".") == 1]

@@ -229,9 +229,7 @@ def test_a_report_reads_through_one_stream(monkeypatch, glyph_store):
 def test_copies_are_looked_for_as_training_mirrors_images(monkeypatch, glyph_store, flip):
     monkeypatch.setattr(reports, "image_report", lambda *given: given[-1])
     store, cpu = Store(glyph_store), torch.device("cpu")
-    noise = SimpleNamespace(
-        recipe=Synthesis, classes=0, noise=lambda count: torch.zeros(count, 2), generator=None
-    )
+    noise = SimpleNamespace(recipe=Synthesis, classes=0, latent=2, generator=None)
     asked = reports.report_of({"raw": noise}, Images(store, flip=flip), cpu, reports.Options())
     assert asked.mirrored is flip
     two = Unpaired.__new__(Unpaired)
