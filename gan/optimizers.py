@@ -80,6 +80,8 @@ def _begin_momentum(optimizer: Optimizer, *_: object) -> None:
 
     Its first step is then its gradient's, as with torch, also where the weight thaws later.
     """
+    if len(optimizer.state) == sum(len(group["params"]) for group in optimizer.param_groups):
+        return  # all have moved
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             if parameter.grad is not None and not optimizer.state[parameter]:

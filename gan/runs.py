@@ -102,18 +102,18 @@ class Run:
         return self.draw(self.noise(count, seed, truncation), self.labels(count, label))
 
     def noise(self, count: int, seed: int = 0, truncation: float | None = None) -> Tensor:
-        """Latent vectors [count, latent] of a standard normal distribution, as the recipe has them.
+        """Latent vectors [count, latent] of a standard normal distribution, for `draw`.
 
         With `truncation` it is the one whose values beyond that size are drawn again (Brock et al.
         2018, arXiv:1809.11096, section 3.1): the smaller, the more typical and the more alike.
         """
-        recipe = self._like(FromNoise, "synthesis", "samples and truncation are")
+        self._like(FromNoise, "synthesis", "samples and truncation are")
         shape = coerce(Count, count, "count"), self.latent
         random = torch.Generator().manual_seed(coerce(Whole, seed, "seed"))
         if truncation is None:
-            return recipe.noise(torch.randn(shape, generator=random))
+            return torch.randn(shape, generator=random)
         most = coerce(Positive, truncation, "truncation")
-        return recipe.noise(nn.init.trunc_normal_(torch.empty(shape), 0, 1, -most, most, random))
+        return nn.init.trunc_normal_(torch.empty(shape), 0, 1, -most, most, random)
 
     def labels(
         self, count: int, label: int | Sequence[int] | Tensor | None = None
@@ -137,7 +137,7 @@ class Run:
     def draw(self, noise: Tensor, label: Tensor | None = None) -> Tensor:
         """Images [N, C, H, W] of latent vectors [N, latent] and classes [N], on the CPU."""
         recipe = self._like(FromNoise, "synthesis", "samples are")
-        given = (noise,) if label is None else (noise, label)
+        given = [recipe.noise(noise), *([] if label is None else [label])]
         parts = zip(*(torch.split(t.to(self.device), CHUNK) for t in given), strict=True)
         return torch.cat([recipe.draw(self.generator, *part).float().cpu() for part in parts])
 

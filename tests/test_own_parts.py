@@ -191,6 +191,13 @@ def test_a_generator_that_gives_more_than_images_is_refused_where_nobody_says_wh
         build(config, lambda _: None)
 
 
+@pytest.mark.parametrize("part", ["noise", "draw"])
+def test_what_a_loaded_run_could_not_call_is_refused(own, part):
+    kind = type("Bound", (Synthesis,), {part: lambda self, *given: getattr(Flat, part)(*given)})
+    with pytest.raises(ConfigError, match=f"its `{part}` must be a @staticmethod"):
+        build(recipe(own, kind), lambda _: None)
+
+
 def test_other_noise_is_that_of_play_of_samples_of_measures_and_of_the_loaded_run(own):
     trainer = build(recipe(own, Flat), lambda _: None)
     seen = []
@@ -205,10 +212,13 @@ def test_other_noise_is_that_of_play_of_samples_of_measures_and_of_the_loaded_ru
     assert {8, 32, 64} <= sizes  # of play, measures and samples
     assert all(noise.abs().max() <= 1 for (noise,) in seen)
     loaded = gan.load("run")
-    noise = loaded.noise(1000, seed=1)
+    seen = []
+    loaded.generator.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    loaded.sample(1000, seed=1)
+    noise = torch.cat(seen)
     assert noise.abs().max() <= 1
     assert noise.std() == pytest.approx(3**-0.5, abs=0.02)
-    torch.testing.assert_close(loaded.noise(64), trainer.recipe.shown)
+    torch.testing.assert_close(Flat.noise(loaded.noise(64)), trainer.recipe.shown)
 
 
 @pytest.mark.parametrize(("kind", "said"), [(Stubborn, 1), (Known, 0), (Flat, 0)])
@@ -225,11 +235,38 @@ def test_a_recipe_that_does_not_say_how_it_draws_trains_unmeasured_and_says_so(o
     assert not measured()
 
 
-@pytest.mark.parametrize("kind", [Tempered, Cooled])
+class Headed(Cooled):
+    """A loss that is no module and holds one."""
+
+    def __init__(self):
+        self.scale = nn.Linear(1, 1)
+
+
+class Matching(Synthesis):
+    """A part of the discriminator by another name, which is trained all the same."""
+
+    def __init__(self, generator, discriminator, adversarial, penalties):
+        nn.Module.__init__(self)
+        self.features = discriminator
+        super().__init__(generator, discriminator, adversarial, penalties)
+        self.features, adversarial.peek = discriminator, next(discriminator.parameters())
+
+
+def test_what_the_players_share_with_a_recipe_or_a_loss_is_trained(own):
+    assert build(recipe(own, Matching), lambda _: None)
+
+
+def test_what_nobody_trains_is_refused_before_anything_is_written(own):
+    with pytest.raises(ConfigError, match="would never be trained"):
+        check(recipe(own, Encoding))
+    assert not Path("run").exists()
+
+
+@pytest.mark.parametrize("kind", [Tempered, Cooled, Headed])
 def test_parameters_of_a_loss_are_refused_since_nothing_trains_them(own, kind):
     add, compose = own
     add("adversarial", kind)
-    with pytest.raises(ValueError, match=r"adversarial\.scale would never be trained"):
+    with pytest.raises(ValueError, match=r"adversarial\.scale.* would never be trained"):
         build(compose(adversarial={"name": "own"}), lambda _: None)
 
 

@@ -98,7 +98,7 @@ def _require_one_folder(config: DictConfig, overrides: Iterable[str]) -> None:
         if follows or key in ("run_dir", "sweep") and given.is_sweep_override():
             raise UsageError(
                 f"{key}={given.get_value_string()} cannot be the folder of a multirun, which is "
-                "one for all its jobs: give run_dir a fixed folder, or name it by sweep=NAME"
+                "one for all its jobs: write a folder out, or name it by sweep=NAME"
             )
 
 

@@ -24,7 +24,7 @@ from gan.explain import require_logits
 from gan.noise import FromNoise
 from gan.recipe import Batch, Recipe, detached
 from gan.step import parts
-from gan.step.guard import SIDES
+from gan.step.guard import SIDES, require_owned
 
 if TYPE_CHECKING:
     from gan.config.check import Checked
@@ -134,6 +134,7 @@ def _play(
     with torch.random.fork_rng(devices=[]):
         try:
             recipe = _recipe(checked, facts, networks)
+            require_owned(recipe)
             for norm in (m for m in recipe.modules() if isinstance(m, BATCH_NORMS)):
                 vars(norm)["forward"] = partial(_normed, checked)  # torch is slow to tell shapes
             fakes = recipe.generate(batch)
@@ -144,9 +145,9 @@ def _play(
             if _conclusive(error):
                 raise ConfigError(_misfit(checked, error)) from error
             return
-    parts.freeze(recipe, checked.freeze)
+    asleep = parts.freeze(recipe, checked.freeze)
     for side in SIDES:
-        parts.groups(recipe, side, checked.rates)
+        parts.groups(recipe, side, parts.rates(checked, side), asleep[side])
 
 
 def _draw(checked: "Checked", recipe: Recipe) -> None:
@@ -154,6 +155,12 @@ def _draw(checked: "Checked", recipe: Recipe) -> None:
     if not isinstance(recipe, FromNoise):
         return
     name, count, image = checked.entries["recipe"][0].name, _few(checked), checked.values["image"]
+    for part in ("noise", "draw"):
+        if not isinstance(inspect.getattr_static(recipe, part), staticmethod):
+            raise ValueError(
+                f"recipe={name}: its `{part}` must be a @staticmethod, as a trained run has no "
+                "recipe to call it on"
+            )
     normal = torch.empty(count, recipe.generator.latent, device="meta")
     label = [_field(count)] if "label" in recipe.reads else []
     made = recipe.draw(recipe.generator, recipe.noise(normal), *label)
@@ -181,7 +188,7 @@ def _recipe(
     with torch.device("meta"):
         if "classifier" in chosen.given and chosen.build.needs_classifier(settings):
             counts = {name: facts[f"{name}s"] for name in ("style", "character")}
-            classifier = checked.create("classifier", classes=counts).eval()
+            classifier = checked.create("classifier", classes=counts).eval().requires_grad_(False)
     reconstruction = {
         on.partition(".")[2]: checked.create(on)
         for on in checked.switched_on("reconstruction")

@@ -147,7 +147,7 @@ def picked(members: np.ndarray, many: int, seed: int = 0) -> np.ndarray:
 def sampled(members: np.ndarray, many: int) -> np.ndarray:
     """At most so many of the members at random, always the same ones, in their order.
 
-    What stands for all of them must not be evenly spaced: files may come by turns or by kind.
+    What distances are measured of must not be evenly spaced: files may come by turns or by kind.
     """
     return members[np.sort(shuffled(len(members))[:many])]
 

@@ -256,7 +256,7 @@ def rendered(path: Path, characters: list[str], size: int, places: Places = NOWH
 
     Those that have a place are taken back from there.
     """
-    finer = -(-GRID // size)  # drawings are moved by whole samples
+    finer = -(-GRID // size) if places else 1  # where they are moved, by whole samples
     side = finer * size
     font = ImageFont.truetype(path, side, layout_engine=ImageFont.Layout.BASIC)
     pages = []

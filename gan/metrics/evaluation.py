@@ -71,8 +71,11 @@ def evaluation_for(
     if "real_a" in recipe.reads and isinstance(dataset, Glyphs):
         _require_use(networks)
         return GlyphTranslation(_translate(recipe), dataset, stream, device, say, judges)
-    if isinstance(dataset, Unpaired) and _enough(dataset, say):
-        return _of_unpaired(recipe, dataset, stream, device, say, settings, networks)
+    if isinstance(dataset, Unpaired):
+        if _enough(dataset, say):
+            return _of_unpaired(recipe, dataset, stream, device, say, settings, networks)
+        _require_use(networks)
+        return None
     if "real" in recipe.reads and isinstance(recipe, FromNoise):
         return _of_images(recipe, dataset, stream, device, say, settings, networks)
     _require_use(networks)

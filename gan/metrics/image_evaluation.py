@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gan.data.datasets import sampled
+from gan.data.datasets import sampled, shuffled
 from gan.metrics.extractors import Extractor, OfClassifier, OfNothing
 from gan.metrics.judges import judge_of
 from gan.metrics.populations import FOLDER, Drawn, Seen, classes_hit, distances, reference, seen
@@ -148,7 +148,8 @@ def halves(held: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     if len(held) < 2 * LEAST:
         return held[:0], held
-    return held[::2], held[1::2]
+    one, other = np.array_split(shuffled(len(held)), 2)
+    return held[np.sort(one)], held[np.sort(other)]
 
 
 def better(network: str) -> dict[str, Better]:

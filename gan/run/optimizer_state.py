@@ -101,7 +101,10 @@ def _merged(
     """The live groups with the stored options; one that a newer torch has added stays as it is."""
     here, there = ([len(group["params"]) for group in groups] for groups in (live, stored))
     if here != there:
-        raise CheckpointError(f"{what} does not fit: parameters by group {there}, here {here}")
+        raise CheckpointError(
+            f"{what} does not fit: parameters by group {there}, here {here} (none with a rate of "
+            "0); another run can start from its weights (init)"
+        )
     merged = []
     for own, group in zip(live, stored, strict=True):
         if unknown := sorted(group.keys() - own.keys()):

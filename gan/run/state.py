@@ -1,7 +1,7 @@
 """All that a run consists of, as names and tensors, and back again."""
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakKeyDictionary
@@ -17,6 +17,7 @@ from gan.player import Player
 from gan.recipe import Batch, Recipe
 from gan.run import optimizer_state, sealed
 from gan.run.sealed import STATE
+from gan.step.guard import beside
 
 if TYPE_CHECKING:
     from gan.trainer import Trainer
@@ -140,18 +141,9 @@ def _facts(run: "Trainer") -> dict[str, Any]:
 def _looks_through(recipe: Recipe) -> list[str]:
     """Hashes of the networks that a recipe's losses look through, which no checkpoint holds."""
     if recipe not in _looks:
-        _looks[recipe] = sorted({weights_hash(m.state_dict()) for m in _outside(recipe)})
+        networks = (held for _, held in beside(recipe) if isinstance(held, nn.Module))
+        _looks[recipe] = sorted({weights_hash(network.state_dict()) for network in networks})
     return _looks[recipe]
-
-
-def _outside(recipe: Recipe) -> Iterator[nn.Module]:
-    """Modules that a recipe holds, itself or by a loss, without being made of them."""
-    inside = {*recipe.modules()}
-    for value in vars(recipe).values():
-        several = value.values() if isinstance(value, Mapping) else value
-        for held in several if isinstance(value, Mapping | tuple | list) else [value]:
-            found = [held, *vars(held).values()] if hasattr(held, "__dict__") else [held]
-            yield from (m for m in found if isinstance(m, nn.Module) and m not in inside)
 
 
 def gather(

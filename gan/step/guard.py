@@ -64,22 +64,35 @@ class DivergedError(FloatingPointError):
         )
 
 
-def _require_owned(recipe: nn.Module) -> None:
+def require_owned(recipe: nn.Module) -> None:
     """Refuse weights that no player moves: of the recipe beside them, and of its losses.
 
     Raises: ValueError naming them.
     """
+    owned = {weight for side in SIDES for weight in recipe.get_submodule(side).parameters()}
     weights = dict(recipe.named_parameters())
-    for name, held in vars(recipe).items():
-        for part in held.values() if isinstance(held, Mapping) else [held]:
-            own = getattr(part, "__dict__", {})
-            weights |= {f"{name}.{n}": w for n, w in own.items() if isinstance(w, nn.Parameter)}
-    stray = [n for n, w in weights.items() if w.requires_grad and n.split(".")[0] not in SIDES]
+    for name, part in beside(recipe):
+        own = {"": part} if isinstance(part, nn.Parameter) else dict(part.named_parameters())
+        weights |= {f"{name}.{inner}".rstrip("."): weight for inner, weight in own.items()}
+    stray = {w: name for name, w in weights.items() if w.requires_grad and w not in owned}
     if stray:
         raise ValueError(
-            f"{', '.join(stray)} would never be trained, as each optimizer moves its player alone: "
-            "put them into the generator or the discriminator, or set requires_grad=False"
+            f"{', '.join(stray.values())} would never be trained, as each optimizer moves its "
+            "player alone: put them into the generator or the discriminator, or set "
+            "requires_grad=False"
         )
+
+
+def beside(recipe: nn.Module) -> Iterator[tuple[str, nn.Module | nn.Parameter]]:
+    """Networks and weights, by name, that a recipe or a loss holds without being made of them."""
+    inside = {*recipe.modules(), *recipe.parameters()}
+    for name, value in vars(recipe).items():
+        several = value.values() if isinstance(value, Mapping) else value
+        for part in several if isinstance(value, Mapping | tuple | list) else [value]:
+            inner = getattr(part, "__dict__", {})
+            for place, held in {name: part, **{f"{name}.{n}": h for n, h in inner.items()}}.items():
+                if isinstance(held, nn.Module | nn.Parameter) and held not in inside:
+                    yield place, held
 
 
 class Guard:
@@ -96,7 +109,7 @@ class Guard:
         self._places = places(recipe)
         self._copies = Copies(self.buffers())
         self._recipe, self._unseen = recipe, FIRST
-        _require_owned(recipe)
+        require_owned(recipe)
 
     @contextmanager
     def turn(self, batch: Mapping[str, Tensor]) -> Iterator[None]:

@@ -97,7 +97,7 @@ def _require_trained(part: nn.Module, name: str, rate: float, taken: Container[i
 def player(checked: "Checked", recipe: Recipe, side: str, asleep: Asleep) -> Player:
     """A side's player: what its optimizer moves, and how."""
     (opponent,) = (recipe.get_submodule(other) for other in asleep if other != side)
-    trained = groups(recipe, side, _rates(checked, side), asleep[side])
+    trained = groups(recipe, side, rates(checked, side), asleep[side])
     optimizer = checked.create(f"optimizer.{side}", parameters=trained)
     clip = checked.clip[side]
     if not any(group["lr"] for group in optimizer.param_groups):
@@ -115,7 +115,7 @@ def player(checked: "Checked", recipe: Recipe, side: str, asleep: Asleep) -> Pla
     )
 
 
-def _rates(checked: "Checked", side: str) -> Mapping[str, float]:
+def rates(checked: "Checked", side: str) -> Mapping[str, float]:
     """The rates of parts, with 0 for all the rest where the optimizer's own rate is 0."""
     moves = any(rate for name, rate in checked.rates.items() if _side(name) == side)
     usual = checked.entries[f"optimizer.{side}"][1].get("lr")

@@ -54,7 +54,12 @@ def inputs(run: Run, count: int, seed: int = 0) -> dict[str, Tensor]:
             f"gan export knows generators of noise, W-Nets and translators; {run.path} was trained "
             f"with recipe={run.config['recipe']['name']}: export gan.load(RUN).generator by itself"
         )
-    noise = {"z": run.noise(count, seed)}
+    if run.recipe.draw is not FromNoise.draw:
+        raise ValueError(
+            f"gan export writes generators, but recipe={run.config['recipe']['name']} has a `draw` "
+            "that makes images of what its own gives: export gan.load(RUN).generator by itself"
+        )
+    noise = {"z": run.recipe.noise(run.noise(count, seed))}
     label = torch.randint(run.classes, (count,), generator=random) if run.classes else None
     return noise if label is None else {**noise, "label": label}
 
