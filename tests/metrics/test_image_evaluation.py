@@ -15,6 +15,7 @@ from gan.build import build
 from gan.commands import main
 from gan.commands.train import job_folder
 from gan.metrics import evaluation, image_evaluation
+from gan.metrics.image_evaluation import ImageEvaluation, Real
 from gan.metrics.judges import Judge
 from gan.metrics.populations import Translations
 from gan.networks import reference
@@ -83,6 +84,16 @@ def test_images_of_one_class_are_measured_with_that_label(unlabelled, capsys):
     capsys.readouterr()
     assert main(["evaluate", "run", "--count", "15"]) == 2
     assert "--count=15 is too few: distances need 16 images or more" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", [np.arange(2048) % 2, np.arange(2048) // 1024])
+def test_training_images_that_come_by_turns_or_by_kind_are_looked_at_alike(kind):
+    rows = np.arange(2048)
+    seen = ImageEvaluation(None, None, Real(None, rows, None), 1024).images.rows
+    assert len(np.unique(seen)) == 1024
+    for chosen in (seen, *image_evaluation.halves(rows)):
+        assert kind[chosen].mean() == pytest.approx(0.5, abs=0.05)
+    assert sorted(np.concatenate(image_evaluation.halves(rows))) == rows.tolist()
 
 
 class Painter(FromNoise):
