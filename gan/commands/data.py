@@ -11,7 +11,7 @@ from gan.data.sources import embedded, guess, kind
 from gan.data.store import verify
 from gan.data.torchvision_sets import SETS, TorchvisionSet
 
-SHEETS = "hanzi", "hanzi-web"
+SHEETS = "hanzi", "hanzi-web", "hanzi-more"
 
 
 def add_parser(subparsers: Any) -> None:
@@ -33,7 +33,8 @@ def _add_build(building: argparse.ArgumentParser) -> None:
     building.add_argument(
         "store",
         type=Path,
-        help="NAME.lmdb; for a folder of fonts also hanzi or hanzi-web, the embedded glyph sheets",
+        help="NAME.lmdb; for a folder of fonts also hanzi, hanzi-web or hanzi-more, the embedded "
+        "glyph sheets",
     )
     building.add_argument("--size", type=_positive, default=64, help="pixels a side (64)")
     building.add_argument("--channels", type=_positive, help="1 or 3 (images 3, glyphs 1)")
@@ -93,13 +94,23 @@ def _build_sheets(args: argparse.Namespace) -> int:
         raise ValueError(f"STORE must end in .lmdb, unlike {args.store}: {args.source} has no font")
     others = "dataset", "part", "download", "characters", "prototype", "channels"
     _refuse(args, others, f"is not for {args.store}, the embedded glyph sheets")
-    from gan.data.embedded import WEB_PROTOTYPE, WEB_STYLES
-    from gan.data.sheets import build_sheets, read_index
+    from gan.data import embedded as sets
+    from gan.data.sheets import build_sheets, level_one, read_index
 
     which: dict[str, Any] = {}
-    if args.store.resolve().name == "hanzi-web":
-        characters = read_index(embedded("hanzi"))["characters"]
-        which = {"styles": WEB_STYLES, "characters": characters, "prototype": WEB_PROTOTYPE}
+    name = args.store.resolve().name
+    characters = "" if name == "hanzi" else read_index(embedded("hanzi"))["characters"]
+    if name == "hanzi-web":
+        styles, prototype = sets.WEB_STYLES, sets.WEB_PROTOTYPE
+        which = {"styles": styles, "characters": characters, "prototype": prototype}
+    if name == "hanzi-more":
+        which = {
+            "styles": sets.STYLES | sets.WEB_STYLES,
+            "characters": "".join(sorted(level_one() - {*characters})),
+            "every": sets.EVERY,
+            "framed": characters,
+            "region": sets.LEVEL_RULE,
+        }
     sheets = build_sheets(args.source, args.store, overwrite=args.overwrite, **which)
     for difference in sheets.differences:
         print(difference)

@@ -23,8 +23,10 @@ JP, SC and TC faces of both Noto Sans CJK and Noto Serif CJK. Characters whose f
 region are absent, a biased sample.
 """
 
+LEVEL_RULE = "in level 1 of GB 2312, JIS X 0208 and Big5"
+
 REGION_RULE = (
-    "in level 1 of GB 2312, JIS X 0208 and Big5, and one glyph in the JP, SC and TC faces of both "
+    f"{LEVEL_RULE}, and one glyph in the JP, SC and TC faces of both "
     "Noto Sans CJK and Noto Serif CJK"
 )
 
@@ -186,3 +188,6 @@ WEB_STYLES = {
     for id in [f"{font}-{weight}" for weight in weights] or [font]
 }
 """34 more designs, none of them among `STYLES`: what `hanzi-web` holds."""
+
+EVERY = 12
+"""In `hanzi-more` a style has one in so many characters; the standard font has all of them."""

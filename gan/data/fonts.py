@@ -156,12 +156,12 @@ def key(style: str, character: str) -> str:
 def records(
     id: str, style: int, characters: Sequence[str], glyphs: Glyphs
 ) -> Iterator[Record | Rejected]:
-    """One style's glyphs as records in the order of the characters."""
+    """One style's glyphs as records in the order of the characters; others are passed over."""
     for number, character in enumerate(characters):
         if character in glyphs.images:
             image = glyphs.images[character][..., None]  # [H, W, 1]
             yield Record(key(id, character), image, {"style": style, "character": number})
-        else:
+        elif character in glyphs.rejected:
             yield Rejected(key(id, character), glyphs.rejected[character])
 
 

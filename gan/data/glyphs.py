@@ -269,25 +269,37 @@ class Glyphs(NamedTuple):
     spots: Mapping[str, Spot] = MappingProxyType({})
 
 
-def render(face: Face, characters: Sequence[str], size: int, levels: int = 256) -> Glyphs:
+def render(
+    face: Face,
+    characters: Sequence[str],
+    size: int,
+    levels: int = 256,
+    framed: Sequence[str] | None = None,
+) -> Glyphs:
     """Draw characters at one scale for the whole font, each centred by its ink.
 
-    The canvas is a square around the largest ink side among the usable characters, plus a margin:
-    cropping each glyph alone would make a dot as large as a full character. Drawn at `FACTOR` times
-    the size or more, above any embedded bitmap, and reduced by area to `levels` grey values.
+    The canvas is a square around the largest ink side among the usable characters, or `framed`
+    ones, plus a margin: cropping each glyph alone would make a dot as large as a full character.
+    Drawn at `FACTOR` times the size or more, above any embedded bitmap, and reduced by area to
+    `levels` grey values.
 
     Raises:
         FontError: the face does not open for drawing, or draws specks.
     """
+
+    def measured(pen: _Pen) -> tuple[int, dict[str, str]]:
+        longest, rejected = _measure(pen, characters)
+        return (longest if framed is None else _measure(pen, framed)[0]), rejected
+
     pen = _Pen(face, max(_EM * size, 128))
-    longest, rejected = _measure(pen, characters)
+    longest, rejected = measured(pen)
     if 0 < longest < FACTOR * size:  # Latin fills little of its em: draw larger
         if longest < _SPECK * pen.em:
             raise FontError(
                 f"{face.name} draws nothing longer than {longest / pen.em:.1%} of its em"
             )
         pen = _Pen(face, math.ceil(pen.em * FACTOR * size / longest))
-        longest, rejected = _measure(pen, characters)
+        longest, rejected = measured(pen)
     side = math.ceil(longest / (1 - 2 * MARGIN))
     blanks = [character for character, reason in rejected.items() if reason == _EMPTY]
     spots = {blank: Spot(0.0, 0.0, pen.advance(blank) / max(side, 1)) for blank in blanks}
@@ -296,6 +308,9 @@ def render(face: Face, characters: Sequence[str], size: int, levels: int = 256) 
         if character in rejected:
             continue
         ink = pen.ink(character)
+        if max(ink.pixels.shape) > side:
+            rejected[character] = "larger than the canvas"
+            continue
         share = ink.pixels.sum(dtype=np.int64) / (255 * side**2)
         if share < LEAST_INK:
             rejected[character] = f"ink covers {share:.2%} of the canvas, less than {LEAST_INK:.1%}"

@@ -1,4 +1,7 @@
-"""Glyphs of two sources in one store: of the first, and more styles that are for training alone."""
+"""Glyphs of two sources in one store: of the first, and what is for training alone.
+
+That is more styles of its characters, or more characters of its styles.
+"""
 
 import os
 import sys
@@ -14,11 +17,11 @@ from gan.data.images import digest
 from gan.data.layout import Record, Rejected
 from gan.data.sources import embedded, guess, kept_store, kind, stamp, store_path
 from gan.data.store import Store
-from gan.data.triples import TRAINING
+from gan.data.triples import MORE, TRAINING
 
 _FIELDS = ("style", "character")
 _SAMPLE = 32  # characters on which designs are compared
-_EMBEDDED = ("hanzi-web",)  # for training alone, with the package
+_EMBEDDED = ("hanzi-web", "hanzi-more")  # for training alone, with the package
 _SAME = 0.04  # mean difference of ink: a font drawn at two sizes may differ by 0.02 from itself
 _RULES = 2  # changes when what is joined, or told of it, does
 _SAID = 8  # styles that are named where some are left out
@@ -59,7 +62,7 @@ class Joined:
 
     def _refused(self) -> dict[str, str]:
         """The styles of `more` that are not used, and why."""
-        wanted = self.first.names["character"]
+        wanted = own(self.first)
         sample = set(spread(wanted, _SAMPLE))
         before, _ = _surveyed(self.first, wanted, sample)
         images, counts = _surveyed(self.more, wanted, sample)
@@ -138,6 +141,72 @@ class Joined:
                 yield Record(key(name, character), item.image, fields)
 
 
+class Extended:
+    """The glyphs of `first`, and those of `more`, which are other characters of its styles.
+
+    Styles are the same where their ids are; others of `more` are passed over. Their fact
+    `training_characters` lists the characters, which follow in their order.
+
+    Raises:
+        ValueError: `more` does not draw them in the standard font of `first`.
+    """
+
+    def __init__(self, first: Source, more: Source) -> None:
+        self.first, self.more = first, more
+        self.name = f"{first.name} and {more.name}"
+        self.shape, self.names = first.shape, dict(first.names)
+        self.names["character"] = [*first.names["character"], *more.names["character"]]
+        added = first.facts.get(MORE, "") + "".join(more.names["character"])
+        self.facts: dict[str, Any] = {**first.facts, MORE: added}
+        if first.facts["prototype"] not in more.names["style"]:
+            raise ValueError(
+                f"data.more: {more.name} has other characters than {first.name}, and does not "
+                f"draw them in its standard font, {first.facts['prototype']}"
+            )
+
+    def summary(self) -> str:
+        """What is added, in words."""
+        shared = {*self.first.names["style"]} & {*self.more.names["style"]}
+        count = len(self.more.names["character"])
+        return f"{count} characters of {self.more.name} are for training, in {len(shared)} styles"
+
+    def fingerprint(self) -> str:
+        """Digest of both fingerprints."""
+        return digest([2, self.first.fingerprint(), self.more.fingerprint()])
+
+    def __len__(self) -> int:
+        """How many records there are at most."""
+        return len(self.first) + len(self.more)
+
+    def __iter__(self) -> Iterator[Record | Rejected]:
+        """The records of the first, and those of its styles among the others."""
+        yield from self.first
+        places = [{n: p for p, n in enumerate(self.names[field])} for field in _FIELDS]
+        for item in self.more:
+            if isinstance(item, Record):
+                names = _named(self.more, item)
+                if names[0] in places[0]:
+                    numbers = (place[name] for place, name in zip(places, names, strict=True))
+                    yield item._replace(fields=dict(zip(_FIELDS, numbers, strict=True)))
+
+
+def join(first: Source, more: Source) -> Joined | Extended:
+    """More characters of the same styles where none is among the first's, more styles otherwise.
+
+    Raises:
+        ValueError: one of them holds no glyphs, or they cannot be joined.
+    """
+    others = {*more.names.get("character", ())}
+    apart = others and not others & {*first.names.get("character", ())}
+    return Extended(first, more) if apart else Joined(first, more)
+
+
+def own(source: Source) -> list[str]:
+    """The characters of a source that are not for training alone."""
+    listed = source.names["character"]
+    return [*listed[: len(listed) - len(source.facts.get(MORE, ""))]]
+
+
 def _free(id: str, taken: Collection[str]) -> str:
     while id in taken:
         id += "+"
@@ -202,10 +271,10 @@ def open_joined(
         sheets = {other: guess(other, size, channels) for other in others if _is_sheets(other)}
         joined = guess(first, size, channels, characters, prototype, "glyphs")
         for other in others:
-            wanted = "".join(joined.names["character"])
+            wanted = "".join(own(joined))
             fonts = None if other in sheets else guess(other, size, channels, wanted)
             try:
-                joined = Joined(joined, fonts or sheets[other])
+                joined = join(joined, fonts or sheets[other])
             except NoStandardError as error:
                 raise ValueError(
                     f"data.more={other}: {error.fact}, and styles join that draw every character "
@@ -238,8 +307,8 @@ def _located(name: str) -> Path:
     except ValueError:
         found = "that is none" if path.exists() else f"there is nothing; {nearest(name, _EMBEDDED)}"
         raise ValueError(
-            "data.more names folders of fonts or of glyph sheets, or embedded ones (hanzi-web); "
-            f"at {name} {found}"
+            "data.more names folders of fonts or of glyph sheets, or embedded ones "
+            f"({', '.join(_EMBEDDED)}); at {name} {found}"
         ) from None
 
 

@@ -82,16 +82,15 @@ class GlyphSheets:
         Raises:
             SheetError: a sheet is missing or its pixels are not those of the index.
         """
+        listed = self.names["character"]
         for style, (id, entry) in enumerate(self.index["styles"].items()):
-            cells = self._cells(id, entry)
+            characters = drawn_of(self.index, entry)
             images = {
                 character: area_reduce(cell, self.size)
-                for character, cell in zip(self.names["character"], cells, strict=True)
+                for character, cell in zip(characters, self._cells(id, entry), strict=True)
                 if character not in entry["unusable"]
             }
-            yield from records(
-                id, style, self.names["character"], Glyphs(images, entry["unusable"])
-            )
+            yield from records(id, style, listed, Glyphs(images, entry["unusable"]))
 
     def _cells(self, id: str, entry: Mapping[str, Any]) -> Pixels:
         """The cells of one sheet, [characters, cell, cell]."""
@@ -105,7 +104,13 @@ class GlyphSheets:
             raise SheetError(
                 f"{path} does not hold the pixels that {self.path / 'index.json'} promises"
             )
-        return cut(sheet, self.index["cell"])[: len(self.names["character"])]
+        return cut(sheet, self.index["cell"])[: len(drawn_of(self.index, entry))]
+
+
+def drawn_of(index: Mapping[str, Any], entry: Mapping[str, Any]) -> str:
+    """The characters of a style's sheet, in the order of its cells."""
+    characters: str = entry.get("characters", index["characters"])
+    return characters
 
 
 def read_index(folder: Path) -> dict[str, Any]:
@@ -167,12 +172,17 @@ def build_sheets(
     styles: Mapping[str, Pick] = STYLES,
     characters: str | None = None,
     prototype: str = PROTOTYPE,
+    every: int | None = None,
+    framed: str | None = None,
+    region: str = REGION_RULE,
 ) -> Sheets:
     """Draw the embedded data set from a folder of fonts.
 
     The characters are 256 of the region-neutral ones that all styles draw, evenly spaced by code
-    point, unless they are given. Where the target already holds sheets, nothing is written without
-    `overwrite`: the result names the differences.
+    point, unless they are given. Of those a style but the prototype draws one in `every` so many,
+    and the next style the next ones. `framed` characters decide the scale of a font where those
+    that are drawn do not, and `region` tells which they are. Where the target already holds sheets,
+    nothing is written without `overwrite`: the result names the differences.
 
     Raises:
         SheetError: fonts are missing, a licence does not allow embedding, the styles share too few
@@ -184,10 +194,31 @@ def build_sheets(
     faces = _located(fonts, styles)
     if characters is None:
         characters = _evenly(faces, region_neutral(fonts))
-    glyphs = {id: render(face, characters, CELL, LEVELS) for id, face in faces.items()}
-    _refuse_twins(glyphs)
-    index = _index(faces, glyphs, styles, characters, prototype)
-    sheets = {f"{id}.png": _png(_sheet(glyphs[id], characters)) for id in faces}
+    drawn = dict.fromkeys(faces, characters)
+    if every is not None:
+        drawn = {id: characters[n % every :: every] for n, id in enumerate(faces)}
+        drawn[prototype] = characters
+    glyphs = {id: render(face, drawn[id], CELL, LEVELS, framed) for id, face in faces.items()}
+    if every is None:  # of few characters in common there is no telling
+        _refuse_twins(glyphs)
+    index = {
+        "format": FORMAT,
+        "cell": CELL,
+        "columns": COLUMNS,
+        "polarity": "ink 0 on paper 255",
+        "levels": LEVELS,
+        "region": region,
+        "characters": characters,
+        "prototype": prototype,
+        "rendering": RENDERING,
+        "versions": versions(),
+        "styles": {
+            id: _entry(face, styles[id], glyphs[id], drawn[id])
+            | ({} if every is None else {"characters": drawn[id]})
+            for id, face in faces.items()
+        },
+    }
+    sheets = {f"{id}.png": _png(_sheet(glyphs[id], drawn[id])) for id in faces}
     size = sum(map(len, sheets.values()))
     if size > LARGEST:
         raise SheetError(f"the sheets take {size:,} bytes, more than the {LARGEST:,} allowed")
@@ -240,7 +271,7 @@ def region_neutral(fonts: Path) -> str:
     Raises:
         SheetError: the folder lacks one of the two collections.
     """
-    neutral = _level_one()
+    neutral = level_one()
     for series in ("Sans", "Serif"):
         name = f"Noto{series}CJK-Regular.ttc"
         path = next(iter(sorted(fonts.rglob(name))), None)
@@ -263,7 +294,7 @@ def _one_glyph(character: str, maps: Sequence[Mapping[int, str]]) -> bool:
     return len(glyphs) == 1 and None not in glyphs
 
 
-def _level_one() -> set[str]:
+def level_one() -> set[str]:
     """The 1,583 characters that the first levels of three national standards share."""
     simplified = _decoded("gb2312", range(0xB0A1, 0xD7FA))
     japanese = _decoded("euc_jp", range(0xB0A1, 0xCFD4))
@@ -282,30 +313,6 @@ def _refuse_twins(glyphs: Mapping[str, Glyphs]) -> None:
     for id, first in original.items():
         if id != first:
             raise SheetError(f"style {id} is a near-duplicate of {first}: embed one of them")
-
-
-def _index(
-    faces: Mapping[str, Face],
-    glyphs: Mapping[str, Glyphs],
-    styles: Mapping[str, Pick],
-    characters: str,
-    prototype: str,
-) -> dict[str, Any]:
-    return {
-        "format": FORMAT,
-        "cell": CELL,
-        "columns": COLUMNS,
-        "polarity": "ink 0 on paper 255",
-        "levels": LEVELS,
-        "region": REGION_RULE,
-        "characters": characters,
-        "prototype": prototype,
-        "rendering": RENDERING,
-        "versions": versions(),
-        "styles": {
-            id: _entry(face, styles[id], glyphs[id], characters) for id, face in faces.items()
-        },
-    }
 
 
 def _entry(face: Face, pick: Pick, glyphs: Glyphs, characters: str) -> dict[str, Any]:

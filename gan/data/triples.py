@@ -11,6 +11,7 @@ from gan.data.datasets import Plan, Resident, draw, evenly, picked
 from gan.data.store import Store, StoreError
 
 TRAINING = "training"  # for a style that is for training alone: the families it is related to
+MORE = "training_characters"  # those for training alone, the last of all
 LEAST = 8  # groups that can always be split
 Draw = Callable[[str], np.ndarray]  # uniform uint64 numbers [B] for a purpose
 
@@ -85,11 +86,16 @@ class Glyphs:
         self.families = _families(store)
         self.styles = self._styles(style, split)
         drawn = np.flatnonzero(self.rows[self.prototype] >= 0)  # it must have the character
-        self.split = split_groups(np.arange(len(self.characters)), drawn, split, "characters")
+        many = len(self.characters) - len(store.facts.get(MORE, ""))
+        some, more = drawn[drawn < many], drawn[drawn >= many]
+        self.measured = split_groups(np.arange(many), some, split, "characters")
+        train = np.concatenate([self.measured.train, more])
         if shots is not None:
-            self.split = replace(self.split, train=evenly(self.split.train, shots))
+            train = evenly(self.measured.train, shots)
+        self.split = replace(self.measured, train=train)
         self.pairs = self._pairs(self.styles.train, self.split.train)
         self._candidates, self._counts = self._reference_table()
+        self._drawers = _lists((self.rows[self.styles.train] >= 0).T, self.styles.train)
 
     def __len__(self) -> int:
         """Usable pairs of a training style and a training character."""
@@ -118,14 +124,17 @@ class Glyphs:
     ) -> dict[str, np.ndarray]:
         """A mate [B, 2] and the other style's glyphs [B, 2 + K].
 
-        A mate that happens to be a reference, which is not to be seen in a target, and a glyph that
-        the other style lacks are replaced by the sample's own.
+        The other style is one that draws what the fewest do. A mate that happens to be a reference,
+        which is not to be seen in a target, and a glyph that the other style lacks are replaced by
+        the sample's own.
         """
         mate = self._reference(drawn, style, character, self.references)
         mate = np.where((mate[:, None] == references).any(1), character, mate)
         wanted = np.concatenate([character[:, None], mate[:, None], references], 1)
-        styles = self.styles.train
-        other = styles[drawn("other") % np.uint64(len(styles))]
+        rarest = wanted[np.arange(len(wanted)), self._drawers[1][wanted].argmin(1)]
+        table, counts = (part[rarest] for part in self._drawers)
+        place = drawn("other") % counts.astype(np.uint64)
+        other = table[np.arange(len(table)), place.astype(np.int64)]
         own, others = self.rows[style[:, None], wanted], self.rows[other[:, None], wanted]
         whole = (others >= 0).all(1, keepdims=True)
         return {
@@ -231,19 +240,14 @@ class Glyphs:
 
     def _reference_table(self) -> tuple[np.ndarray, np.ndarray]:
         """Training characters of each style [styles, most], and how many there are."""
-        lists = [
-            self.split.train[self.rows[s, self.split.train] >= 0] for s in range(len(self.rows))
-        ]
+        table, counts = _lists(self.rows[:, self.split.train] >= 0, self.split.train)
         for style in (*self.styles.train, *self.styles.validation, *self.styles.test):
-            if len(lists[style]) <= self.references:
+            if counts[style] <= self.references:
                 raise StoreError(
-                    f"style {self.style_names[style]!r} has {len(lists[style])} usable training "
+                    f"style {self.style_names[style]!r} has {counts[style]} usable training "
                     f"characters, too few for data.references={self.references} beside the target"
                 )
-        table = np.zeros((len(lists), max(map(len, lists))), dtype=np.int64)
-        for style, characters in enumerate(lists):
-            table[style, : len(characters)] = characters
-        return table, np.array([len(characters) for characters in lists])
+        return table, counts
 
     def _reference(
         self, drawn: Draw, style: np.ndarray, character: np.ndarray, k: int
@@ -307,6 +311,15 @@ def _table(store: Store) -> np.ndarray:
     table = np.full((len(store.names["style"]), len(store.names["character"])), -1, dtype=np.int64)
     table[store.fields["style"], store.fields["character"]] = np.arange(store.count)
     return table
+
+
+def _lists(there: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For each row [N, M] the `numbers` [M] that are there [N, most], and how many; then zeros."""
+    counts = there.sum(1)
+    table = np.zeros((len(there), counts.max()), dtype=np.int64)
+    rows, places = np.nonzero(there)
+    table[rows, there.cumsum(1)[rows, places] - 1] = numbers[places]
+    return table, counts
 
 
 def _families(store: Store) -> np.ndarray:

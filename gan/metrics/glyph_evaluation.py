@@ -135,9 +135,10 @@ def _metric(name: str) -> str:
 def cells_of(dataset: Any) -> tuple[Cells, np.ndarray]:
     """The dataset's glyphs and splits; of a large character set an even selection.
 
+    Characters for training alone take no part, so that results with and without are comparable.
     Also the dataset's number of each character that takes part.
     """
-    split = dataset.split
+    split = dataset.measured
     parts = [evenly(part, MOST) for part in (split.train, split.validation, split.test)]
     characters = np.concatenate(parts)
     bounds = np.cumsum([0, *map(len, parts)])

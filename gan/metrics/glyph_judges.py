@@ -49,10 +49,12 @@ class Judged:
 def glyph_judge(
     dataset: Glyphs, read: Callable[[np.ndarray], Tensor], device: torch.device, say: Say
 ) -> Judge:
-    """A judge of characters and styles, of nine tenths of all glyphs there are.
+    """A judge of characters and styles, of nine tenths of all glyphs that take part in measures.
 
     That it knows the truth of the test cells is no advantage to what it judges.
     """
-    store = dataset.store
-    labels = {field: store.fields[field] for field in FIELDS.values()}
-    return judge_of(store, read, np.arange(store.count), labels, device, say)
+    parts = dataset.measured
+    among = np.concatenate([parts.train, parts.validation, parts.test])
+    rows = np.flatnonzero(np.isin(dataset.store.fields["character"], among))
+    labels = {field: dataset.store.fields[field][rows] for field in FIELDS.values()}
+    return judge_of(dataset.store, read, rows, labels, device, say)

@@ -13,11 +13,12 @@ from tiny_glyphs import TinyGlyphs
 from gan.data.building import build
 from gan.data.entries import fonts as fonts_entry
 from gan.data.entries import hanzi
-from gan.data.joined import Joined, open_joined
+from gan.data.joined import Extended, Joined, join, open_joined, own
 from gan.data.sheets import GlyphSheets
 from gan.data.sources import embedded, open_store
 from gan.data.store import Record, Rejected, Store, StoreError
-from gan.data.triples import Glyphs
+from gan.data.triples import MORE, Glyphs
+from gan.metrics.glyph_evaluation import cells_of
 
 
 class More(TinyGlyphs):
@@ -230,6 +231,126 @@ def _moved(cells):
     return (0.7 * cells + 0.3 * np.roll(cells, 1, 2)).astype(np.uint8)
 
 
+class Others(TinyGlyphs):
+    """Other characters of the same styles, one in three in each but the first; and a new style."""
+
+    def __init__(self, first=0x5000):
+        super().__init__()
+        self.first = first
+        self.names["style"] = [*reversed(self.names["style"]), "nobody's"]
+        self.names["character"] = [chr(first + n) for n in range(12)]
+
+    def __iter__(self):
+        for style, name in enumerate(self.names["style"]):
+            for character in range(12):
+                if name == "style00" or character % 3 == style % 3:
+                    image = np.full(self.shape, 16 * character + style, np.uint8)
+                    fields = {"style": style, "character": character}
+                    yield Record(f"{name}/{self.first + character:06x}", image, fields)
+                elif character == 0:
+                    yield Rejected(f"{name}/{self.first:06x}", "drawn empty")
+
+
+@pytest.fixture(scope="module")
+def extended(tmp_path_factory):
+    path = tmp_path_factory.mktemp("extended") / "extended.lmdb"
+    build(join(TinyGlyphs(), Others()), path, on_error="skip")
+    return Store(path)
+
+
+def test_other_characters_of_the_same_styles_are_added(extended):
+    first, more = TinyGlyphs(), Others()
+    assert extended.names["style"] == first.names["style"]
+    assert extended.names["character"] == first.names["character"] + more.names["character"]
+    assert extended.facts[MORE] == "".join(more.names["character"])
+    added = [item for item in more if isinstance(item, Record) and "nobody" not in item.key]
+    assert extended.count == len(first) + len(added) == 280 + 12 + 13 * 4
+    images = np.empty((extended.count, *extended.shape), np.uint8)
+    extended.read(np.arange(extended.count), images)
+    numbers = zip(extended.fields["style"], extended.fields["character"], strict=True)
+    found = {
+        f"{extended.names['style'][s]}/{ord(extended.names['character'][c]):06x}": image
+        for (s, c), image in zip(numbers, images, strict=True)
+    }
+    for item in [*first, *added]:
+        np.testing.assert_array_equal(found[item.key], item.image)
+    assert not extended.rejected  # a sheet's blanks are no faults of the joined glyphs
+
+
+def test_added_characters_are_trained_on_and_neither_held_out_nor_measured(extended, glyph_store):
+    for split in range(5):
+        more, plain = Glyphs(extended, split=split), Glyphs(Store(glyph_store), split=split)
+        for part in ("train", "validation", "test"):
+            for one, other in ((more.measured, plain.split), (more.styles, plain.styles)):
+                np.testing.assert_array_equal(getattr(one, part), getattr(other, part))
+        assert more.split.train.tolist() == [*plain.split.train, *range(20, 32)]
+        for part in ("validation", "test"):
+            np.testing.assert_array_equal(getattr(more.split, part), getattr(plain.split, part))
+        assert more.facts["characters"] == plain.facts["characters"] + 12
+        trained = {tuple(pair) for pair in more.pairs}
+        added = {pair for pair in trained if pair[1] >= 20}
+        assert trained - added == {tuple(pair) for pair in plain.pairs}
+        assert len(added) == 4 * len(more.styles.train)
+        assert {style for style, _ in trained} == {*more.styles.train}
+        cells, numbers = cells_of(more)
+        wanted, known = cells_of(plain)
+        np.testing.assert_array_equal(numbers, known)
+        np.testing.assert_array_equal(cells.glyphs, wanted.glyphs)
+        np.testing.assert_array_equal(cells.references, wanted.references)
+
+
+def test_another_style_draws_what_few_do(extended):
+    glyphs = Glyphs(extended)
+    everything = np.arange(len(glyphs))
+    plan = glyphs.plan(0, 0, everything)
+    style, character = glyphs.pairs.T
+    named = [extended.fields[field] for field in ("style", "character")]
+    other = plan.images["other"]  # [B, 3]: target, mate, reference
+    assert (other >= 0).all()
+    assert (named[1][other[:, 0]] == character).all()
+    seen = set()
+    for epoch in range(30):
+        drawn = named[0][glyphs.plan(0, epoch, everything).images["other"][:, 0]]
+        seen |= {*zip(character.tolist(), drawn.tolist(), strict=True)}
+    for one in glyphs.split.train:
+        wanted = [s for s in glyphs.styles.train if glyphs.rows[s, one] >= 0]
+        assert {s for c, s in seen if c == one} == {*wanted}, one
+    changed = named[0][other[:, 0]] != style
+    assert changed[character >= 20].mean() > 0.3  # one in three or four of a character is its own
+
+
+def test_shots_are_characters_that_every_style_has(extended):
+    glyphs = Glyphs(extended, style="style03", shots=6)
+    assert len(glyphs) == 6
+    assert (glyphs.split.train < 20).all()
+
+
+def test_styles_and_characters_are_joined_in_their_order(tmp_path):
+    both = join(join(TinyGlyphs(), More()), Others())
+    assert isinstance(both, Extended)
+    assert own(both) == own(TinyGlyphs()) == TinyGlyphs().names["character"]
+    assert both.names["style"][14:] == ["style03+", "new", "other"]
+    twice = join(both, Others(0x6000))
+    assert own(twice) == own(both)
+    assert len(twice.facts[MORE]) == 24
+    after = join(join(TinyGlyphs(), Others()), More())  # whose styles have no other characters
+    assert isinstance(after, Joined)
+    assert after.names["style"] == both.names["style"]
+    build(after, tmp_path / "after.lmdb", on_error="skip")
+    glyphs = Glyphs(Store(tmp_path / "after.lmdb"))
+    assert (glyphs.rows[14:, 20:] < 0).all()
+    assert (glyphs.rows[14:, :20] >= 0).all()
+    prints = [one.fingerprint() for one in (both, twice, after)]
+    assert len({*prints, join(TinyGlyphs(), Others()).fingerprint()}) == 4
+
+
+def test_characters_that_the_standard_font_lacks_are_not_added():
+    more = Others()
+    more.names["style"][13] = "another"
+    with pytest.raises(ValueError, match="not draw them in its standard font, style00"):
+        join(TinyGlyphs(), more)
+
+
 def test_what_cannot_be_joined_is_refused():
     images = SimpleNamespace(name="image folder photos", names={})
     with pytest.raises(ValueError, match="image folder photos holds none"):
@@ -311,7 +432,7 @@ def test_what_more_names_is_said(folders, tmp_path):
     first, more = folders
     Image.new("L", (8, 8)).save(tmp_path / "a.png")
     for path, other, words in (
-        (first, "nowhere", r"hanzi-web\); at nowhere there is nothing"),
+        (first, "nowhere", r"hanzi-web, hanzi-more\); at nowhere there is nothing"),
         (first, "hanzi_web", "there is nothing; did you mean 'hanzi-web'"),
         (first, str(tmp_path / "a.png"), r"at .*a\.png that is none"),
         (tmp_path / "a.png", str(more), r"data\.path=.*a\.png is none: data\.more=null"),
@@ -330,5 +451,9 @@ def test_embedded_styles_are_joined(tmp_path, monkeypatch):
     for part in ("validation", "test"):
         np.testing.assert_array_equal(getattr(joined.styles, part), getattr(plain.styles, part))
     assert len(joined.styles.train) >= len(plain.styles.train) + 33
+    everything = hanzi(16, 1, more=["hanzi-web", "hanzi-more"])
+    assert everything.store.count == 66 * 256 + 1327 + sum(
+        len(range(place % 12, 1327, 12)) for place in range(66) if place != 64  # the standard font
+    )
     with pytest.raises(ValueError, match="glyph sheets hanzi-web"):
         fonts_entry(str(embedded("hanzi-web")), 16, 1, more="hanzi-web")

@@ -24,6 +24,7 @@ from gan.data.sheets import (
     SheetError,
     build_sheets,
     cut,
+    level_one,
     paste,
     refuse_licences,
     region_neutral,
@@ -33,6 +34,7 @@ from gan.data.store import Record, Rejected
 ROOT = Path(__file__).parents[2]
 HANZI = ROOT / "data" / "hanzi"
 WEB = ROOT / "data" / "hanzi-web"
+MORE = ROOT / "data" / "hanzi-more"
 FONTS = {".ttf", ".otf", ".ttc", ".woff", ".woff2", ".pfb", ".pfa", ".pcf", ".bdf"}
 
 TINY = {"light": Pick("fonts-konatu", "light.ttf"), "dark": Pick("fonts-seto", "dark.ttf")}
@@ -80,6 +82,38 @@ def test_sheets_give_back_the_rendered_pixels_exactly(fonts, sheets):
             character = chr(int(record.key.split("/")[1], 16))
             assert character == CHARACTERS[record.fields["character"]]
             np.testing.assert_array_equal(record.image[..., 0], drawn[character])
+
+
+def test_every_style_may_draw_a_share_of_the_characters(fonts, tmp_path):
+    save(make_font({"一": BAR, "丁": CROSS, "三": FRAME, "上": SQUARE}), fonts / "light.ttf")
+    four = {"characters": "一丁三上", "every": 2}
+    build(fonts, tmp_path / "sheets", **four)
+    source = GlyphSheets(tmp_path / "sheets")
+    assert {id: entry["characters"] for id, entry in source.index["styles"].items()} == {
+        "dark": "一三", "light": "一丁三上"
+    }  # fmt: skip
+    records = [item for item in source if isinstance(item, Record)]
+    light = [f"light/{ord(character):06x}" for character in "一丁三上"]
+    assert [record.key for record in records] == ["dark/004e00", *light]
+    assert [item for item in source if isinstance(item, Rejected)] == [
+        Rejected("dark/004e09", "not mapped to a glyph")
+    ]
+    assert [record.fields["character"] for record in records] == [0, 0, 1, 2, 3]
+    drawn = render(Face(fonts / "light.ttf"), "一丁三上", 64, levels=32).images
+    for record, character in zip(records[1:], "一丁三上", strict=True):
+        np.testing.assert_array_equal(record.image[..., 0], drawn[character])
+    build(fonts, tmp_path / "other", **{**four, "prototype": "dark"})
+    entries = GlyphSheets(tmp_path / "other").index["styles"]
+    assert [entry["characters"] for entry in entries.values()] == ["一丁三上", "丁上"]
+
+
+def test_other_characters_may_decide_the_scale(fonts):
+    face = Face(fonts / "light.ttf")
+    together = render(face, CHARACTERS, 64).images
+    alone, framed = (render(face, "一", 64, framed=one).images["一"] for one in (None, "一三"))
+    np.testing.assert_array_equal(framed, together["一"])
+    assert not np.array_equal(alone, framed)
+    assert render(face, "三", 64, framed="丁").rejected.keys() <= {"三"}
 
 
 def test_unusable_glyph_is_rejected_with_the_reason_of_the_index(sheets):
@@ -323,6 +357,37 @@ def test_the_command_draws_the_web_set_of_the_same_characters(tmp_path, monkeypa
     assert built["characters"] == json.loads((HANZI / "index.json").read_text())["characters"]
     assert built["styles"].keys() == {"a"}
     assert built["prototype"] == "noto-sans-jp-400"
+
+
+def test_more_characters_are_those_of_the_standards_and_few_in_each_style(index, web):
+    more = json.loads((MORE / "index.json").read_text(encoding="utf-8"))
+    assert {*more["characters"]} == level_one() - {*index["characters"]}
+    assert len(more["characters"]) == 1327
+    assert more["prototype"] == index["prototype"]
+    assert {path.stem for path in MORE.glob("*.png")} == more["styles"].keys()
+    assert sum(path.stat().st_size for path in MORE.iterdir()) <= 6_000_000
+    known = index["styles"] | web["styles"]
+    assert more["styles"].keys() == known.keys()
+    same = ("name", "family", "licence", "copyright", "package", "file", "face")
+    for place, (id, entry) in enumerate(sorted(more["styles"].items())):
+        assert [entry[name] for name in same] == [known[id][name] for name in same]
+        share = more["characters"][place % 12 :: 12]
+        assert entry["characters"] == (more["characters"] if id == "wqy-zenhei" else share)
+        assert len(entry["unusable"]) <= 3, id
+        sheet = np.asarray(Image.open(MORE / entry["sheet"]))
+        assert sheet.shape == (64 * -(-len(entry["characters"]) // 16), 1024)
+    assert not more["styles"]["wqy-zenhei"]["unusable"]
+    records = [item for item in GlyphSheets(MORE, 32) if isinstance(item, Record)]
+    drawn = sum(len(e["characters"]) - len(e["unusable"]) for e in more["styles"].values())
+    assert len(records) == drawn
+    styles, ink = {*()}, np.stack([255 - record.image for record in records]).mean((1, 2, 3))
+    styles = np.array([record.fields["style"] for record in records])
+    full = [item for item in (*GlyphSheets(HANZI, 32), *GlyphSheets(WEB, 32))]
+    base = np.array([(255 - item.image).mean() for item in full]).reshape(66, 256).mean(1)
+    ids = [*index["styles"], *web["styles"]]
+    for number, id in enumerate(more["styles"]):  # strokes of one weight at one scale
+        ratio = ink[styles == number].mean() / base[ids.index(id)]
+        assert 1 < ratio < 1.6, (id, ratio)
 
 
 def test_half_size_of_the_embedded_set_is_the_area_mean():
