@@ -18,6 +18,7 @@ from gan.data.sheets import GlyphSheets
 from gan.data.sources import embedded, open_store
 from gan.data.store import Record, Rejected, Store, StoreError
 from gan.data.triples import MORE, Glyphs
+from gan.metrics import glyph_judges
 from gan.metrics.glyph_evaluation import cells_of
 
 
@@ -299,6 +300,13 @@ def test_added_characters_are_trained_on_and_neither_held_out_nor_measured(exten
         np.testing.assert_array_equal(cells.references, wanted.references)
 
 
+def test_judges_learn_no_added_characters(extended, monkeypatch):
+    monkeypatch.setattr(glyph_judges, "judge_of", lambda *given: given)
+    _, _, rows, labels, *_ = glyph_judges.glyph_judge(Glyphs(extended), None, None, print)
+    assert rows.tolist() == [*range(280)]
+    assert [{*labels[field]} for field in ("style", "character")] == [{*range(14)}, {*range(20)}]
+
+
 def test_another_style_draws_what_few_do(extended):
     glyphs = Glyphs(extended)
     everything = np.arange(len(glyphs))
@@ -452,8 +460,12 @@ def test_embedded_styles_are_joined(tmp_path, monkeypatch):
         np.testing.assert_array_equal(getattr(joined.styles, part), getattr(plain.styles, part))
     assert len(joined.styles.train) >= len(plain.styles.train) + 33
     everything = hanzi(16, 1, more=["hanzi-web", "hanzi-more"])
-    assert everything.store.count == 66 * 256 + 1327 + sum(
-        len(range(place % 12, 1327, 12)) for place in range(66) if place != 64  # the standard font
-    )
+    drawn = sum(isinstance(item, Record) for item in GlyphSheets(embedded("hanzi-more"), 16))
+    assert everything.store.count == 66 * 256 + drawn
+    assert (everything.rows[everything.prototype] >= 0).all()
+    assert everything.facts["characters"] == plain.facts["characters"] + 1327
+    for part in ("validation", "test"):
+        np.testing.assert_array_equal(getattr(everything.split, part), getattr(plain.split, part))
+        np.testing.assert_array_equal(getattr(everything.styles, part), getattr(plain.styles, part))
     with pytest.raises(ValueError, match="glyph sheets hanzi-web"):
         fonts_entry(str(embedded("hanzi-web")), 16, 1, more="hanzi-web")

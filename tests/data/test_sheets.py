@@ -380,14 +380,14 @@ def test_more_characters_are_those_of_the_standards_and_few_in_each_style(index,
     records = [item for item in GlyphSheets(MORE, 32) if isinstance(item, Record)]
     drawn = sum(len(e["characters"]) - len(e["unusable"]) for e in more["styles"].values())
     assert len(records) == drawn
-    styles, ink = {*()}, np.stack([255 - record.image for record in records]).mean((1, 2, 3))
+    ink = np.stack([255 - record.image for record in records]).mean((1, 2, 3))
     styles = np.array([record.fields["style"] for record in records])
-    full = [item for item in (*GlyphSheets(HANZI, 32), *GlyphSheets(WEB, 32))]
+    full = [*GlyphSheets(HANZI, 32), *GlyphSheets(WEB, 32)]
     base = np.array([(255 - item.image).mean() for item in full]).reshape(66, 256).mean(1)
     ids = [*index["styles"], *web["styles"]]
     for number, id in enumerate(more["styles"]):  # strokes of one weight at one scale
         ratio = ink[styles == number].mean() / base[ids.index(id)]
-        assert 1 < ratio < 1.6, (id, ratio)
+        assert 0.95 < ratio < 1.6, (id, ratio)
 
 
 def test_half_size_of_the_embedded_set_is_the_area_mean():
