@@ -76,6 +76,8 @@ class Relatives:
         columns = [dataset.characters.index(characters[k]) for k in known]
         styles = dataset.styles.train
         rows = dataset.rows[styles][:, columns]  # [S, K]
+        drawers = (rows >= 0).sum(0)
+        rows[:, 2 * drawers < max(drawers, default=0)] = -1  # few draw it: the others count
         own, shown = np.nonzero(rows >= 0)
         if not len(own):
             raise LookupError(f"no style that was trained on has {''.join(characters)}")

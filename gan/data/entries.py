@@ -28,9 +28,9 @@ def hanzi(
 ) -> Glyphs:
     """The embedded Chinese characters: 32 styles of 256 characters.
 
-    `more` names folders of fonts or of glyph sheets. Their styles that draw every character, and
-    other characters of the styles before them, are trained on and never held out. With the package
-    come `hanzi-web`, 34 styles, and `hanzi-more`, 1,327 characters, some in each style.
+    `more` names folders of fonts or of glyph sheets. Their styles that draw every character are
+    trained on and never held out, and so are sheets' other characters of the same styles. With the
+    package come `hanzi-web`, 34 styles, and `hanzi-more`, 1,327 characters, some in each style.
     """
     store = _glyphs(embedded("hanzi"), size, channels, more)
     return Glyphs(store, references, split, prototype, label, style, shots, resident)

@@ -17,7 +17,7 @@ from gan.data.images import digest
 from gan.data.layout import Record, Rejected
 from gan.data.sources import embedded, guess, kept_store, kind, stamp, store_path
 from gan.data.store import Store
-from gan.data.triples import MORE, TRAINING
+from gan.data.triples import MORE, TRAINING, own
 
 _FIELDS = ("style", "character")
 _SAMPLE = 32  # characters on which designs are compared
@@ -62,7 +62,7 @@ class Joined:
 
     def _refused(self) -> dict[str, str]:
         """The styles of `more` that are not used, and why."""
-        wanted = own(self.first)
+        wanted = own(self.first.names["character"], self.first.facts)
         sample = set(spread(wanted, _SAMPLE))
         before, _ = _surveyed(self.first, wanted, sample)
         images, counts = _surveyed(self.more, wanted, sample)
@@ -144,21 +144,29 @@ class Joined:
 class Extended:
     """The glyphs of `first`, and those of `more`, which are other characters of its styles.
 
-    Styles are the same where their ids are; others of `more` are passed over. Their fact
-    `training_characters` lists the characters, which follow in their order.
+    Styles are the same where id, name and copyright line are; others of `more` are passed over, and
+    characters that `first` has. The fact `training_characters` lists those that follow.
 
     Raises:
-        ValueError: `more` does not draw them in the standard font of `first`.
+        ValueError: `more` does not draw them in the standard font of `first`, or has no others.
     """
 
     def __init__(self, first: Source, more: Source) -> None:
         self.first, self.more = first, more
         self.name = f"{first.name} and {more.name}"
-        self.shape, self.names = first.shape, dict(first.names)
-        self.names["character"] = [*first.names["character"], *more.names["character"]]
-        added = first.facts.get(MORE, "") + "".join(more.names["character"])
-        self.facts: dict[str, Any] = {**first.facts, MORE: added}
-        if first.facts["prototype"] not in more.names["style"]:
+        self.shape, there = first.shape, first.names["character"]
+        added = [character for character in more.names["character"] if character not in {*there}]
+        if not added:
+            raise ValueError(f"data.more: {first.name} has all characters of {more.name}")
+        self.names = {**first.names, "character": [*there, *added]}
+        self.facts: dict[str, Any] = {
+            **first.facts,
+            MORE: first.facts.get(MORE, "") + "".join(added),
+        }
+        told = [source.facts["styles"] for source in (first, more)]
+        both = {*first.names["style"]} & {*more.names["style"]}
+        self.styles = {id for id in both if _named_alike(*(facts[id] for facts in told))}
+        if first.facts["prototype"] not in self.styles:
             raise ValueError(
                 f"data.more: {more.name} has other characters than {first.name}, and does not "
                 f"draw them in its standard font, {first.facts['prototype']}"
@@ -166,9 +174,11 @@ class Extended:
 
     def summary(self) -> str:
         """What is added, in words."""
-        shared = {*self.first.names["style"]} & {*self.more.names["style"]}
-        count = len(self.more.names["character"])
-        return f"{count} characters of {self.more.name} are for training, in {len(shared)} styles"
+        count = len(self.names["character"]) - len(self.first.names["character"])
+        return (
+            f"{count} characters of {self.more.name} are for training, in {len(self.styles)} of "
+            f"{len(self.names['style'])} styles"
+        )
 
     def fingerprint(self) -> str:
         """Digest of both fingerprints."""
@@ -181,30 +191,34 @@ class Extended:
     def __iter__(self) -> Iterator[Record | Rejected]:
         """The records of the first, and those of its styles among the others."""
         yield from self.first
-        places = [{n: p for p, n in enumerate(self.names[field])} for field in _FIELDS]
+        styles = {name: place for place, name in enumerate(self.names["style"])}
+        characters = {one: place for place, one in enumerate(self.names["character"])}
+        added = {*self.names["character"][len(self.first.names["character"]) :]}
         for item in self.more:
             if isinstance(item, Record):
-                names = _named(self.more, item)
-                if names[0] in places[0]:
-                    numbers = (place[name] for place, name in zip(places, names, strict=True))
-                    yield item._replace(fields=dict(zip(_FIELDS, numbers, strict=True)))
+                id, character = _named(self.more, item)
+                if id in self.styles and character in added:
+                    fields = {"style": styles[id], "character": characters[character]}
+                    yield item._replace(fields=fields)
+
+
+def _named_alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return all(one.get(fact) == other.get(fact) for fact in ("name", "copyright"))
+
+
+def apart(first: Source, more: Source) -> bool:
+    """Whether `more` has no character that is measured in `first`, but others."""
+    named = [{*source.names.get("character", ())} for source in (first, more)]
+    return all(named) and not named[1] & {*own(first.names["character"], first.facts)}
 
 
 def join(first: Source, more: Source) -> Joined | Extended:
-    """More characters of the same styles where none is among the first's, more styles otherwise.
+    """More characters of the same styles where they are apart, more styles otherwise.
 
     Raises:
         ValueError: one of them holds no glyphs, or they cannot be joined.
     """
-    others = {*more.names.get("character", ())}
-    apart = others and not others & {*first.names.get("character", ())}
-    return Extended(first, more) if apart else Joined(first, more)
-
-
-def own(source: Source) -> list[str]:
-    """The characters of a source that are not for training alone."""
-    listed = source.names["character"]
-    return [*listed[: len(listed) - len(source.facts.get(MORE, ""))]]
+    return Extended(first, more) if apart(first, more) else Joined(first, more)
 
 
 def _free(id: str, taken: Collection[str]) -> str:
@@ -252,8 +266,8 @@ def open_joined(
 ) -> Store:
     """The store of the glyphs at a path with `more` styles for training, built where needed.
 
-    All are folders of fonts or of glyph sheets; `more` may also name embedded ones. The rest is as
-    for `open_store`.
+    All are folders of fonts or of glyph sheets; `more` may also name embedded ones. Sheets of other
+    characters are joined when all styles are there. The rest is as for `open_store`.
 
     Raises:
         ValueError: one of them is something else, or they cannot be joined.
@@ -270,8 +284,9 @@ def open_joined(
     def source() -> Source:
         sheets = {other: guess(other, size, channels) for other in others if _is_sheets(other)}
         joined = guess(first, size, channels, characters, prototype, "glyphs")
-        for other in others:
-            wanted = "".join(own(joined))
+        wanted = "".join(joined.names["character"])
+        last = [other for other, sheet in sheets.items() if apart(joined, sheet)]
+        for other in sorted(others, key=last.__contains__):
             fonts = None if other in sheets else guess(other, size, channels, wanted)
             try:
                 joined = join(joined, fonts or sheets[other])

@@ -74,7 +74,7 @@ class GlyphSheets:
 
     def __len__(self) -> int:
         """How many records there are at most."""
-        return len(self.names["style"]) * len(self.names["character"])
+        return sum(len(drawn_of(self.index, one)) for one in self.index["styles"].values())
 
     def __iter__(self) -> Iterator[Record | Rejected]:
         """Every (style, character), by style and then by code point.
@@ -214,7 +214,7 @@ def build_sheets(
         "versions": versions(),
         "styles": {
             id: _entry(face, styles[id], glyphs[id], drawn[id])
-            | ({} if every is None else {"characters": drawn[id]})
+            | ({"characters": drawn[id]} if drawn[id] != characters else {})
             for id, face in faces.items()
         },
     }

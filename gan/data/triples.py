@@ -31,7 +31,8 @@ class Glyphs:
     One epoch visits every pair of a training style and a training character once. References are
     training characters of the same style and never the target. Families of styles, and characters,
     are split 70/10/20; the prototype is in no split. Styles that are for training alone (see
-    `Joined`) are left out where a family that they are related to is held out.
+    `Joined`) are left out where a family that they are related to is held out. Characters that are
+    for training alone (see `Extended`) are in `split` and not in `measured`.
 
     To make more of them there are a `mate`, another training character in the standard font and in
     the style, and what `other` draws, another training style: target, mate and references.
@@ -86,15 +87,17 @@ class Glyphs:
         self.families = _families(store)
         self.styles = self._styles(style, split)
         drawn = np.flatnonzero(self.rows[self.prototype] >= 0)  # it must have the character
-        many = len(self.characters) - len(store.facts.get(MORE, ""))
+        many = len(own(self.characters, store.facts))
         some, more = drawn[drawn < many], drawn[drawn >= many]
+        more = more[(self.rows[np.ix_(self.styles.train, more)] >= 0).any(0)]
         self.measured = split_groups(np.arange(many), some, split, "characters")
-        train = np.concatenate([self.measured.train, more])
         if shots is not None:
-            train = evenly(self.measured.train, shots)
+            self.measured = replace(self.measured, train=evenly(self.measured.train, shots))
+            more = more[:0]
+        train = np.concatenate([self.measured.train, more])
         self.split = replace(self.measured, train=train)
         self.pairs = self._pairs(self.styles.train, self.split.train)
-        self._candidates, self._counts = self._reference_table()
+        self._candidates, self._counts, self._every = self._reference_table()
         self._drawers = _lists((self.rows[self.styles.train] >= 0).T, self.styles.train)
 
     def __len__(self) -> int:
@@ -174,7 +177,7 @@ class Glyphs:
         if not {"target", "real_b"} & {*keys}:
             return {"glyphs": self.plan(0, 0, evenly(np.arange(len(self)), 64))}
         styles = {"seen style": self.styles.train, "new style": self.styles.test}
-        characters = {"seen character": self.split.train, "new character": self.split.test}
+        characters = {"seen character": self.measured.train, "new character": self.split.test}
         return {
             f"{s}, {c}".replace(" ", "-").replace(",", ""): self._spread(
                 styles[s], characters[c], many, seed
@@ -238,26 +241,36 @@ class Glyphs:
         s, c = np.nonzero(usable)
         return np.stack([styles[s], characters[c]], 1)  # [N, 2]
 
-    def _reference_table(self) -> tuple[np.ndarray, np.ndarray]:
-        """Training characters of each style [styles, most], and how many there are."""
-        table, counts = _lists(self.rows[:, self.split.train] >= 0, self.split.train)
+    def _reference_table(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Training characters of each style [styles, most], how many are measured, how many are."""
+        table, every = _lists(self.rows[:, self.split.train] >= 0, self.split.train)
+        counts = (self.rows[:, self.measured.train] >= 0).sum(1)
         for style in (*self.styles.train, *self.styles.validation, *self.styles.test):
             if counts[style] <= self.references:
                 raise StoreError(
                     f"style {self.style_names[style]!r} has {counts[style]} usable training "
                     f"characters, too few for data.references={self.references} beside the target"
                 )
-        return table, counts
+        return table, counts, every
 
     def _reference(
         self, drawn: Draw, style: np.ndarray, character: np.ndarray, k: int
     ) -> np.ndarray:
-        """A uniform training character of the style other than the target, [B]."""
-        table, counts = self._candidates[style], self._counts[style]
+        """A uniform training character of the style other than the target, [B].
+
+        Of a target that most styles draw, so that any can be mixed in, one that most draw as well.
+        """
+        table, measured = self._candidates[style], np.isin(character, self.measured.train)
+        counts = np.where(measured, self._counts[style], self._every[style])
         own = np.argmax(table == character[:, None], axis=1)  # every target is a training character
         place = (drawn(f"ref{k}") % (counts - 1).astype(np.uint64)).astype(np.int64)
         place = place + (place >= own)  # steps over the target
         return table[np.arange(len(style)), place]
+
+
+def own(characters: Sequence[str], facts: Mapping[str, Any]) -> list[str]:
+    """The characters that are not for training alone."""
+    return [*characters[: len(characters) - len(facts.get(MORE, ""))]]
 
 
 def split_groups(

@@ -300,7 +300,7 @@ def _protocol(
         "reference_characters": [dataset.characters[c] for c in characters[cells.references]],
         "targets_of_a_cell": cells.limit,
         "judges": {
-            "trained_on": f"{1 - TRAINING.held_out:.0%} of all glyphs of all fonts, test included",
+            "trained_on": f"{1 - TRAINING.held_out:.0%} of the measured glyphs, test included",
             "epochs": TRAINING.epochs,
             "held_out_accuracy": dict(judge.ceiling),
         },

@@ -27,7 +27,7 @@ SHOWN = 12  # rows of a sheet
 class GlyphTranslation:
     """Shares of translated held-out characters that judges read as the character, and the style.
 
-    Judges learn from nine tenths of all glyphs there are; that they know the truth is no advantage
+    Judges learn from nine tenths of all measured glyphs; that they know the truth is no advantage
     to the generator. Beside them stands L1 to the true glyph, which no recipe of this kind is shown
     next to its input.
     """

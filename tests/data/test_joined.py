@@ -13,11 +13,11 @@ from tiny_glyphs import TinyGlyphs
 from gan.data.building import build
 from gan.data.entries import fonts as fonts_entry
 from gan.data.entries import hanzi
-from gan.data.joined import Extended, Joined, join, open_joined, own
+from gan.data.joined import Extended, Joined, join, open_joined
 from gan.data.sheets import GlyphSheets
 from gan.data.sources import embedded, open_store
 from gan.data.store import Record, Rejected, Store, StoreError
-from gan.data.triples import MORE, Glyphs
+from gan.data.triples import MORE, Glyphs, own
 from gan.metrics import glyph_judges
 from gan.metrics.glyph_evaluation import cells_of
 
@@ -323,7 +323,10 @@ def test_another_style_draws_what_few_do(extended):
     for one in glyphs.split.train:
         wanted = [s for s in glyphs.styles.train if glyphs.rows[s, one] >= 0]
         assert {s for c, s in seen if c == one} == {*wanted}, one
+    assert (named[1][plan.images["reference"]][character < 20] < 20).all()
+    assert (named[1][plan.images["reference"]][character >= 20] >= 20).mean() > 0.1
     changed = named[0][other[:, 0]] != style
+    assert changed[character < 20].mean() > 0.8
     assert changed[character >= 20].mean() > 0.3  # one in three or four of a character is its own
 
 
@@ -336,11 +339,15 @@ def test_shots_are_characters_that_every_style_has(extended):
 def test_styles_and_characters_are_joined_in_their_order(tmp_path):
     both = join(join(TinyGlyphs(), More()), Others())
     assert isinstance(both, Extended)
-    assert own(both) == own(TinyGlyphs()) == TinyGlyphs().names["character"]
+    assert measured(both) == TinyGlyphs().names["character"]
     assert both.names["style"][14:] == ["style03+", "new", "other"]
-    twice = join(both, Others(0x6000))
-    assert own(twice) == own(both)
-    assert len(twice.facts[MORE]) == 24
+    twice = join(both, Others(0x5006))  # six of them are there
+    assert measured(twice) == measured(both)
+    assert twice.facts[MORE] == "".join(chr(0x5000 + n) for n in range(18))
+    build(twice, tmp_path / "twice.lmdb", on_error="skip")
+    assert Store(tmp_path / "twice.lmdb").count == 17 * 20 + (12 + 13 * 4) + (6 + 13 * 2)
+    with pytest.raises(ValueError, match=r"tiny glyphs has all characters of tiny glyphs"):
+        join(twice, Others())
     after = join(join(TinyGlyphs(), Others()), More())  # whose styles have no other characters
     assert isinstance(after, Joined)
     assert after.names["style"] == both.names["style"]
@@ -350,6 +357,28 @@ def test_styles_and_characters_are_joined_in_their_order(tmp_path):
     assert (glyphs.rows[14:, :20] >= 0).all()
     prints = [one.fingerprint() for one in (both, twice, after)]
     assert len({*prints, join(TinyGlyphs(), Others()).fingerprint()}) == 4
+
+
+def measured(source):
+    return own(source.names["character"], source.facts)
+
+
+def test_styles_of_one_id_and_other_names_are_others():
+    more = Others()
+    more.facts["styles"]["style03"] = {"name": "Somebody Else's", "family": "else"}
+    both = join(TinyGlyphs(), more)
+    assert both.styles == {*TinyGlyphs().names["style"]} - {"style03"}
+    assert "12 characters of tiny glyphs are for training, in 13 of 14 styles" in both.summary()
+    keys = [item.key for item in both if isinstance(item, Record)]
+    assert not [key for key in keys if key.startswith("style03/005")]
+    assert [key for key in keys if key.startswith("style04/005")]
+
+
+def test_characters_that_no_trained_style_draws_are_no_classes(extended):
+    glyphs = Glyphs(extended, style="style05", label="character")
+    drawn = {*glyphs.pairs[:, 1]}
+    assert {*glyphs.split.train} == drawn
+    assert glyphs.facts["classes"] == len(drawn) == len(glyphs.measured.train) + 4
 
 
 def test_characters_that_the_standard_font_lacks_are_not_added():
