@@ -269,6 +269,19 @@ def test_styles_that_lack_a_character_are_no_relatives(dataset):
     assert place not in seen_styles(dataset, fewer.batches(50, 4, seed=0))
 
 
+def test_a_character_that_few_styles_draw_does_not_decide_who_is_a_relative(dataset):
+    style = dataset.style_names[dataset.styles.test[0]]
+    shows = "".join(dataset.characters[c] for c in dataset.split.train[:2])
+    plain, references = relatives_of(dataset, style, shows[:1])
+    both = torch.cat([references, torch.zeros_like(references)])
+    dataset.rows = dataset.rows.copy()
+    dataset.rows[dataset.styles.train[2:], dataset.split.train[1]] = -1
+    more = Relatives(dataset, torch.device("cpu"), shows, both)
+    assert (more.names, more.distance) == (plain.names, plain.distance)
+    alone = Relatives(dataset, torch.device("cpu"), shows[1:], both[1:])  # there is no better one
+    assert {*alone.names} == {dataset.style_names[s] for s in dataset.styles.train[:2]}
+
+
 class Few:
     """Stands for relatives: the same samples in every batch."""
 
