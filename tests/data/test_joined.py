@@ -488,7 +488,7 @@ def test_embedded_styles_are_joined(tmp_path, monkeypatch):
     for part in ("validation", "test"):
         np.testing.assert_array_equal(getattr(joined.styles, part), getattr(plain.styles, part))
     assert len(joined.styles.train) >= len(plain.styles.train) + 33
-    everything = hanzi(16, 1, more=["hanzi-web", "hanzi-more"])
+    everything = hanzi(16, 1, more=["hanzi-more", "hanzi-web"])  # which is joined first
     drawn = sum(isinstance(item, Record) for item in GlyphSheets(embedded("hanzi-more"), 16))
     assert everything.store.count == 66 * 256 + drawn
     assert (everything.rows[everything.prototype] >= 0).all()
