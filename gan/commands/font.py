@@ -110,7 +110,7 @@ def run(args: argparse.Namespace) -> int:
     names = listed_characters(args.characters) if args.characters else data.characters
     found = _prototypes(args, loaded, data, names)
     if not (args.characters or args.prototype_font):  # all that the data hold
-        names = [*found.images]
+        names = [character for character in names if character in found.images]
     wanted = prototypes.wanted(names, found, skip=args.skip_missing)
     shown = _standard(shows, _prototypes(args, loaded, data, shows)) if shows else []
     args.out.parent.mkdir(parents=True, exist_ok=True)

@@ -82,15 +82,20 @@ class GlyphSheets:
         Raises:
             SheetError: a sheet is missing or its pixels are not those of the index.
         """
-        listed = self.names["character"]
-        for style, (id, entry) in enumerate(self.index["styles"].items()):
-            characters = drawn_of(self.index, entry)
-            images = {
-                character: area_reduce(cell, self.size)
-                for character, cell in zip(characters, self._cells(id, entry), strict=True)
-                if character not in entry["unusable"]
-            }
-            yield from records(id, style, listed, Glyphs(images, entry["unusable"]))
+        for style, id in enumerate(self.index["styles"]):
+            yield from records(id, style, self.names["character"], self.glyphs(id))
+
+    def glyphs(self, id: str) -> Glyphs:
+        """What one style draws, and why it does not draw the rest of its characters.
+
+        Raises:
+            SheetError: as reading all of them does.
+        """
+        entry = self.index["styles"][id]
+        cells = zip(drawn_of(self.index, entry), self._cells(id, entry), strict=True)
+        unusable: dict[str, str] = entry["unusable"]
+        images = {one: area_reduce(cell, self.size) for one, cell in cells if one not in unusable}
+        return Glyphs(images, unusable)
 
     def _cells(self, id: str, entry: Mapping[str, Any]) -> Pixels:
         """The cells of one sheet, [characters, cell, cell]."""

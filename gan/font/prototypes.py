@@ -9,6 +9,8 @@ import numpy as np
 from gan import registry, runs
 from gan.data.embedded import REGION_NEUTRAL
 from gan.data.glyphs import Face, Pixels, Spot, render
+from gan.data.sheets import GlyphSheets
+from gan.data.sources import embedded
 from gan.data.triples import Glyphs
 from gan.runs import Run
 
@@ -44,12 +46,27 @@ def read(dataset: Glyphs, rows: np.ndarray) -> Pixels:
 
 
 def from_store(dataset: Glyphs) -> Prototypes:
-    """Every character that the standard font has in the store, which keeps no spots."""
+    """Every character that the standard font has in the store, and in the sheets beside it.
+
+    Neither keeps spots.
+    """
     rows = dataset.rows[dataset.prototype]
     drawn = np.flatnonzero(rows >= 0)
     pixels = read(dataset, rows[drawn])[..., 0]
     images = dict(zip((dataset.characters[place] for place in drawn), pixels, strict=True))
-    return Prototypes(images, {}, f"the prototype in {dataset.store.path}")
+    return Prototypes(_further(dataset) | images, {}, f"the prototype in {dataset.store.path}")
+
+
+def _further(dataset: Glyphs) -> dict[str, Pixels]:
+    """The characters of `hanzi-more` where that is drawn by the same font, at a size it gives."""
+    id, size = dataset.style_names[dataset.prototype], dataset.store.shape[0]
+    font = dataset.store.facts["styles"][id].get("sha256")
+    try:
+        sheets = GlyphSheets(embedded("hanzi-more"), size)
+    except ValueError:  # that size is none of theirs, or they are not there
+        return {}
+    same = sheets.index["styles"].get(id, {}).get("sha256") == font is not None
+    return sheets.glyphs(id).images if same else {}
 
 
 def from_font(path: Path, index: int, size: int, characters: Sequence[str]) -> Prototypes:

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,10 @@ from PIL import Image, ImageDraw, ImageFont
 
 from gan import runs
 from gan.commands import main
+from gan.data.entries import hanzi
+from gan.data.glyphs import area_reduce
+from gan.data.sheets import GlyphSheets
+from gan.data.sources import embedded
 from gan.font import outlines, prototypes, truetype
 from gan.font.specimen import EDGE, specimen
 from gan.font.truetype import LICENCES, Names
@@ -108,6 +113,22 @@ def test_characters_come_from_a_file_and_missing_ones_are_named(command):
     assert not Path("few.ttf").exists()
     status, out, _ = command("--characters", "few.txt", "--out", "few.ttf", "--skip-missing")
     assert (status, "2 characters" in out) == (0, True)
+
+
+def test_the_embedded_standard_font_has_further_characters(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    dataset = hanzi(16, 1)
+    found = prototypes.from_store(dataset).images
+    large = GlyphSheets(embedded("hanzi-more")).glyphs("wqy-zenhei").images
+    assert {*found} == {*dataset.characters} | {*large}
+    assert len(found) == 1583
+    np.testing.assert_array_equal(found["世"], area_reduce(large["世"], 16))
+    odd = SimpleNamespace(shape=(12, 12, 1), facts=dataset.store.facts)  # no part of 64 pixels
+    monkeypatch.setattr(dataset, "store", odd)
+    assert prototypes._further(dataset) == {}
+    monkeypatch.undo()
+    dataset.store.facts["styles"]["wqy-zenhei"]["sha256"] = "another"
+    assert {*prototypes.from_store(dataset).images} == {*dataset.characters}
 
 
 def test_a_prototype_font_draws_what_the_store_lacks(command, tmp_path):
