@@ -169,8 +169,14 @@ def usual(game: Trainer) -> Step:
     Two backward passes for the discriminator, fakes made once, nothing frozen, Adam as torch has
     it, float32 and maps as they come (NCHW), weights normalised at every forward pass, pooling and
     doubling as steps of their own; no average.
+
+    Raises: ValueError for a game that does not start from noise.
     """
     recipe: Any = game.recipe
+    if "real" not in recipe.reads:
+        raise ValueError(
+            "the usual loop draws from noise: choose model=dcgan, resnet or sngan for this case"
+        )
     generator, judge = recipe.generator, recipe.discriminator
     real = next(game.stream)["real"].contiguous()
     on_real, on_fake, fool = FORMULAS[type(recipe.adversarial).__name__]

@@ -177,6 +177,12 @@ def test_the_command_measures_and_refuses(capsys, tmp_path):
     assert "size is not read by waiting" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("case", ["defaults", "compile"])
+def test_a_game_without_a_usual_loop_is_refused(case, capsys):
+    assert main(["bench", "step", f"case={case}", "model=tiny_wnet", "rounds=3"]) == 2
+    assert "the usual loop draws from noise: choose model=dcgan" in capsys.readouterr().err
+
+
 def test_rows_without_advice_of_their_own_are_told_in_words():
     paired = Paired([1.0, 1.0], [2.0, 2.0], [2.0, 2.2])
     fast = row("T3", "defaults", "ms", paired, 1.0, Goal(3.0, "at least"), {"model": "dcgan64"})
