@@ -53,7 +53,7 @@ def add_parser(commands: Any) -> None:
         help="how many steps it learns for (40)",
     )
     parser.add_argument(
-        "--characters", help="a UTF-8 file of those to draw, or a text (all that the data hold)"
+        "--characters", help="a UTF-8 file of those to draw, or a text (all that the data have)"
     )
     parser.add_argument("--out", type=Path, default=Path("MyFont.ttf"), help="MyFont.ttf")
     parser.add_argument("--name", help="the font's family name (that of the file)")
@@ -109,8 +109,8 @@ def run(args: argparse.Namespace) -> int:
     seen = [references.reference(path, loaded.size, fill) for path in args.reference]
     names = listed_characters(args.characters) if args.characters else data.characters
     found = _prototypes(args, loaded, data, names)
-    if not (args.characters or args.prototype_font):  # all that the data hold
-        names = [character for character in names if character in found.images]
+    if not (args.characters or args.prototype_font):  # all that come with the data
+        names = sorted(found.images)
     wanted = prototypes.wanted(names, found, skip=args.skip_missing)
     shown = _standard(shows, _prototypes(args, loaded, data, shows)) if shows else []
     args.out.parent.mkdir(parents=True, exist_ok=True)
