@@ -12,17 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gan.data.embedded import REGION_NEUTRAL
-from gan.data.glyphs import (
-    RENDERING,
-    Face,
-    FontError,
-    Glyphs,
-    Pixels,
-    faces,
-    font_files,
-    render,
-    versions,
-)
+from gan.data.faces import Face, FontError, faces, font_files
+from gan.data.glyphs import RENDERING, Glyphs, Pixels, render, versions
 from gan.data.images import digest, printable
 from gan.data.store import Record, Rejected
 

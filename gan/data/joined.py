@@ -11,8 +11,9 @@ from typing import Any
 
 from gan.config.signature import nearest
 from gan.data.builder import Source
+from gan.data.faces import FontError
 from gan.data.fonts import NoStandardError, key, spread, traits, twins
-from gan.data.glyphs import FontError, Pixels
+from gan.data.glyphs import Pixels
 from gan.data.images import digest
 from gan.data.layout import Record, Rejected
 from gan.data.sources import embedded, guess, kept_store, kind, stamp, store_path
@@ -129,16 +130,7 @@ class Joined:
         yield from self.first
         for id, reason in self.refused.items():
             yield Rejected(id, f"{self.more.name}: {reason}")
-        styles = {name: place for place, name in enumerate(self.names["style"])}
-        characters = {one: place for place, one in enumerate(self.names["character"])}
-        for item in self.more:
-            if isinstance(item, Rejected):
-                continue
-            id, character = _named(self.more, item)
-            if id in self.used and character in characters:
-                name = self.used[id]
-                fields = {"style": styles[name], "character": characters[character]}
-                yield Record(key(name, character), item.image, fields)
+        yield from _renumbered(self.more, self.used, self.names, self.names["character"])
 
 
 class Extended:
@@ -191,15 +183,26 @@ class Extended:
     def __iter__(self) -> Iterator[Record | Rejected]:
         """The records of the first, and those of its styles among the others."""
         yield from self.first
-        styles = {name: place for place, name in enumerate(self.names["style"])}
-        characters = {one: place for place, one in enumerate(self.names["character"])}
-        added = {*self.names["character"][len(self.first.names["character"]) :]}
-        for item in self.more:
-            if isinstance(item, Record):
-                id, character = _named(self.more, item)
-                if id in self.styles and character in added:
-                    fields = {"style": styles[id], "character": characters[character]}
-                    yield item._replace(fields=fields)
+        added = self.names["character"][len(self.first.names["character"]) :]
+        yield from _renumbered(self.more, {id: id for id in self.styles}, self.names, added)
+
+
+def _renumbered(
+    source: Source,
+    used: Mapping[str, str],
+    names: Mapping[str, Sequence[str]],
+    wanted: Sequence[str],
+) -> Iterator[Record]:
+    """The records of `used` styles, by new ids, and `wanted` characters, numbered as in `names`."""
+    styles, characters = ({name: n for n, name in enumerate(names[field])} for field in _FIELDS)
+    listed = {*wanted}
+    for item in source:
+        if isinstance(item, Record):
+            id, character = _named(source, item)
+            if id in used and character in listed:
+                name = used[id]
+                fields = {"style": styles[name], "character": characters[character]}
+                yield Record(key(name, character), item.image, fields)
 
 
 def _named_alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

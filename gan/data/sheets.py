@@ -19,8 +19,9 @@ from PIL import Image
 
 from gan import disk
 from gan.data.embedded import ALLOWED_LICENCES, PACKAGES, PROTOTYPE, REGION_RULE, STYLES, Pick
+from gan.data.faces import Face
 from gan.data.fonts import records, spread, twins
-from gan.data.glyphs import RENDERING, Face, Glyphs, Pixels, area_reduce, render, versions
+from gan.data.glyphs import RENDERING, Glyphs, Pixels, area_reduce, render, versions
 from gan.data.images import digest, printable
 from gan.data.store import Record, Rejected
 

@@ -8,7 +8,8 @@ import numpy as np
 
 from gan import registry, runs
 from gan.data.embedded import REGION_NEUTRAL
-from gan.data.glyphs import Face, Pixels, Spot, render
+from gan.data.faces import Face
+from gan.data.glyphs import Pixels, Spot, render
 from gan.data.sheets import GlyphSheets
 from gan.data.sources import embedded
 from gan.data.triples import Glyphs

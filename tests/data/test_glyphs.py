@@ -6,8 +6,9 @@ import pytest
 from fontTools.ttLib.tables._c_m_a_p import CmapSubtable
 from tiny_fonts import BAR, CROSS, FRAME, SQUARE, break_glyph, make_font, save, save_collection
 
+from gan.data.faces import Face, FontError, faces, licence
 from gan.data.fonts import SAME, FontFolder, families, listed_characters, spread, twins
-from gan.data.glyphs import Face, FontError, area_reduce, faces, licence, render
+from gan.data.glyphs import area_reduce, render
 from gan.data.store import Record, Rejected, Store, build
 
 HANZI = "一丁三"

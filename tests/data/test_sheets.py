@@ -17,8 +17,9 @@ from gan.data.embedded import (
     WEB_STYLES,
     Pick,
 )
+from gan.data.faces import Face
 from gan.data.fonts import twins
-from gan.data.glyphs import Face, area_reduce, render
+from gan.data.glyphs import area_reduce, render
 from gan.data.sheets import (
     GlyphSheets,
     SheetError,
@@ -116,7 +117,10 @@ def test_other_characters_may_decide_the_scale(fonts):
     alone, framed = (render(face, "一", 64, framed=one).images["一"] for one in (None, "一三"))
     np.testing.assert_array_equal(framed, together["一"])
     assert not np.array_equal(alone, framed)
-    assert render(face, "三", 64, framed="丁").rejected.keys() <= {"三"}
+    boxes = {"一": [(0, 0, 900, 900)], "丁": [(400, 400, 600, 600)]}
+    save(make_font(boxes), fonts / "boxes.ttf")
+    small = render(Face(fonts / "boxes.ttf"), "一丁", 64, framed="丁")
+    assert (small.images.keys(), small.rejected) == ({"丁"}, {"一": "larger than the canvas"})
 
 
 def test_unusable_glyph_is_rejected_with_the_reason_of_the_index(sheets):
