@@ -45,7 +45,8 @@ def limit(options: Options) -> Iterator[Row]:
     goals = {32: 0.3, 64: 0.4, 256: 0.9}
     for size, pictures, folder in _sets(options):
         with ThreadPoolExecutor(2) as pool:
-            works = _read_by_two(pool, pictures, folder, size), _copied(pictures, size)
+            copied = _copied(stores.flat(pictures, folder), size)
+            works = _read_by_two(pool, pictures, folder, size), copied
             paired = alternate(*works, None, options.rounds, by(time.perf_counter))
         yield _per_thousand("D2", "limit", paired, pictures, Goal(goals.get(size, 0.3), "at least"))
 
@@ -163,13 +164,14 @@ def _read_by_two(pool: ThreadPoolExecutor, pictures: Pictures, folder: Path, siz
     return lambda: list(pool.map(half, range(2)))
 
 
-def _copied(pictures: Pictures, size: int) -> Work:
-    """The same bytes, from one place into a ring of three buffers."""
-    buffers = [np.zeros((_batch(size), *pictures.shape), np.uint8) for _ in range(4)]
+def _copied(pixels: np.ndarray, size: int) -> Work:
+    """One epoch in the order of the file, into a ring of three buffers."""
+    pixels, many = np.asarray(pixels), _batch(size)
+    buffers = [np.empty((many, *pixels.shape[1:]), np.uint8) for _ in range(3)]
 
     def copy() -> None:
-        for number in range(len(pictures) // _batch(size)):
-            np.copyto(buffers[number % 3], buffers[3])
+        for number in range(len(pixels) // many):
+            np.copyto(buffers[number % 3], pixels[number * many :][:many])
 
     return copy
 

@@ -43,7 +43,7 @@ class ColdFile(StoreFile):
         image = math.prod(self.meta.shape)
         blocks, slots = (part.tolist() for part in np.divmod(rows, self.meta.per_block))
         for number in self.unasked.intersection(blocks):
-            self.unasked.remove(number)
+            self.unasked.discard(number)  # another thread may have asked as well
             self._ask(self.grains.begins[number], value_bytes(image * self.meta.span(number)[1]))
         if self.patience:
             for number, slot in zip(blocks, slots, strict=True):

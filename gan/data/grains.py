@@ -31,7 +31,8 @@ class Grains:
         self.many = image // self.length  # rows of an image
         self.first = (HEAD + value_bytes(0)) % self.length  # byte of the file
         self.begins = array("Q", starts(descriptor))[1:]  # the meta record is the first value
-        self.places = np.zeros(meta.blocks, np.int64)  # row of each block that was touched
+        self.per_block = meta.per_block
+        self.shifts = np.zeros(meta.blocks, np.int64)  # rows that a touched block's are further on
         self.taken = self.length >= SHORTEST and image <= LARGEST
         self.odd: set[int] = set()
         self.inside = np.arange(self.many)
@@ -47,7 +48,8 @@ class Grains:
             whole = np.ctypeslib.as_array((ctypes.c_uint8 * self.bytes).from_address(self.base))
             count = (self.bytes - self.first) // self.length
             self.rows = whole[self.first :][: count * self.length].reshape(count, self.length)
-        self.places[number], rest = divmod(begin - self.first, self.length)
+        place, rest = divmod(begin - self.first, self.length)
+        self.shifts[number] = place - number * self.per_block * self.many
         if rest or address != self.base + begin or begin + view.nbytes > self.bytes:
             self.odd.add(number)
 
@@ -55,10 +57,10 @@ class Grains:
         """Whether all these touched blocks begin with a row."""
         return self.taken and (not self.odd or self.odd.isdisjoint(blocks.tolist()))
 
-    def take(self, blocks: np.ndarray, slots: np.ndarray, out: np.ndarray) -> None:
-        """Copies images that stand at these places of touched blocks to `out` [n, H * W * C]."""
+    def take(self, images: np.ndarray, blocks: np.ndarray, out: np.ndarray) -> None:
+        """Copies images of these touched blocks to `out` [n, H * W * C]."""
         assert self.rows is not None
-        at = self.places[blocks] + slots * self.many
+        at = self.shifts[blocks] + images * self.many
         if self.many > 1:
             at = (at[:, None] + self.inside).reshape(-1)
         # "raise" would copy twice; what the file holds was checked, and so were the rows

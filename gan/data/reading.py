@@ -9,6 +9,7 @@ import itertools
 import json
 import os
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -40,17 +41,39 @@ scan(sys.argv[2])
 """
 
 
+class Readers:
+    """The threads that read a file at this moment, each inside `with`; whoever closes it waits.
+
+    Single operations on a set need no lock: two threads copy at once and none waits for another.
+    """
+
+    def __init__(self) -> None:
+        self.threads: set[int] = set()
+
+    def __enter__(self) -> None:
+        self.threads.add(threading.get_ident())
+
+    def __exit__(self, *_: object) -> None:
+        self.threads.discard(threading.get_ident())
+
+    def wait(self) -> None:
+        """Returns when no other thread reads."""
+        while self.threads - {threading.get_ident()}:
+            time.sleep(0.001)
+
+
 class StoreFile:
     """An open store: one LMDB environment, one read transaction, and checked views of its blocks.
 
     A process may have one per file. Views live as long as the transaction: they never leave this
-    class, and whoever reads or closes holds `lock`.
+    class, and whoever reads is one of `readers` meanwhile. What asks LMDB holds `lock` beside.
     """
 
     def __init__(self, path: Path) -> None:
         """Opens `path`, unless it is cut, incomplete, of another version, or no store at all."""
         self.path = path
         self.lock = threading.RLock()
+        self.readers = Readers()
         self.users: weakref.WeakSet[Any] = weakref.WeakSet()
         self.closed = False
         with contextlib.ExitStack() as resources, explained(path):
@@ -86,8 +109,9 @@ class StoreFile:
         return meta
 
     def close(self) -> None:
-        """Closes the file for all its users."""
+        """Closes the file for all its users, once no other thread reads it."""
         self.closed = True
+        self.readers.wait()
         self.views.clear()
         self.grains.close()
         self.resources.close()
@@ -96,7 +120,7 @@ class StoreFile:
         """Raises before a read behind the end of a file that was cut in place."""
         if self.closed:
             raise StoreError(f"{self.path}: it was closed during a read")
-        size = os.fstat(self.descriptor).st_size
+        size = os.lseek(self.descriptor, 0, os.SEEK_END)
         if size < self.bytes:
             raise StoreError(
                 f"{self.path}: it is cut: {size} bytes of {self.bytes} are there; "
@@ -115,9 +139,10 @@ class StoreFile:
         """The kept view of a block, checked at its first touch."""
         view = self.views[number]
         if view is None:
-            view = self.views[number] = self.block(number)
-            self.grains.found(number, view)
-            self.fresh.discard(number)
+            with self.lock:
+                view = self.views[number] = self.block(number)
+                self.grains.found(number, view)
+                self.fresh.discard(number)
         return view
 
     def gather(self, rows: np.ndarray, out: np.ndarray) -> None:
@@ -125,13 +150,14 @@ class StoreFile:
 
         A `take` per block pays a second copy, an assignment per image costs more than a view of it.
         """
-        blocks, slots = np.divmod(rows, self.meta.per_block)
+        blocks = rows // self.meta.per_block
         if self.fresh:
             for number in sorted(self.fresh.intersection(blocks.tolist())):
                 self.touch(number)
         if self.grains.whole(blocks):
-            self.grains.take(blocks, slots, out)
+            self.grains.take(rows, blocks, out)
         else:
+            slots = rows - blocks * self.meta.per_block
             images = [
                 self.touch(number)[slot]
                 for number, slot in zip(blocks.tolist(), slots.tolist(), strict=True)

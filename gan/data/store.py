@@ -96,7 +96,7 @@ class Store:
         """The integer fields, int64 [count] each, read-only."""
         file = self._open_file()
         ranges = file.meta.fields
-        with file.lock:
+        with file.readers, file.lock:
             file.check_size()
             parts = [read_columns(value, len(ranges), count) for value, count in file.indices()]
             columns = np.concatenate(parts, axis=1, dtype=np.int64)
@@ -110,7 +110,7 @@ class Store:
     def keys(self) -> Sequence[str]:
         """The key of each row."""
         file = self._open_file()
-        with file.lock:
+        with file.readers, file.lock:
             file.check_size()
             indices = [read_index(v, len(file.meta.fields), n) for v, n in file.indices()]
         return tuple(key for index in indices for key in index.keys)
@@ -149,11 +149,12 @@ class Store:
             raise ValueError("out must be contiguous")
         if not len(rows):
             return
-        if rows.astype(np.uint64, copy=False).max() >= self.count:  # below 0 it is huge
+        unsigned = rows.astype(np.int64, copy=False).view(np.uint64)  # below 0 a row is huge
+        if int(np.maximum.reduce(unsigned)) >= self.count:
             low, high = rows.min(), rows.max()
             raise StoreError(f"{self.path}: rows {low} to {high} leave 0 to {self.count - 1}")
         file = self._open_file()
-        with file.lock:
+        with file.readers:
             file.check_size()
             file.gather(rows, out.reshape(len(rows), -1))
 
@@ -229,9 +230,7 @@ def _release(store: Store) -> None:
 
 
 def _close(path: str) -> None:
-    file = _files.pop(path)
-    with file.lock:
-        file.close()
+    _files.pop(path).close()
 
 
 def _drop_inherited() -> None:
@@ -239,6 +238,7 @@ def _drop_inherited() -> None:
     global _registry
     _registry = threading.RLock()  # a thread of the parent may have held the old one
     for file in _files.values():
+        file.readers.threads.clear()  # they are the parent's
         file.close()
     _files.clear()
 

@@ -1,10 +1,13 @@
 """Batches copied out of LMDB's own map: the right images, and only where blocks stand evenly."""
 
 import contextlib
+import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from test_store import Noise, read
+from test_store import Noise, in_child, read
 
 from gan.data import grains
 from gan.data.building import build
@@ -67,3 +70,64 @@ def test_rows_are_gone_with_their_file(tmp_path):
     assert file.grains.rows is not None
     store.close()
     assert file.grains.rows is None
+
+
+@pytest.fixture
+def held(tmp_path, monkeypatch):
+    """A store, whether a thread has come to its copy, and the event that lets it go on."""
+    build(Noise(300, (32, 32, 3)), tmp_path / "some.lmdb")
+    with contextlib.closing(Store(tmp_path / "some.lmdb")) as store:
+        read(store)
+        here, let_go, take = threading.Event(), threading.Event(), grains.Grains.take
+
+        def waiting(*arguments):
+            here.set()
+            assert let_go.wait(10)
+            take(*arguments)
+
+        monkeypatch.setattr(grains.Grains, "take", waiting)
+        yield store, here, let_go
+
+
+def test_two_threads_copy_at_once(tmp_path, monkeypatch):
+    source = Noise(300, (32, 32, 3))
+    build(source, tmp_path / "some.lmdb")
+    both, take = threading.Barrier(2, timeout=10), grains.Grains.take
+    rows = [np.arange(200), np.arange(90, 290)]
+    with contextlib.closing(Store(tmp_path / "some.lmdb")) as store, ThreadPoolExecutor(2) as pool:
+        monkeypatch.setattr(
+            grains.Grains, "take", lambda *arguments: (both.wait(), take(*arguments))
+        )
+        found = list(pool.map(lambda r: read(store, r), rows))
+    for images, asked in zip(found, rows, strict=True):
+        assert np.array_equal(images, [source.image(int(store.keys[row])) for row in asked])
+
+
+def test_a_file_is_closed_when_nobody_reads_it(held):
+    store, here, let_go = held
+    with ThreadPoolExecutor(2) as pool:
+        reading = pool.submit(read, store)
+        assert here.wait(10)
+        closing = pool.submit(store.close)
+        with pytest.raises(TimeoutError):
+            closing.result(0.1)
+        assert store._file.grains.rows is not None
+        let_go.set()
+        closing.result(10)
+        assert reading.result().shape == (store.count, 32, 32, 3)
+
+
+def test_a_child_does_not_wait_for_threads_of_its_parent(held):
+    store, here, let_go = held
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(read, store)
+        assert here.wait(10)
+
+        def child():
+            signal.alarm(10)
+            let_go.set()
+            read(store)
+
+        assert in_child(child) == 0
+        let_go.set()
+        reading.result(10)
