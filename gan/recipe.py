@@ -59,12 +59,12 @@ def penalise(
     penalties: Mapping[str, Penalty], judge: Judge, real: Tensor, fake: Tensor, update: int
 ) -> dict[str, Tensor]:
     """The penalties that are due at this update, by name."""
-    number = getattr(update, "value", update)  # which are due is known of a turn that is recorded
     with eager():  # they differentiate twice, which compiled code cannot
-        return {n: penalties[n](judge, real, fake, update) for n in due(penalties, number)}
+        return {n: penalties[n](judge, real, fake, update) for n in due(penalties, update)}
 
 
 def due(penalties: Mapping[str, Penalty], update: int) -> list[str]:
     """The names of the penalties that this update pays."""
+    number = getattr(update, "value", update)  # which are due is known of a turn that is recorded
     paid = {n: p for n, p in penalties.items() if getattr(p, "weight", 1) != 0}
-    return [name for name, p in paid.items() if update % getattr(p, "every", 1) == 0]
+    return [name for name, p in paid.items() if number % getattr(p, "every", 1) == 0]

@@ -77,18 +77,20 @@ def test_what_the_recipe_calls_first_is_compiled_and_told(
     assert sorted(gates) == sorted(paths)
 
 
-def test_penalties_samples_and_copies_see_eager_modules(composed, counted):
-    trainer = game(composed, "tiny", "discriminator.norm=layer", "penalties.r1.weight=1")
+@pytest.mark.parametrize(("penalty", "compiled"), [("wgan_gp", 3), ("r1", 2), ("r2", 2)])
+def test_penalties_samples_and_copies_see_eager_modules(composed, counted, penalty, compiled):
+    """Of reals, fakes, and the other's turn; a penalty's own look at one of them is eager."""
+    trainer = game(composed, "tiny", "discriminator.norm=layer", f"penalties.{penalty}.weight=1")
     told(trainer.recipe)
     trainer.play()
-    assert counted == {"Generator": 1, "Discriminator": 3}  # reals, fakes, and the other's turn
+    assert counted == {"Generator": 1, "Discriminator": compiled}
     generator = trainer.recipe.generator
     noise = torch.randn(2, generator.latent)
     copy.deepcopy(generator)(noise)
     generator.eval()(noise)
     with eager():
         generator.train()(noise)
-    assert counted == {"Generator": 1, "Discriminator": 3}
+    assert counted == {"Generator": 1, "Discriminator": compiled}
     generator(noise)
     assert counted["Generator"] == 2
 

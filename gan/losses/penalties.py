@@ -14,6 +14,7 @@ from torch import Tensor
 from gan import draws
 from gan.recipe import Judge
 from gan.registry import Count, NonNegative, register
+from gan.step.looks import look
 
 
 class GradientPenalty(ABC):
@@ -39,12 +40,10 @@ class GradientPenalty(ABC):
 
 def input_gradient(judge: Judge, images: Tensor) -> Tensor:
     """Gradient [B, C, H, W] of each sample's score (mean over patches), differentiable again."""
-    images = images.detach().requires_grad_()
     with torch.autocast(images.device.type, enabled=False):
-        logits = judge(images)
-        scores = logits.flatten(1).mean(1) if logits.ndim > 1 else logits  # [B]
-        (gradient,) = torch.autograd.grad(scores.sum(), images, create_graph=True)
-    return gradient
+        images, logits = look(judge, images)
+        scores = logits.reshape(len(logits), -1).mean(1)  # [B]
+        return torch.autograd.grad(scores.sum(), images, create_graph=True)[0]
 
 
 def norm(gradient: Tensor) -> Tensor:
@@ -103,9 +102,11 @@ class Dragan(WganGp):
 class R1(GradientPenalty):
     """(weight / 2) E norm^2 on the reals. Mescheder et al. 2018, arXiv:1801.04406, eq. 9."""
 
+    at = "real"
+
     def points(self, real: Tensor, fake: Tensor) -> Tensor:
-        """The reals."""
-        return real
+        """The reals, for R2 the fakes."""
+        return {"real": real, "fake": fake}[self.at]
 
     def term(self, gradient: Tensor) -> Tensor:
         """Half the squared norm."""
@@ -116,6 +117,4 @@ class R1(GradientPenalty):
 class R2(R1):
     """R1 on the fakes. Mescheder et al. 2018, arXiv:1801.04406, eq. 10."""
 
-    def points(self, real: Tensor, fake: Tensor) -> Tensor:
-        """The fakes."""
-        return fake
+    at = "fake"

@@ -1,6 +1,7 @@
 """Images from noise and a label."""
 
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -11,10 +12,11 @@ from gan.augment import Change
 from gan.losses.adversarial import Adversarial
 from gan.losses.classification import Classification
 from gan.noise import NoiseToImage
-from gan.recipe import Batch, Judge, Penalty, penalise
+from gan.recipe import Batch, Judge, Penalty
 from gan.recipes.modules import Critique, LabelCritic
 from gan.recipes.synthesis import Synthesis
 from gan.registry import Count, NonNegative, Positive, register
+from gan.step.looks import Looks
 
 
 @register(
@@ -81,12 +83,13 @@ class Conditional(Synthesis):
     def discriminator_losses(self, batch: Batch, fakes: Batch, update: int) -> dict[str, Tensor]:
         """The adversarial term, the penalties that are due, and the classes of both."""
         label = batch["label"]
+        critic = partial(self._critique, label)
+        looks = Looks(critic, self.penalties, update, batch["real"], fakes["image"])
         with parametrize.cached():  # one spectral norm for both
-            real = self._critique(batch["real"], label)
-            fake = self._critique(fakes["image"], label)
+            real, fake = looks.real(), looks.fake()
         terms = {
             "adversarial": self.weight * self.adversarial.discriminator(real.logits, fake.logits),
-            **penalise(self.penalties, self.judge(batch), batch["real"], fakes["image"], update),
+            **looks.penalise(),
             "logits_real": real.logits.detach().mean(),
             "logits_fake": fake.logits.detach().mean(),
             **self.augment.learnt(real.logits),
@@ -101,7 +104,7 @@ class Conditional(Synthesis):
 
     def generator_losses(self, batch: Batch, fakes: Batch, step: int) -> dict[str, Tensor]:
         """The adversarial term and the class of the fakes."""
-        fake = self._critique(fakes["image"], batch["label"])
+        fake = self._critique(batch["label"], fakes["image"])
         loss = self.adversarial.generator(fake.logits, lambda: self.judge(batch)(batch["real"]))
         terms = {"adversarial": self.weight * loss}
         if fake.class_logits is not None and self.class_generator:
@@ -113,5 +116,5 @@ class Conditional(Synthesis):
         """Images of the same noise and labels every time."""
         return {"generated": self.draw(generator, self.shown, self.shown_label)}
 
-    def _critique(self, image: Tensor, label: Tensor) -> Critique:
+    def _critique(self, label: Tensor, image: Tensor) -> Critique:
         return self.discriminator.critique(self.augment(image), label)

@@ -8,9 +8,10 @@ from torch.nn.functional import l1_loss
 from gan.config.signature import SHAPE
 from gan.losses.adversarial import Adversarial
 from gan.pool import ImagePool
-from gan.recipe import Batch, Penalty, Recipe, penalise
+from gan.recipe import Batch, Penalty, Recipe
 from gan.recipes.modules import TwoCritics, TwoTranslators
 from gan.registry import Count, NonNegative, Whole, register
+from gan.step.looks import Looks
 
 
 @register(
@@ -69,11 +70,11 @@ class CycleGAN(Recipe):
         terms: dict[str, Tensor] = {}
         for kind, judge, pool in (("a", critic.of_a, self.pool_a), ("b", critic.of_b, self.pool_b)):
             real, fake = batch[f"real_{kind}"], fakes[f"fake_{kind}"]
-            logits_real, logits_fake = judge(real), judge(pool(fake))
+            looks = Looks(judge, self.penalties, update, real, fake)
+            logits_real, logits_fake = looks.real(), judge(pool(fake))
             loss = self.adversarial.discriminator(logits_real, logits_fake)
             terms[f"adversarial_{kind}"] = self.discriminator_weight * self.weight * loss
-            due = penalise(self.penalties, judge, real, fake, update)
-            terms |= {f"{name}_{kind}": penalty for name, penalty in due.items()}
+            terms |= {f"{name}_{kind}": penalty for name, penalty in looks.penalise().items()}
             terms[f"logits_real_{kind}"] = logits_real.detach().mean()
             terms[f"logits_fake_{kind}"] = logits_fake.detach().mean()
         return terms

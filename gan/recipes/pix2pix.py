@@ -11,9 +11,10 @@ from gan.config.signature import SHAPE
 from gan.losses.adversarial import Adversarial
 from gan.losses.reconstruction import Reconstruction
 from gan.pool import ImagePool
-from gan.recipe import Batch, Penalty, Recipe, penalise
+from gan.recipe import Batch, Penalty, Recipe
 from gan.recipes.modules import ImageCritic
 from gan.registry import Count, NonNegative, Whole, register
+from gan.step.looks import Looks
 
 
 @register(
@@ -66,12 +67,13 @@ class Pix2Pix(Recipe):
     def discriminator_losses(self, batch: Batch, fakes: Batch, update: int) -> dict[str, Tensor]:
         """The adversarial term on true and pooled pairs, and the penalties that are due."""
         judge = partial(self._judge, batch["input"])
-        logits_real = judge(batch["target"])
+        looks = Looks(judge, self.penalties, update, batch["target"], fakes["image"])
+        logits_real = looks.real()
         logits_fake = self.discriminator(self.pool(joined(batch["input"], fakes["image"])))
         loss = self.adversarial.discriminator(logits_real, logits_fake)
         return {
             "adversarial": self.discriminator_weight * self.weight * loss,
-            **penalise(self.penalties, judge, batch["target"], fakes["image"], update),
+            **looks.penalise(),
             "logits_real": logits_real.detach().mean(),
             "logits_fake": logits_fake.detach().mean(),
         }

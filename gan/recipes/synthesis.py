@@ -10,8 +10,9 @@ from gan import draws
 from gan.augment import Augmentation, Change
 from gan.losses.adversarial import Adversarial
 from gan.noise import FromNoise, NoiseToImage
-from gan.recipe import Batch, Judge, Penalty, Recipe, penalise
+from gan.recipe import Batch, Judge, Penalty, Recipe
 from gan.registry import Count, Positive, register
+from gan.step.looks import Looks
 
 
 @register(
@@ -57,12 +58,12 @@ class Synthesis(FromNoise, Recipe):
 
     def discriminator_losses(self, batch: Batch, fakes: Batch, update: int) -> dict[str, Tensor]:
         """The adversarial term and the penalties that are due."""
-        judge, real, fake = self.judge(batch), batch["real"], fakes["image"]
+        looks = Looks(self.judge(batch), self.penalties, update, batch["real"], fakes["image"])
         with parametrize.cached():  # one spectral norm for both
-            logits_real, logits_fake = judge(real), judge(fake)
+            logits_real, logits_fake = looks.real(), looks.fake()
         return {
             "adversarial": self.weight * self.adversarial.discriminator(logits_real, logits_fake),
-            **penalise(self.penalties, judge, real, fake, update),
+            **looks.penalise(),
             "logits_real": logits_real.detach().mean(),
             "logits_fake": logits_fake.detach().mean(),
             **self.augment.learnt(logits_real),

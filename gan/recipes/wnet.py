@@ -17,10 +17,11 @@ from gan import draws
 from gan.losses.adversarial import Adversarial
 from gan.losses.classification import Classification
 from gan.losses.reconstruction import Reconstruction, feature_distance
-from gan.recipe import Batch, Penalty, Recipe, penalise
+from gan.recipe import Batch, Penalty, Recipe
 from gan.recipes.modules import GlyphCritic, GlyphWriter, Observer
 from gan.registry import Fraction, NonNegative, register
 from gan.restyle import bent, hollowed, mixed, restyled, spliced, turned
+from gan.step.looks import Looks
 
 SURE = 30.0  # the logit of a class beyond doubt
 
@@ -162,12 +163,12 @@ class WNet(Recipe):
     def discriminator_losses(self, batch: Batch, fakes: Batch, update: int) -> dict[str, Tensor]:
         """Adversarial term, style class of truth and fake, and the penalties that are due."""
         prototype, reference = batch["prototype"], one_of(batch["reference"])
-        real = self.discriminator(prototype, batch["target"], reference)
-        fake = self.discriminator(prototype, fakes["image"], reference)
-        judge = partial(self._judge, prototype, reference)
+        critic = partial(self._critique, prototype, reference)
+        looks = Looks(critic, self.penalties, update, batch["target"], fakes["image"])
+        real, fake = looks.real(), looks.fake()
         terms = {
             "adversarial": self.weight * self.adversarial.discriminator(real.logits, fake.logits),
-            **penalise(self.penalties, judge, batch["target"], fakes["image"], update),
+            **looks.penalise(),
             "logits_real": real.logits.detach().mean(),
             "logits_fake": fake.logits.detach().mean(),
         }
@@ -181,11 +182,11 @@ class WNet(Recipe):
         """The eight terms of Equation 1."""
         prototype, target = batch["prototype"], batch["target"]
         reference, image = one_of(batch["reference"]), fakes["image"]
-        critique = self.discriminator(prototype, image, reference)
-        real_logits_of = partial(self._judge, prototype, reference, target)
+        critic = partial(self._critique, prototype, reference)
+        critique = critic(image)
         terms = {}
         if self.weight:
-            loss = self.adversarial.generator(critique.logits, real_logits_of)
+            loss = self.adversarial.generator(critique.logits, lambda: critic(target).logits)
             terms["adversarial"] = self.weight * loss
         if self.style_class:
             loss = self._named("style", critique.style_logits, batch)
@@ -234,8 +235,8 @@ class WNet(Recipe):
         named = self.classification(torch.where(made[:, None], sure, logits), label)
         return named - made.float().mean() * self.classification(sure, label)  # smoothed labels
 
-    def _judge(self, prototype: Tensor, reference: Tensor, image: Tensor) -> Tensor:
-        return self.discriminator(prototype, image, reference).logits
+    def _critique(self, prototype: Tensor, reference: Tensor, image: Tensor) -> Any:
+        return self.discriminator(prototype, image, reference)
 
     def _critic_features(
         self, prototype: Tensor, reference: Tensor, image: Tensor

@@ -1,0 +1,79 @@
+"""What the discriminator says of an update's images, and the penalties on how it comes to say so.
+
+R1 and R2 take their gradient where the adversarial term has just looked: one forward serves both.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gan.recipe import Judge, Penalty, due, penalise
+from gan.step.compiling import eager
+
+
+class Looks:
+    """A critic's looks at the real and the fake images [B, C, H, W] of one update.
+
+    A look that a due penalty will differentiate is taken as it needs it, not compiled and down to
+    the images, and kept. Under autocast penalties look for themselves: their numbers are exact.
+    """
+
+    def __init__(
+        self,
+        critic: Callable[[Tensor], Any],
+        penalties: Mapping[str, Penalty],
+        update: int,
+        real: Tensor,
+        fake: Tensor,
+    ) -> None:
+        """`critic` gives logits, or what has `logits` beside other things."""
+        self.critic, self.penalties, self.update = critic, penalties, update
+        self.images = {"real": real, "fake": fake}
+        self.kept: list[tuple[Tensor, Any]] = []
+        self.differentiated = {getattr(penalties[n], "at", None) for n in due(penalties, update)}
+        if self.differentiated and torch.is_autocast_enabled(real.device.type):
+            self.differentiated = set()
+
+    def real(self) -> Any:
+        """What the critic says of the reals."""
+        return self._look("real")
+
+    def fake(self) -> Any:
+        """What the critic says of the fakes."""
+        return self._look("fake")
+
+    def penalise(self) -> dict[str, Tensor]:
+        """The penalties that are due at this update."""
+        real, fake = self.images.values()
+        return penalise(self.penalties, self.judge, real, fake, self.update)
+
+    def judge(self, images: Tensor) -> Tensor:
+        """Logits of any images."""
+        return _logits(self.critic(images))
+
+    def _look(self, at: str) -> Any:
+        images = self.images[at]
+        if at not in self.differentiated:
+            return self.critic(images)
+        images = images.detach().requires_grad_()
+        with eager():
+            said = self.critic(images)
+        self.kept.append((images, said))
+        return said
+
+
+def look(judge: Judge, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Images as a leaf of the graph, and their logits: of a look that was kept, or of a new one."""
+    looks = getattr(judge, "__self__", None)
+    for leaf, said in looks.kept if isinstance(looks, Looks) else ():
+        if leaf.data_ptr() == images.data_ptr() and leaf.shape == images.shape:
+            return leaf, _logits(said)
+    images = images.detach().requires_grad_()
+    return images, judge(images)
+
+
+def _logits(said: Any) -> Tensor:
+    logits: Tensor = said if isinstance(said, Tensor) else said.logits
+    return logits
