@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from gan.disk import sync
+from gan.disk import move, sync
 from gan.run.sealed import (
     CONFIG,
     FILES,
@@ -285,8 +285,8 @@ def _publish(temporary: Path, target: Path, run_id: str) -> None:
     aside = free(target)
     replaced = aside != target and _replaceable(target, run_id)
     if aside != target:
-        os.rename(target, aside)
-    os.rename(temporary, target)
+        move(os.rename, target, aside)
+    move(os.rename, temporary, target)
     sync(target.parent)
     if replaced:
         _discard(aside, run_id)
@@ -327,7 +327,7 @@ def _note_newest(target: Path, run_id: str) -> None:
     try:
         temporary.unlink(missing_ok=True)
         _write(temporary, dumped({"newest": target.name, "run_id": run_id}, "index"))
-        os.replace(temporary, target.with_name("index.json"))
+        move(os.replace, temporary, target.with_name("index.json"))
     except OSError as error:
         warnings.warn(f"{target} is saved, but not index.json beside it: {error}", stacklevel=3)
 
@@ -336,7 +336,7 @@ def _discard(path: Path, run_id: str) -> None:
     """Remove a checkpoint by way of another name, so that no half of one is ever found."""
     trash = free(path.with_name(f".trash-{run_id}-{path.name}"))
     try:
-        os.rename(path, trash)
+        move(os.rename, path, trash)
     except OSError as error:
         warnings.warn(f"{path} could not be removed: {error}", stacklevel=3)
     else:

@@ -1,14 +1,21 @@
 """Files that are whole at any time, and stay after a power cut."""
 
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+from gan.system import POSIX
+
+PAUSES = () if POSIX else (0.01, 0.05, 0.1, 0.2, 0.4, 0.8)  # seconds
 
 
 def replace(path: Path, text: str) -> None:
     """Write a text, whole or not at all."""
     temporary = path.with_name(f".{path.name}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    temporary.write_text(text, encoding="utf-8", newline="\n")
+    move(os.replace, temporary, path)
 
 
 def put(path: Path, content: bytes) -> None:
@@ -17,16 +24,29 @@ def put(path: Path, content: bytes) -> None:
     try:
         temporary.write_bytes(content)
         sync(temporary)
-        os.replace(temporary, path)
+        move(os.replace, temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
     sync(path.parent)
 
 
 def sync(path: Path) -> None:
-    """Let a file, or the names in a folder, survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Let a file, or the names in a folder where folders can be opened, survive a power cut."""
+    if not POSIX and path.is_dir():
+        return
+    descriptor = os.open(path, os.O_RDONLY if POSIX else os.O_RDWR)  # or nothing could be flushed
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def move(rename: Callable[[Any, Any], Any], source: Path, target: Path) -> None:
+    """Rename; where a scanner for viruses may hold what was just written, wait for it a little."""
+    for pause in PAUSES:
+        try:
+            rename(source, target)
+            return
+        except PermissionError:
+            time.sleep(pause)
+    rename(source, target)

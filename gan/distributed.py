@@ -22,7 +22,7 @@ import torch.distributed
 from torch import Tensor, nn
 from torch.distributed import distributed_c10d as c10d
 
-from gan import draws
+from gan import draws, system
 from gan.config.signature import ConfigError
 from gan.draws import Share
 
@@ -78,7 +78,7 @@ def _meet() -> None:
     try:
         met = meeting(*address, hosts)
         torch.distributed.init_process_group(
-            "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
+            "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and system.POSIX else "gloo",
             store=c10d.PrefixStore(_roll_call(met, mine, count), met),
             rank=mine,
             world_size=count,
@@ -94,7 +94,7 @@ def _meet() -> None:
 
 def meeting(host: str, port: int, hosts: bool) -> Any:
     """The store at an address, by which processes find each other; whoever `hosts` keeps it."""
-    options: dict[str, Any] = {"timeout": timedelta(seconds=START), "wait_for_workers": False}
+    options = {"timeout": timedelta(seconds=START), "wait_for_workers": False, **system.STORE}
     there: Any = torch.distributed  # its types lack the store, as builds without sockets do
     return there.TCPStore(host, port, is_master=hosts, **options)
 

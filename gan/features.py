@@ -1,7 +1,6 @@
 """Classifiers trained once per training set and kept: features for losses, judges of images."""
 
 import copy
-import fcntl
 import hashlib
 import json
 import math
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 from tqdm import trange
 
-from gan import checkpoint
+from gan import checkpoint, system
 from gan.checkpoint import Checkpoint
 from gan.config.check import Checked
 from gan.data.stream import Stream
@@ -139,12 +138,12 @@ def _kept(folder: Path, key: str, say: Say) -> Checkpoint | None:
 def alone(folder: Path, say: Say) -> Iterator[None]:
     """One process at a time trains for a folder; what a dead one held is free again."""
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as lock:
+    with open(folder / ".lock", "ab") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            system.lock(lock.fileno())
         except BlockingIOError:
             say(f"waiting for the process that trains the classifier in {folder}")
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            system.lock(lock.fileno(), wait=True)
         yield
 
 

@@ -1,14 +1,15 @@
 """Lock files: one process at a time, and the second learns who is at it.
 
-The kernel gives a lock up with its process, so what a dead one has left is no obstacle.
+The system gives a lock up with its process, so what a dead one has left is no obstacle.
 """
 
 import contextlib
-import fcntl
 import os
 import socket
 import time
 from pathlib import Path
+
+from gan import system
 
 
 class HeldError(RuntimeError):
@@ -33,19 +34,25 @@ class Lock:
         now = time.strftime("%Y-%m-%d %H:%M:%S")
         os.ftruncate(self._descriptor, 0)
         holder = f"process {os.getpid()} on {socket.gethostname()}, {now}"
-        os.pwrite(self._descriptor, holder.encode(), 0)
+        system.pwrite(self._descriptor, holder.encode(), 0)
 
     def release(self) -> None:
         """Give the lock up and remove its file, unless that is another process's by now."""
-        if self.in_place():
-            with contextlib.suppress(FileNotFoundError):
-                self.path.unlink()
+        if system.POSIX:
+            if self.in_place():
+                with contextlib.suppress(FileNotFoundError):
+                    self.path.unlink()
+            os.close(self._descriptor)
+            return
+        os.ftruncate(self._descriptor, 0)  # it may have to stay, but nobody has left it held
         os.close(self._descriptor)
+        with contextlib.suppress(OSError):  # another process has it open
+            self.path.unlink()
 
     def in_place(self) -> bool:
         """Whether the file that is locked is the one that others find."""
         try:
-            return os.path.samestat(os.fstat(self._descriptor), os.stat(self.path))
+            return system.in_place(self._descriptor, self.path)
         except FileNotFoundError:
             return False
 
@@ -53,10 +60,10 @@ class Lock:
 def _locked(path: Path) -> int:
     """A descriptor that holds the lock file at this path."""
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | system.flags("O_CLOEXEC"), 0o644)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+            system.lock(descriptor)
+            if system.in_place(descriptor, path):
                 return descriptor
         except BlockingIOError:
             holder = _holder(descriptor)
@@ -77,4 +84,4 @@ def _holder(descriptor: int) -> str:
 
 
 def _read(descriptor: int) -> str:
-    return os.pread(descriptor, 1 << 10, 0).decode(errors="replace")
+    return system.pread(descriptor, 1 << 10, 0).decode(errors="replace")

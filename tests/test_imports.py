@@ -33,6 +33,7 @@ NEVER = {  # room -> rooms that it does not know
     "metrics": ABOVE | {"run.monitor", "recipes", "networks"},
     "run": {"build", "commands", "trained", "recipes", "networks", "losses"},
     "config": {"build", "commands", "trained", "run", "data", "recipes", "networks", "losses"},
+    "system": {name.split(".")[1] for name in MODULES},
     "distributed": ABOVE | PARTS | {"data", "metrics", "run", "player"},
 }
 

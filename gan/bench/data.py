@@ -1,6 +1,6 @@
 """What reading costs: our store against a map of the memory, a copy, and usual data sets."""
 
-import tempfile
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -122,7 +122,7 @@ def advice(rows: list[Row]) -> str:
 def _sets(options: Options) -> Iterator[tuple[int, Pictures, Path]]:
     """Pictures of every size in a folder of their own, which is gone afterwards."""
     for size in options.size or SIZES:
-        with tempfile.TemporaryDirectory(prefix="gan-bench-", dir=options.folder) as folder:
+        with options.scratch() as folder:
             yield size, Pictures(options.images or _images(size), size), Path(folder)
 
 
@@ -222,7 +222,8 @@ def _loader(dataset: Dataset, size: int) -> DataLoader:
 
 
 def _by_workers(dataset: Dataset, batches: dict[str, Any]) -> DataLoader:
-    return DataLoader(dataset, **batches, num_workers=WORKERS, multiprocessing_context="fork")
+    way = "fork" if hasattr(os, "fork") else "spawn"
+    return DataLoader(dataset, **batches, num_workers=WORKERS, multiprocessing_context=way)
 
 
 def _beside_loader(

@@ -4,7 +4,6 @@ Every comparison is bounded in time, so that all of them take less than two minu
 """
 
 import sys
-import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
@@ -131,7 +130,7 @@ def feed(desk: Desk, model: str) -> Iterator[Row]:
     games = {False: desk.maker(model, *EAGER)(), True: desk.maker(model, *GRAPHS)()}
     real = next(games[False].stream)["real"]
     pictures = Pictures(desk.options.images or IMAGES, real.shape[-1], real.shape[1])
-    with tempfile.TemporaryDirectory(prefix="gan-bench-", dir=desk.options.folder) as folder:
+    with desk.options.scratch() as folder:
         both = (streamed(pictures, Path(folder), games[False], where) for where in ("off", "on"))
         with closing(next(both)) as store, closing(next(both)) as kept:
             for graphs, game in games.items():

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from gan.config.signature import nearest
@@ -28,6 +29,10 @@ class Options:
     images: int = 0
     threads: int = 1
     folder: Path | None = None
+
+    def scratch(self) -> TemporaryDirectory[str]:
+        """A new folder in `folder`, for a block; where open files cannot go, they stay behind."""
+        return TemporaryDirectory(prefix="gan-bench-", dir=self.folder, ignore_cleanup_errors=True)
 
 
 def parse(

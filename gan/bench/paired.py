@@ -10,7 +10,6 @@ import os
 import platform
 import random
 import re
-import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from typing import Any, Literal
 
 import torch
 
+from gan import system
 from gan.config.floors import installed
 
 Work = Callable[[], Any]
@@ -67,8 +67,7 @@ class Paired:
 
 def processor() -> float:
     """Seconds of processor time of this process and of its children that have ended."""
-    children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return time.process_time() + children.ru_utime + children.ru_stime
+    return time.process_time() + system.of_children()
 
 
 def by(clock: Clock) -> Timer:
@@ -212,7 +211,7 @@ def surroundings() -> Row:
             **{name: installed(name) for name in ("torch", "numpy", "lmdb", "pillow")},
             **(_of_cuda() if used else {}),
         },
-        "load": round(os.getloadavg()[0], 2),
+        "load": system.load(),
     }
 
 

@@ -6,7 +6,6 @@ then. On a CPU all times are processor time.
 
 import gc
 import re
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -103,7 +102,7 @@ def store(options: Options, compose: Compose) -> Iterator[Row]:
     """S3: records in the store that a tiny game is trained from, and the memory that they take."""
     desk, counts = _desk(options, compose, steps=10), sorted({*(options.records or RECORDS)})
     make = desk.maker("tiny", *SHUFFLED)
-    with tempfile.TemporaryDirectory(prefix="gan-bench-", dir=options.folder) as folder:
+    with options.scratch() as folder:
         places = {count: Path(folder) / str(count) for count in counts}
         with get_context("spawn").Pool(1, maxtasksperchild=1) as pool:  # each in its own memory
             built = dict(zip(counts, pool.starmap(_write, places.items(), 1), strict=True))

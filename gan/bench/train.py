@@ -51,7 +51,7 @@ def waiting(options: Options, compose: Compose) -> Iterator[Row]:
         values = compose(*words)
         ours, still, null = (games.trainer(values) for _ in range(3))
         steps = options.steps or 12
-        with tempfile.TemporaryDirectory(prefix="gan-bench-", dir=options.folder) as folder:
+        with options.scratch() as folder:
             ours.stream = stream = _fed(ours, values["image"], options.images or 4096, Path(folder))
             passed: list[float] = []
 
@@ -75,7 +75,7 @@ def start(options: Options, compose: Compose) -> Iterator[Row]:
     for model in options.model or ("dcgan", "wnet"):
         words = *(word for word in MODELS[model] if not word.startswith("image.channels")), *GLYPHS
         compose(*words)  # a mistake is told before any process is started
-        with tempfile.TemporaryDirectory(prefix="gan-bench-", dir=options.folder) as folder:
+        with options.scratch() as folder:
             begin = partial(_begin, words, Path(folder))
             load = partial(subprocess.run, [sys.executable, "-c", "import torch"], check=True)
             rounds = options.rounds or STARTS
@@ -92,7 +92,8 @@ def _begin(words: Sequence[str], folder: Path) -> None:
     with subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
+        errors="replace",
         cwd=folder,
         env={**os.environ, **path},
     ) as process:

@@ -1,7 +1,9 @@
 """The command line: `gan <command>`, also as `python -m gan <command>`."""
 
 import argparse
+import codecs
 import faulthandler
+import io
 import sys
 from collections.abc import Sequence
 
@@ -12,9 +14,17 @@ def show_crashes() -> None:
         faulthandler.enable()
 
 
+def spell_out() -> None:
+    """Let standard output say in escapes what its encoding lacks, as a pipe's does on Windows."""
+    out = sys.stdout
+    if isinstance(out, io.TextIOWrapper) and codecs.lookup(out.encoding).name != "utf-8":
+        out.reconfigure(errors="backslashreplace")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit status: 0 done, 2 a mistake of the user's, 1 anything else."""
     show_crashes()
+    spell_out()
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given[:1] == ["train"]:  # its arguments are Hydra's
         from gan.commands import train

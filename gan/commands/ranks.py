@@ -23,7 +23,8 @@ from typing import IO, Any, TextIO
 import torch
 import yaml
 
-from gan import distributed
+from gan import distributed, system
+from gan.commands import spell_out
 from gan.commands.composing import UsageError
 from gan.run.signals import Stop
 
@@ -97,10 +98,10 @@ class Ranks:
             stdin=subprocess.PIPE,
             stdout=pipe,
             stderr=pipe,
-            env=environment,
-            process_group=0,  # a terminal's Ctrl-C is the starter's to hand on, once
+            env={**environment, **({"PYTHONIOENCODING": "utf-8"} if pipe else {})},
             encoding="utf-8",
             errors="replace",
+            **system.APART,  # a terminal's Ctrl-C is the starter's to hand on, once
         )
         _write(started, json.dumps(yaml.safe_dump({**self.values, "processes": 1})))
         return started
@@ -165,6 +166,7 @@ def main() -> int:
     """Be one of the ranks; the exit status says how it went."""
     from gan.commands import train  # which starts ranks
 
+    spell_out()
     orders = io.FileIO(sys.stdin.fileno(), closefd=False)  # without a lock that a thread may hold
     values = yaml.safe_load(json.loads(orders.readline()))
     stop = Stop()
@@ -200,7 +202,7 @@ def _obey(orders: Iterable[bytes], stop: Stop) -> None:
         if not stop:
             stop.name = line.decode().strip()
             if stop.interrupts:  # what is being built is left as by that signal
-                os.kill(os.getpid(), signal.SIGTERM)
+                system.send(signal.SIGTERM)
     os._exit(FAILED)
 
 

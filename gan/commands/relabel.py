@@ -20,6 +20,7 @@ from gan.features import Lesson, alone
 from gan.registry import Fraction, Whole
 from gan.robust.belief import corrupted
 from gan.robust.relabel import Settings, correct, plain
+from gan.system import POSIX
 
 _KINDS = get_type_hints(Settings, include_extras=True)
 _HELP = {
@@ -102,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
         facts = settings._asdict() | {"apart": args.apart, "noise": noise, "noise_seed": noise_seed}
         labels = Labels(store.content_hash, field, label, given, soft, facts)
         write_labels(out, labels, overwrite=args.overwrite)
-        shutil.rmtree(folder)
+        shutil.rmtree(folder, ignore_errors=not POSIX)  # its lock's file may have to stay
     print(f"\n{out}: {changes(labels, names, store.keys)}")
     if ordinary is not None:
         rows = {"given": given, "plain training": ordinary.argmax(1), "joint optimisation": label}

@@ -23,7 +23,7 @@ from typing import Any, TextIO
 
 import torch
 
-from gan import distributed
+from gan import distributed, system
 from gan.commands.composing import UsageError, parsed
 from gan.commands.ranks import MISTAKE, RankError
 from gan.config.check import check
@@ -119,7 +119,7 @@ def _attended() -> Iterator[None]:
 def _look_after(closing: threading.Event) -> None:
     while not closing.wait(1.0):
         if os.getppid() != STARTER:
-            os.kill(os.getpid(), signal.SIGTERM)
+            system.send(signal.SIGTERM)
             return
 
 

@@ -23,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 import gan  # fills the registries before anything is composed
 from gan import distributed
-from gan.commands import afterwards, show_crashes, sweep
+from gan.commands import afterwards, show_crashes, spell_out, sweep
 from gan.commands.composing import (
     CompositionError,
     UsageError,
@@ -186,6 +186,7 @@ def plain(config: DictConfig) -> dict[str, Any]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run from the command line; exit status 0: finished, 2: the user's mistake, 1: the rest."""
     show_crashes()
+    spell_out()
     given = list(sys.argv[1:] if arguments is None else arguments)
     sys.argv = [sys.argv[0], *(switched_on(argument) for argument in given)]
     call, failure = sweep.begin(), None
@@ -315,6 +316,9 @@ def _unreadable(override: str, said: str) -> str:
     key, _, value = override.partition("=")
     if not value:
         return f"{override} needs a value, as KEY=VALUE"
+    if re.match(r"(\w:)?\\[^'\"]*$", value):  # a folder of Windows', whose shells differ
+        quoted = value.replace("\\", "/")
+        return f"{override} cannot be read: put the value in quotes, as \"{key}='{quoted}'\""
     if set(value) & set("'\"\\") or value[0] in "[{":
         return f"{override} is not written as Hydra wants lists, mappings and quoted words: {said}"
     return f"{override} cannot be read: put the value in quotes, as '{key}=\"{value}\"'"

@@ -6,7 +6,6 @@ milliseconds, before a store is opened. What cannot be judged so is left to the 
 
 import inspect
 import math
-import os
 import re
 import reprlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from gan import distributed, optimizers, registry
+from gan import distributed, optimizers, registry, system
 from gan.config.signature import ConfigError
 from gan.explain import require_logits
 from gan.noise import FromNoise
@@ -285,7 +284,7 @@ def _require_storable(optimizer: torch.optim.Optimizer, weight: Tensor) -> None:
 
 def _require_memory(checked: "Checked", networks: Mapping[str, nn.Module]) -> None:
     """Refuse networks that this machine cannot train, before it tries."""
-    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    there = system.memory()
     if checked.settings.device != "cpu" and torch.cuda.is_available():
         there = torch.cuda.get_device_properties(0).total_memory
     for side, network in networks.items():

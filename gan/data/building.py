@@ -17,7 +17,7 @@ from gan.data.builder import SHOWN, Builder, Resumable, Source, fingerprint, wri
 from gan.data.layout import Record, Rejected, read_meta
 from gan.data.pages import StoreError, checked_bytes
 from gan.data.reading import StoreFile, explained
-from gan.disk import sync
+from gan.disk import move, sync
 from gan.locks import HeldError, Lock
 
 _FIRST_MAP = 64 << 20  # bytes
@@ -109,11 +109,13 @@ def _fill(source: Source, building: Path, stamp: str, on_error: str) -> Report:
             builder.add(item)
         builder.commit()
         rejected = builder.rejected
-        if not builder.count:
-            building.unlink()  # nothing to go on with
-        if not builder.count or (rejected and on_error == "raise"):
-            raise StoreError(refusal(source.name, rejected, len(rejected)))
-        return Report(building, builder.count, rejected, builder.complete(stamp))
+        refused = not builder.count or bool(rejected and on_error == "raise")
+        content_hash = "" if refused else builder.complete(stamp)
+    if not builder.count:
+        building.unlink()  # nothing to go on with
+    if refused:
+        raise StoreError(refusal(source.name, rejected, len(rejected)))
+    return Report(building, builder.count, rejected, content_hash)
 
 
 def _remaining(source: Source, seen: int) -> Iterable[Record | Rejected]:
@@ -130,7 +132,7 @@ def _publish(building: Path, path: Path, content_hash: str) -> None:
         if file.meta.content_hash != content_hash:
             raise StoreError(f"{building} changed while it was written")
     sync(building)
-    os.replace(building, path)
+    move(os.replace, building, path)
     sync(path.parent)
 
 

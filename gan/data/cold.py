@@ -6,17 +6,16 @@ system on a network make many times slower than it need be.
 
 import math
 import os
-import resource
 from pathlib import Path
 
 import numpy as np
 
 from gan.data.layout import value_bytes
 from gan.data.reading import StoreFile
+from gan.system import waits
 
 STEP = 128 << 10  # bytes: some kernels forget what is asked for beyond that at once
 PATIENCE = 100  # reads without a wait after which nothing is asked for any more
-_THREAD = getattr(resource, "RUSAGE_THREAD", resource.RUSAGE_SELF)
 
 
 class ColdFile(StoreFile):
@@ -50,12 +49,7 @@ class ColdFile(StoreFile):
                 self._ask(self.grains.begins[number] + value_bytes(image * slot), image)
 
     def _ask(self, start: int, length: int) -> None:
-        if hasattr(os, "posix_fadvise"):  # not on macOS
+        if hasattr(os, "posix_fadvise"):  # neither on macOS nor on Windows
             for at in range(start, start + length, STEP):
                 size = min(STEP, start + length - at)
                 os.posix_fadvise(self.descriptor, at, size, os.POSIX_FADV_WILLNEED)
-
-
-def waits() -> int:
-    """How often this thread has waited for a disk so far."""
-    return resource.getrusage(_THREAD).ru_majflt

@@ -92,10 +92,10 @@ def font_files(folder: Path) -> list[Path]:
     """
     files: dict[Path, Path] = {}
     every = files_below(folder) if folder.is_dir() else []
-    for path in sorted(every, key=lambda path: (path.is_symlink(), path)):
+    for path in sorted(every, key=lambda path: (path.is_symlink(), path.parts)):
         if path.suffix.lower() in FONTS and path.is_file():
             files.setdefault(path.resolve(), path)
-    return sorted(files.values())
+    return sorted(files.values(), key=lambda path: path.parts)  # alike on all systems
 
 
 def faces(folder: Path) -> tuple[list[Face], list[Rejected]]:

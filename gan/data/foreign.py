@@ -35,6 +35,7 @@ from gan.data.layout import Record, Rejected, key_problem
 from gan.data.pages import StoreError, checked_bytes
 from gan.data.reading import explained
 from gan.data.store import Store
+from gan.system import after_fork, cores
 
 _OTHERS = {
     b"length": "rosinality's StyleGAN 2",
@@ -44,7 +45,7 @@ _OTHERS = {
 _TOGETHER = 64  # images read at once
 
 _opening = threading.Lock()  # LMDB allows a process one environment per file, none over a fork
-os.register_at_fork(
+after_fork(
     before=_opening.acquire, after_in_parent=_opening.release, after_in_child=_opening.release
 )
 
@@ -168,7 +169,7 @@ class ForeignStore(Store):
         require_channels(channels)
         self.path = Path(path)
         self._encoded = Encoded(self.path)
-        self.count, self.threads = len(self._encoded.keys), len(os.sched_getaffinity(0))
+        self.count, self.threads = len(self._encoded.keys), cores()
         self.shape = (size, size, channels)
         self.source = _title(self._encoded)
         self.fingerprint = self.content_hash = digest([RULES, self.shape, self._encoded.listing])

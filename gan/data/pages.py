@@ -6,6 +6,8 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from gan.system import pread
+
 _BRANCH, _LEAF, _OVERFLOW = 1, 2, 4  # flags of a page
 _LARGE = 1  # flag of a node whose value has pages of its own
 
@@ -56,8 +58,8 @@ def checked_bytes(descriptor: int) -> int:
 
 def _newest_tree(descriptor: int) -> _Tree:
     """What the newer meta page of an LMDB file says."""
-    page = _tree(os.pread(descriptor, 152, 0)).page
-    return max(_tree(os.pread(descriptor, 152, start)) for start in (0, page))
+    page = _tree(pread(descriptor, 152, 0)).page
+    return max(_tree(pread(descriptor, 152, start)) for start in (0, page))
 
 
 def _tree(head: bytes) -> _Tree:
@@ -80,7 +82,7 @@ def _count_entries(descriptor: int, tree: _Tree, number: int, depth: int, seen: 
     if not 2 <= number <= tree.last or number in seen:
         raise StoreError(f"its tree is damaged: it leads to page {number} of {tree.last}")
     seen.add(number)
-    page = os.pread(descriptor, tree.page, number * tree.page)
+    page = pread(descriptor, tree.page, number * tree.page)
     flags, lower = struct.unpack_from("=HH", page, 10)
     if flags != (_LEAF if depth == 1 else _BRANCH):
         raise StoreError(f"its tree is damaged at page {number}")
@@ -109,7 +111,7 @@ def _check_leaf_node(descriptor: int, tree: _Tree, page: bytes, start: int) -> N
     pages = (16 + size - 1) // tree.page + 1
     if not 2 <= first <= tree.last + 1 - pages:
         raise StoreError(f"its tree is damaged: a value of {size} bytes leaves the file")
-    _, kind, count = struct.unpack("=HHI", os.pread(descriptor, 8, first * tree.page + 8))
+    _, kind, count = struct.unpack("=HHI", pread(descriptor, 8, first * tree.page + 8))
     if (kind, count) != (_OVERFLOW, pages):
         raise StoreError(f"its tree is damaged at page {first}")
 
@@ -121,7 +123,7 @@ def starts(descriptor: int) -> Iterator[int]:
 
 
 def _starts(descriptor: int, size: int, number: int) -> Iterator[int]:
-    page = os.pread(descriptor, size, number * size)
+    page = pread(descriptor, size, number * size)
     flags, lower = struct.unpack_from("=HH", page, 10)
     for start in struct.unpack_from(f"={(lower - 16) // 2}H", page, 16):
         low, middle, high, key = struct.unpack_from("=HHHH", page, start)

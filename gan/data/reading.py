@@ -19,6 +19,7 @@ from typing import Any
 import lmdb
 import numpy as np
 
+from gan import system
 from gan.data.grains import Grains
 from gan.data.layout import (
     Meta,
@@ -77,7 +78,7 @@ class StoreFile:
         self.users: weakref.WeakSet[Any] = weakref.WeakSet()
         self.closed = False
         with contextlib.ExitStack() as resources, explained(path):
-            self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            self.descriptor = os.open(path, os.O_RDONLY | system.flags("O_CLOEXEC", "O_NONBLOCK"))
             resources.callback(os.close, self.descriptor)
             self.bytes = checked_bytes(self.descriptor)
             self.handle = lmdb.open(

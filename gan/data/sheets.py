@@ -348,7 +348,7 @@ def _package_version(package: str, path: Path) -> str:
 
 
 def _dpkg(*arguments: str) -> str:
-    return subprocess.run(["dpkg-query", *arguments], capture_output=True, text=True).stdout
+    return subprocess.run(["dpkg-query", *arguments], capture_output=True, encoding="utf-8").stdout
 
 
 def _sheet(glyphs: Glyphs, characters: str) -> Pixels:

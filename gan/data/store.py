@@ -5,7 +5,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -18,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from gan import system
 from gan.data.builder import Source
 from gan.data.building import Report, StoreBusyError, build
 from gan.data.cold import ColdFile
@@ -214,7 +214,7 @@ def _checked(path: Path) -> StoreFile:
 
 
 def _require_unreplaced(file: StoreFile, path: Path) -> None:
-    if not path.exists() or not os.path.samestat(os.fstat(file.descriptor), path.stat()):
+    if not path.exists() or not system.in_place(file.descriptor, path):
         raise StoreError(
             f"{path}: it was replaced while this process reads the old file; "
             "close every store on it first"
@@ -243,7 +243,7 @@ def _drop_inherited() -> None:
     _files.clear()
 
 
-os.register_at_fork(after_in_child=_drop_inherited)
+system.after_fork(after_in_child=_drop_inherited)
 
 
 # ---- verifying ----------------------------------------------------------------------------------
@@ -276,7 +276,7 @@ def verify(path: str | os.PathLike[str]) -> Verification:
         raise StoreError(f"{path}: there is no such store")
     count, part, damages = 0, "the file", []
     command = [sys.executable, "-P", "-c", CHILD, PACKAGE, os.fspath(path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, encoding="utf-8") as child:
         for line in tqdm(child.stdout, "verify", unit=" parts", disable=None):
             kind, value = json.loads(line)
             if kind == "count":
@@ -285,8 +285,7 @@ def verify(path: str | os.PathLike[str]) -> Verification:
                 part = value
             else:
                 damages.append(Damage(part, value))
-    if child.returncode < 0:
-        name = signal.Signals(-child.returncode).name
+    if name := system.ended_by(child.returncode):
         damages.append(Damage(part, f"reading it ended the process ({name}); the rest is unread"))
     elif child.returncode:
         raise RuntimeError(f"the scan of {path} failed with status {child.returncode}")

@@ -69,11 +69,12 @@ class OfReference:
     def network(self) -> nn.Module:
         """The network; Raises: ValueError for a file that cannot be read."""
         known, state = REFERENCES[self.name], read_weights(str(self._weights))
-        with tempfile.NamedTemporaryFile(suffix=".pth") as safe:
-            torch.save(state, safe.name)  # the library unpickles its file without restriction
+        with tempfile.TemporaryDirectory() as folder:
+            safe = str(Path(folder, "weights.pth"))
+            torch.save(state, safe)  # the library unpickles its file without restriction
             with torch.random.fork_rng(devices=[]):
                 network: nn.Module = getattr(_library(), known.build)(
-                    self.name, [*known.layers], feature_extractor_weights_path=safe.name
+                    self.name, [*known.layers], feature_extractor_weights_path=safe
                 )
         return network.to(self._device)
 

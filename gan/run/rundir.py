@@ -296,7 +296,7 @@ def _folder(value: Any) -> Any:
     """A folder as its plain name, several as theirs; one in a list is that one."""
     if isinstance(value, list):
         return _folder(value[0]) if len(value) == 1 else [_folder(one) for one in value]
-    return value.rstrip("/") or value if isinstance(value, str) else value
+    return value.rstrip(f"/{os.sep}") or value if isinstance(value, str) else value
 
 
 def _continue(run_dir: Path, before: Mapping[str, Any], now: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ The manifest lists the SHA-256 of every other file and ends with its own. What i
 safetensors, plain JSON, or text, from the very bytes that were hashed.
 """
 
+import errno
 import hashlib
 import importlib.metadata
 import json
@@ -19,6 +20,8 @@ from typing import Any
 import safetensors.torch
 import torch
 from torch import Tensor
+
+from gan.system import flags
 
 FORMAT = 1  # rises with every change; the manifest's closing hash is the same in all formats
 JSON_LIMIT = 16 << 20  # bytes of a JSON file, and of the header of a safetensors file
@@ -138,14 +141,19 @@ def verified(path: Path, entry: Mapping[str, Any]) -> bytes:
 
 def _read(path: Path, sizes: Container[object]) -> bytes:
     """All bytes of a regular file of such a size; no link is followed and no pipe waited for."""
-    flags = os.O_NOFOLLOW | os.O_NONBLOCK
-    with open(path, "rb", opener=lambda name, mode: os.open(name, mode | flags)) as file:
+    with open(path, "rb", opener=_plainly) as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise ValueError(f"{path.name} is no regular file")
         if status.st_size not in sizes:
             raise ValueError(f"{path.name} has {status.st_size} bytes, expected was {sizes}")
         return file.read(status.st_size)
+
+
+def _plainly(path: str, mode: int) -> int:
+    if not hasattr(os, "O_NOFOLLOW") and os.path.islink(path):
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+    return os.open(path, mode | flags("O_NOFOLLOW", "O_NONBLOCK"))
 
 
 def parsed(name: str, data: bytes) -> Any:

@@ -8,6 +8,8 @@ from typing import Any
 
 from torch.nn.modules.module import register_module_forward_pre_hook
 
+from gan.system import STOPS
+
 
 class _Left(BaseException):
     """Work is left where it stands."""
@@ -15,6 +17,8 @@ class _Left(BaseException):
 
 class Stop:
     """True once SIGINT, SIGTERM or SIGUSR1 arrived; the same again, or SIGINT, ends at once.
+
+    On Windows SIGBREAK, which Ctrl-Break sends, stands for SIGUSR1.
 
     The first is noted and no more, and leaves the next to the system: that needs no Python to run,
     and a checkpoint that it interrupts has not got its name yet. A scheduler gives notice by one
@@ -26,7 +30,7 @@ class Stop:
         interrupts: whether a signal is a KeyboardInterrupt now.
     """
 
-    signals: tuple[signal.Signals, ...] = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    signals = STOPS
 
     def __init__(self, also: Iterable[signal.Signals] = ()) -> None:
         """Not asked yet; `also` are more signals to listen to."""

@@ -287,7 +287,7 @@ def _has(group: Group, key: str, value: str) -> bool:
     """Whether a setting, named by the last parts of its key, has this value."""
     ends = [known for known in group.settings if f".{known}".endswith(f".{key}")]
     values = {shown for k in ends for shown in (_value(group.settings[k]), str(group.settings[k]))}
-    return not values.isdisjoint((value, value.rstrip("/")))
+    return not values.isdisjoint((value, value.rstrip(f"/{os.sep}")))
 
 
 def measures(records: Sequence[Record], wanted: Sequence[str] = ()) -> list[str]:

@@ -147,6 +147,10 @@ MISTAKES = {
         ["data.path=我的 字 (1)"],
         r"""data\.path=我的 字 \(1\) cannot be read: put .*, as 'data\.path="我的 字 \(1\)"'""",
     ),
+    "a folder of Windows' that Hydra cannot read": (
+        [r"data.path=C:\Program Files (x86)\p"],
+        r"""cannot be read: put .*, as "data\.path='C:/Program Files \(x86\)/p'\"""",
+    ),
     "a list that Hydra cannot read": (["freeze=[a"], r"freeze=\[a is not written as Hydra wants"),
     "digits for a word": (["data=folder", "data.path=2024"], r"""as 'data\.path="\.\.\."'"""),
     "key of a chosen part": (
