@@ -7,6 +7,7 @@ from torch import Tensor
 
 PAPER = 255
 GAP = 2  # pixels between pictures
+CAPTION = 16  # pixels of height
 
 
 def to_bytes(images: Tensor) -> np.ndarray:
@@ -74,8 +75,8 @@ def _enlarged(pixels: np.ndarray) -> np.ndarray:
     return pixels.repeat(3, axis=3) if pixels.shape[3] == 1 else pixels[..., :3]
 
 
-def _caption(text: str, width: int, height: int = 16) -> np.ndarray:
-    picture = Image.new("RGB", (width, height), (PAPER,) * 3)
+def _caption(text: str, width: int) -> np.ndarray:
+    picture = Image.new("RGB", (width, CAPTION), (PAPER,) * 3)
     ImageDraw.Draw(picture).text(((width - _text_width(text)) // 2, 2), text, fill=(0, 0, 0))
     return np.array(picture)
 

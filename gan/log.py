@@ -183,9 +183,9 @@ def noted(
     from torch.utils.tensorboard import SummaryWriter
 
     line = plain({**counts, **values})
-    with (run_dir / "metrics.jsonl").open("a", encoding="utf-8") as lines:
+    with (run_dir / LINES).open("a", encoding="utf-8") as lines:
         lines.write(json.dumps(line) + "\n")
-    with SummaryWriter(str(run_dir / "tensorboard")) as board:
+    with SummaryWriter(str(run_dir / BOARD)) as board:
         for tag, value in values.items():
             board.add_scalar(tag, value, counts["step"])
         board.add_text("evaluation", _literal(text), counts["step"])

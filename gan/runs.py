@@ -128,7 +128,7 @@ class Run:
         given = np.asarray(label.cpu() if isinstance(label, Tensor) else label)
         if given.dtype.kind not in "iu" or given.shape not in ((), (count,)):
             raise ValueError(f"label must be one class or {count} of them, not {label!r}")
-        chosen = torch.as_tensor(given).expand(count)
+        chosen = torch.as_tensor(given.astype(np.int64)).expand(count)
         if chosen.min() < 0 or chosen.max() >= self.classes:
             raise ValueError(f"label={label} must be from 0 to {self.classes - 1}")
         return chosen

@@ -37,6 +37,7 @@ from gan.config.settings import Clip, Image, Settings
 from gan.locks import HeldError, Lock
 from gan.registry import ConfigError
 from gan.run import rundir
+from gan.step.guard import SIDES
 
 SLOW = pytest.mark.slow
 LETTERS = "abcdefghijklmnopqrstuvwxyz_"
@@ -624,6 +625,34 @@ def test_values_for_another_schedule_do_not_stand_in_the_way(meant, name, kept):
     schedule = meant("model=pix2pix", f"schedule@schedule.generator={name}")["schedule"]
     assert schedule["generator"] == {"name": name, "length": None, "warmup": 0, **kept}
     assert schedule["discriminator"]["start"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("preset", "choice", "lost"),
+    [
+        ("model=cyclegan", "generator=unets", ["generator.blocks=4"]),
+        ("model=pix2pix", "generator=translator", ["generator.dropout=0.5"]),
+        ("model=sngan", "discriminator=mlp", ["discriminator.norm=spectral"]),
+        ("model=wgan_gp", "discriminator=mlp", ["discriminator.norm=none"]),
+        ("model=cyclegan", "recipe=pix2pix", ["recipe.cycle=10.0", "recipe.identity=5.0"]),
+        ("experiment=glyph_styles_both", "average=none", ["average.halflife=20000"]),
+    ],
+)
+def test_values_for_another_part_do_not_stand_in_the_way(meant, monkeypatch, preset, choice, lost):
+    said = []
+    monkeypatch.setattr("gan.distributed.say", said.append)
+    section, _, name = choice.partition("=")
+    values = meant(preset, choice)
+    assert values[section]["name"] == name
+    assert said == [f"{key} of the preset is left out: {name} does not take it" for key in lost]
+    if section in SIDES:  # the recipe of that preset plays with them
+        check(values)
+
+
+def test_a_users_own_value_for_another_network_is_refused(meant):
+    values = meant("model=cyclegan", "generator=unets", "generator.blocks=4")
+    with pytest.raises(ConfigError, match=r"generator\.blocks is unknown"):
+        check(values)
 
 
 def test_what_is_left_out_is_not_shown(monkeypatch, capfd):

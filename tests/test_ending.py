@@ -824,3 +824,26 @@ def test_a_finished_run_that_is_asked_in_its_report_again_is_not_finished(tmp_pa
     assert judged(tmp_path, Judged()).train()
     there = [(tmp_path / name).exists() for name in (rundir.FINISHED, "stopped.json")]
     assert there == [True, False]
+
+
+@pytest.mark.parametrize("owner", ["stream", "monitor"])
+def test_a_run_whose_files_cannot_be_closed_gives_its_folder_back(
+    tmp_path, free, monkeypatch, owner
+):
+    rundir.hold(tmp_path)
+    run = trainer(tmp_path, steps=1)
+    monkeypatch.setattr(getattr(run, owner), "close", lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run.train()
+    assert not rundir._held
+
+
+def test_a_trace_that_cannot_be_written_does_not_hide_why_a_run_ended(tmp_path, monkeypatch):
+    def full(profile):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("gan.run.profiling.Profile.close", full)
+    run = trainer(tmp_path, Numbers(alter=lambda batch, position: 1 / 0), steps=1)
+    with pytest.raises(ZeroDivisionError):
+        run.train()
+    assert "the trace could not be written" in (tmp_path / "metrics.jsonl").read_text()

@@ -5,12 +5,13 @@ import os
 import re
 import signal
 import socket
+import sys
 import time
 
 import pytest
 import torch
 from ranks import forked
-from small import Generator, newest, trainer
+from small import Generator, Numbers, Pooled, newest, trainer
 from test_ranks import Shares, started
 from torch import nn
 
@@ -275,6 +276,32 @@ def test_weights_of_any_memory_format_reach_the_others():
 
 
 # -- faults
+
+
+def test_what_is_drawn_for_the_discriminator_is_of_its_update(tmp_path):
+    """Two functions are called `generate`: one is the generator's turn, one makes fakes."""
+    found = []
+
+    class Seen(Pooled):
+        def generate(self, batch):
+            found.append(("fakes", peers.place(run, sys._getframe())["phase"]))
+            return super().generate(batch)
+
+        def generator_losses(self, batch, fakes, step):
+            found.append(("losses", peers.place(run, sys._getframe())["phase"]))
+            return super().generator_losses(batch, fakes, step)
+
+    def read(batch, position):
+        found.append(("batch", peers.place(run, sys._getframe())["phase"]))
+        return batch
+
+    run = trainer(tmp_path, Numbers(alter=read), recipe=Seen)
+    run.play()
+    assert found == [
+        ("batch", "waiting for data"),
+        ("fakes", "the discriminator's update"),
+        ("losses", "the generator's update"),
+    ]
 
 
 def spoiled(fault, at=12):

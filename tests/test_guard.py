@@ -307,6 +307,35 @@ def test_the_diagnosis_finds_the_layer_that_makes_the_first_bad_value(tmp_path):
     assert differing(before, everything(run)) <= {"position"}
 
 
+@pytest.mark.parametrize("order", ["discriminator", "generator"])
+@pytest.mark.parametrize("player", ["discriminator", "generator"])
+@pytest.mark.parametrize("chosen", [{}, {"n_critic": 2}, {"discriminator_warmup": 2}])
+def test_a_turn_is_played_again_on_the_same_draws(tmp_path, order, player, chosen):
+    """The generator drops units out and stands still; a turn's losses draw beside."""
+    seen = []
+
+    class Seen(Pooled):
+        def discriminator_losses(self, batch, fakes, update):
+            seen.append((update, fakes["image"].detach(), torch.rand(2)))
+            return spoiled("discriminator", super().discriminator_losses(batch, fakes, update))
+
+        def generator_losses(self, batch, fakes, step):
+            seen.append((step, fakes["image"].detach(), torch.rand(2)))
+            return spoiled("generator", super().generator_losses(batch, fakes, step))
+
+    def spoiled(side, terms):
+        bad = torch.nan if side == player else 1.0
+        return {**terms, "adversarial": terms["adversarial"] * bad}
+
+    run = trainer(tmp_path, recipe=Seen, order=order, rates=(0.0, 1e-2), steps=20, **chosen)
+    with pytest.raises(DivergedError):
+        run.train()
+    (count, *played), (again, *replayed) = seen[-2:]
+    assert count == again
+    for one, other in zip(played, replayed, strict=True):
+        assert torch.equal(one, other)
+
+
 def test_a_run_tells_its_end_where_no_diagnosis_can_be_made(tmp_path):
     run = trainer(tmp_path, Numbers(alter=lambda batch, position: {"real": batch["real"] / 0}))
     run.stream.keys_at = lambda position: 1 / 0

@@ -104,6 +104,15 @@ def test_labels_choose_the_class(trained):
     assert not torch.allclose(twos, loaded.sample(3, label=1))
 
 
+@pytest.mark.parametrize("norm", ["batch", "conditional"])
+@pytest.mark.parametrize("kind", ["u1", "i2", "u4", ">i8"])
+def test_labels_are_of_any_type_of_integer(trained, norm, kind):
+    trained("dcgan", *CONDITIONAL, f"generator.norm={norm}")
+    loaded = gan.load("run")
+    wanted = loaded.sample(4, label=[0, 1, 2, 3])
+    assert torch.equal(wanted, loaded.sample(4, label=np.arange(4).astype(kind)))
+
+
 def test_a_label_without_classes_is_refused(trained):
     trained("dcgan")
     with pytest.raises(ValueError, match="trained without classes"):

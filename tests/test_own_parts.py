@@ -235,6 +235,14 @@ def test_a_recipe_that_does_not_say_how_it_draws_trains_unmeasured_and_says_so(o
     assert not measured()
 
 
+@pytest.mark.parametrize(
+    "kind", [type("Alone", (nn.Module,), dict(vars(Plain))), lambda generator: Plain]
+)
+def test_a_recipe_that_does_not_inherit_from_one_is_refused(own, kind):
+    with pytest.raises(ConfigError, match=r"recipe=own must be a class that inherits from gan\."):
+        check(recipe(own, kind))
+
+
 class Headed(Cooled):
     """A loss that is no module and holds one."""
 

@@ -110,6 +110,28 @@ def test_a_discriminator_that_has_won_is_seen(tmp_path, seed, tried):
     tried(1)
 
 
+@pytest.mark.parametrize(
+    ("real", "fake", "said"),
+    [
+        ({"real": 9.0}, {"fake": -9.0}, "says 9.0 to real and -9.0 to generated"),
+        ({"real_a": 9.0, "real_b": 7.0}, {"fake_a": -9.0, "fake_b": -3.0}, "8.0 to real and -6.0"),
+        ({"real_a": -9.0, "real_b": 7.0}, {"fake_a": -9.0, "fake_b": 9.0}, None),
+        ({"real": 9.0}, {}, None),
+        ({}, {}, None),
+    ],
+)
+def test_what_the_discriminator_says_is_as_it_was_measured(real, fake, said):
+    logits = {f"discriminator/logits_{kind}": value for kind, value in {**real, **fake}.items()}
+    dog = Watch(ALL)
+    told = [
+        dog.game(step, {"generator/gradient_norm": 1e-6 if step > 400 else 1.0, **logits})
+        for step in range(0, 801, 20)
+    ]
+    texts = [text for answer in told for text in answer.values()]
+    assert len(texts) == (said is not None)
+    assert all(said in text for text in texts)
+
+
 class Constant(Wide):
     """Every noise gives the same point."""
 

@@ -91,11 +91,7 @@ def trainer(values: Mapping[str, Any]) -> Trainer:
     return trainer_of(check(values))
 
 
-def trainer_of(
-    checked: Checked,
-    run_dir: Path = Path("unused"),
-    networks: Mapping[str, nn.Module] | None = None,
-) -> Trainer:
+def trainer_of(checked: Checked, networks: Mapping[str, nn.Module] | None = None) -> Trainer:
     """The same of checked settings; a classifier that it needs is untrained.
 
     `networks` play in place of the configured ones. Nothing is written: its log is never opened.
@@ -127,7 +123,7 @@ def trainer_of(
         Still(batch(checked.reads, checked.values, device)),
         checked.create("average", generator=recipe.generator),
         settings,
-        Monitor(run_dir, settings.steps),
+        Monitor(Path("unused"), settings.steps),
         checked.seed,
     )
 

@@ -116,9 +116,9 @@ def floor(counts: Counts, most: Ceilings) -> float:
     return max(bounds(counts, most)["compute"], counts.kept / most.bytes)
 
 
-def launch_in_a_graph(device: torch.device, times: int = 1000) -> float:
+def launch_in_a_graph(device: torch.device) -> float:
     """Seconds of a small operation inside a CUDA graph."""
-    scalar = torch.ones((), device=device)
+    scalar, times = torch.ones((), device=device), 1000
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         for _ in range(times):

@@ -169,10 +169,11 @@ def _stream(dataset: Dataset, game: Trainer) -> Stream:
 def advice(rows: list[Row]) -> str:
     """What the rows say to somebody who wants to train."""
     starts = "; ".join(f"{r['model']} {r['value']:g} s" for r in rows if r["case"] == "start")
-    begun = f"From the command to the first step: {starts}." if starts else ""
-    return begun + " ".join(
+    limits = (
         f"{row['model']}: {row['images_per_second']:g} images/s, "
         f"{row['value']:g} ms a step, limited by {row['limit']}. {ADVICE[row['limit']]}"
         for row in rows
         if row["case"] == "limits"
     )
+    begun = [f"From the command to the first step: {starts}."] if starts else []
+    return " ".join([*begun, *limits])

@@ -13,6 +13,7 @@ import torch
 from gan import distributed
 from gan.commands import sweep
 from gan.commands.evaluate import WEIGHTS, facts, note
+from gan.metrics.report import FOLDER, NUMBERS
 from gan.run.rundir import FINISHED
 from gan.run.signals import Stop
 
@@ -49,7 +50,7 @@ def _reported(run_dir: Path) -> bool:
     try:
         finished, reported = (
             json.loads((run_dir / name).read_text(encoding="utf-8"))["step"]
-            for name in (FINISHED, "evaluation/evaluation.json")
+            for name in (FINISHED, f"{FOLDER}/{NUMBERS}")
         )
     except (OSError, ValueError, LookupError):
         return False
@@ -73,7 +74,7 @@ def _evaluate(run_dir: Path, trainer: Mapping[str, Any]) -> None:
         with closing(data.store):
             found = report_of(loaded, data, last.device, Options(weights=weights))
         note(last, found)  # before the files, by which a report counts as made
-        _, page, *_ = report.write(found, facts(loaded), run_dir / "evaluation")
+        _, page, *_ = report.write(found, facts(loaded), run_dir / FOLDER)
     except Exception as error:
         failure = f"{type(error).__name__}: {error}"
         print(f"gan: no report was written to {run_dir}: {failure}", file=sys.stderr)

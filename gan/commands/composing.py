@@ -33,7 +33,8 @@ HANDLERS = ("logging.StreamHandler", "logging.FileHandler")
 MODES = ("run", "multirun", "cfg", "info", "shell_completion")  # of Hydra's, one at a time
 STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
 PIECEWISE = ("trainer.n_critic", "freeze", "rates", *NAMED)  # their keys are the user's own
-FITTED = [f"{kind}.{side}" for kind in ("optimizer", "schedule") for side in SIDES]
+FITTED = ["recipe", "adversarial", "average", *SIDES]  # whose settings go with them
+FITTED += [f"{kind}.{side}" for kind in ("optimizer", "schedule") for side in SIDES]
 
 
 class UsageError(ValueError):
@@ -187,13 +188,14 @@ def replaced(config: DictConfig, overrides: Iterable[str]) -> None:
 
 
 def fitted(config: DictConfig, overrides: Iterable[str]) -> list[str]:
-    """Leave out what a preset sets for an optimizer or a schedule and another one does not take.
+    """Leave out what a preset sets for a part, such as an optimizer, and another does not take.
 
     That other one is chosen by the command line, whose own values stay. Returns what to say of it.
     """
     given, said = parsed(overrides), []
     written = {key for o in given for key in flat({o.key_or_group: o.value()})}
-    for section in [o.package for o in given if o.package in FITTED and not o.is_delete()]:
+    named = {o.package or o.key_or_group for o in given if not o.is_delete()}
+    for section in [section for section in FITTED if section in named]:
         kind, node = section.split(".")[0], OmegaConf.select(config, section)
         if not isinstance(node, DictConfig) or node.get("name") not in names(kind):
             continue  # which the check tells of

@@ -107,10 +107,11 @@ def run(args: argparse.Namespace) -> int:
     rows = data.rows[data.prototype, data.split.train]
     fill = references.fill_of(prototypes.read(data, rows)[..., 0])
     seen = [references.reference(path, loaded.size, fill) for path in args.reference]
-    names = listed_characters(args.characters) if args.characters else data.characters
+    if args.characters:
+        names = listed_characters(args.characters)
+    else:  # all that come with the data, whichever font they are taken from
+        names = sorted(prototypes.from_store(data).images)
     found = _prototypes(args, loaded, data, names)
-    if not (args.characters or args.prototype_font):  # all that come with the data
-        names = sorted(found.images)
     wanted = prototypes.wanted(names, found, skip=args.skip_missing)
     shown = _standard(shows, _prototypes(args, loaded, data, shows)) if shows else []
     args.out.parent.mkdir(parents=True, exist_ok=True)

@@ -22,6 +22,7 @@ from gan.robust.belief import corrupted
 from gan.robust.relabel import Settings, correct, plain
 from gan.system import POSIX
 
+MOST = 10  # changes listed, of the most frequent and of the surest
 _KINDS = get_type_hints(Settings, include_extras=True)
 _HELP = {
     "epochs": "passes over the images",
@@ -123,7 +124,7 @@ def _field(store: Store, name: str | None, option: str = "--field") -> tuple[str
     return field, label
 
 
-def changes(labels: Labels, names: Sequence[str], keys: Sequence[str], most: int = 10) -> str:
+def changes(labels: Labels, names: Sequence[str], keys: Sequence[str]) -> str:
     """How many labels have changed, the most frequent changes, and the surest ones with keys."""
     given, label, count = labels.given, labels.label, len(labels.label)
     changed = np.flatnonzero(label != given)
@@ -131,12 +132,12 @@ def changes(labels: Labels, names: Sequence[str], keys: Sequence[str], most: int
     head = f"{len(changed)} of {count} labels of {labels.field} changed ({share})"
     flows = Counter(zip(given[changed].tolist(), label[changed].tolist(), strict=True))
     sure = labels.soft.max(1)
-    surest = changed[np.argsort(-sure[changed], kind="stable")][:most]
+    surest = changed[np.argsort(-sure[changed], kind="stable")][:MOST]
     return "\n".join(
         [
             head,
             f"\nmost frequent changes, of {len(flows)}:",
-            *(f"{n:6d}  {names[a]} -> {names[b]}" for (a, b), n in flows.most_common(most)),
+            *(f"{n:6d}  {names[a]} -> {names[b]}" for (a, b), n in flows.most_common(MOST)),
             "\nsurest changes:",
             *(
                 f"{sure[row]:6.3f}  {names[given[row]]} -> {names[label[row]]}  {keys[row]}"

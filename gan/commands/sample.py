@@ -79,12 +79,13 @@ def pictures(args: argparse.Namespace, loaded: Run, out: Path) -> Iterator[Path]
     _require_read(args, kinds)
     many = 64 if args.count is None else args.count
     files = _numbered(out / "images", {"": many}) if "images" in kinds else []
-    made = loaded.sample(many, args.seed, args.label, args.truncation)
+    asked = {"grid", "images"} & {*kinds}
+    made = [loaded.sample(many, args.seed, args.label, args.truncation)] if asked else []
     out.mkdir(parents=True, exist_ok=True)
     if "grid" in kinds:
-        yield _saved(images.grid(made), out / "grid.png")
+        yield _saved(images.grid(made[0]), out / "grid.png")
     if "images" in kinds:
-        yield _one_by_one([made], files)
+        yield _one_by_one(made, files)
     if "interpolation" in kinds:
         yield from _interpolations(args, loaded, out)
     if "classes" in kinds:

@@ -50,6 +50,7 @@ def rehearse(checked: "Checked") -> None:
 
     Raises: ConfigError for parts that cannot be built, are too large or do not fit together.
     """
+    _require_recipe(checked)
     classes = len(_class_weights(checked)) or 2
     facts = {"styles": classes, "characters": classes, "classes": classes, **checked.facts}
     _require_facts_taken(checked)
@@ -73,6 +74,16 @@ def rehearse_classes(checked: "Checked", facts: Mapping[str, int]) -> None:
     """
     if _class_weights(checked):
         _play(checked, facts, _networks(checked, facts), _imagined(checked))
+
+
+def _require_recipe(checked: "Checked") -> None:
+    """Refuse what is registered as a recipe and is none."""
+    chosen = checked.entries["recipe"][0]
+    if not (isinstance(chosen.build, type) and issubclass(chosen.build, Recipe)):
+        raise ConfigError(
+            f"recipe={chosen.name} must be a class that inherits from gan.recipe.Recipe, which has "
+            "what the trainer asks of a recipe"
+        )
 
 
 def _require_facts_taken(checked: "Checked") -> None:

@@ -8,18 +8,19 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
 FINER = 4  # samples of a field per pixel, along each side
+ROUNDS, STEEPNESS, RATE = 6, 16.0, 0.5  # of the corrections of a field
 
 
-def shapes(ink: Tensor, rounds: int = 6, steepness: float = 16.0, rate: float = 0.5) -> Tensor:
+def shapes(ink: Tensor) -> Tensor:
     """Fields [N, 1, 4*H, 4*W] above 0.5 within the ink; `ink` [N, 1, H, W] is in [0, 1].
 
     Each round compares the shares of the present inside with the pixels and corrects the field
     smoothly, so that strokes thinner than a pixel keep their weight instead of vanishing.
     """
     field = _finer(ink)
-    for _ in range(rounds):
-        inside = torch.sigmoid(steepness * (field - 0.5))
-        field = field + rate * _finer(ink - avg_pool2d(inside, FINER))
+    for _ in range(ROUNDS):
+        inside = torch.sigmoid(STEEPNESS * (field - 0.5))
+        field = field + RATE * _finer(ink - avg_pool2d(inside, FINER))
     return field
 
 

@@ -20,6 +20,7 @@ from gan.font.ink import FINER
 EM, ASCENT = 1024, 896  # units of the em square, which is the glyph's canvas, and of its top
 SPECK = 0.5  # pixels of area: what is smaller is left out
 TOLERANCE = 0.17  # pixels between contour and curve; at 0.2 hairlines grow by a fifth
+ERROR = 4.0  # units between a cubic and the quadratics that stand for it
 CORNER = 0.9  # radians turned within about two pixels
 _REACH = 4  # points of the contour, about one pixel, over which directions are taken
 
@@ -147,10 +148,10 @@ def _nearer(curve: Curve, part: Points, place: NDArray[np.float64]) -> NDArray[n
     return np.maximum.accumulate(moved.clip(0, 1))
 
 
-def glyph(contours: Sequence[Sequence[Curve]], error: float = 4.0) -> Any:
-    """A TrueType glyph: cubics become quadratics at most `error` units away, outer clockwise."""
+def glyph(contours: Sequence[Sequence[Curve]]) -> Any:
+    """A TrueType glyph: cubics become quadratics at most `ERROR` units away, outer clockwise."""
     target = TTGlyphPen(None)
-    pen = Cu2QuPen(target, error)
+    pen = Cu2QuPen(target, ERROR)
     for curves in contours:
         pen.moveTo(_pair(curves[0][0]))
         for curve in curves:

@@ -17,6 +17,7 @@ from gan.metrics.scores import Measure, Scores, distances, score_pairs
 from gan.restyle import extremes
 
 MANY = 16  # references in the rows that see many
+STEPS = 6  # by which strokes are drawn thinner, and as many by which they are thicker
 FLOATS = 2**24  # numbers of a table of pairs and fonts: 64 MB, of which up to three are held
 
 
@@ -135,14 +136,14 @@ class Strokes:
     be compared, and the same is done to the target: no other font is seen.
     """
 
-    def __init__(self, cells: Cells, among: Sequence[str] = tuple(CELLS), steps: int = 6) -> None:
+    def __init__(self, cells: Cells, among: Sequence[str] = tuple(CELLS)) -> None:
         self.cells = cells
         targets = [cells.pairs(cell).characters for cell in among]
         characters = np.unique(np.concatenate([*targets, cells.references]))
         self.place = _places(characters, cells.glyphs.shape[1])
         batches = np.array_split(characters, -(-len(characters) // 256))
-        drawn = [_stroke_weights(cells.prototypes(batch), steps) for batch in batches]
-        self.weights = torch.cat(drawn, 1)  # [2 * steps + 1, characters, H, W], from thin to thick
+        drawn = [_stroke_weights(cells.prototypes(batch)) for batch in batches]
+        self.weights = torch.cat(drawn, 1)  # [2 * STEPS + 1, characters, H, W], from thin to thick
 
     def matched(self, pairs: Pairs) -> Tensor:
         """The target character with the references' ink, between the two nearest weights."""
@@ -156,8 +157,8 @@ class Strokes:
         return torch.lerp(thin, thick, part[:, :, None])[:, None]
 
 
-def _stroke_weights(ink: Tensor, steps: int) -> Tensor:
-    """Glyphs [N, 1, H, W] from thin to thick [2 * steps + 1, N, H, W]; a step moves edges by H/128.
+def _stroke_weights(ink: Tensor) -> Tensor:
+    """Glyphs [N, 1, H, W] from thin to thick [2 * STEPS + 1, N, H, W]; a step moves edges by H/128.
 
     Outlines are redrawn on a grid of 128 pixels or more, eroded or dilated there, and reduced by
     area, so that a step may be a fraction of a pixel.
@@ -165,15 +166,15 @@ def _stroke_weights(ink: Tensor, steps: int) -> Tensor:
     finer, coarser = max(1, 128 // ink.shape[-2]), max(1, ink.shape[-2] // 128)
     fine = interpolate(ink, scale_factor=finer, mode="bicubic")
     fine = ((fine - 0.5) * finer + 0.5).clamp(0, 1)
-    thick = _grown(fine, steps, coarser)
-    thin = [1 - paper for paper in _grown(1 - fine, steps, coarser)]
+    thick = _grown(fine, coarser)
+    thin = [1 - paper for paper in _grown(1 - fine, coarser)]
     return torch.stack([avg_pool2d(x, finer)[:, 0] for x in [*reversed(thin), fine, *thick]])
 
 
-def _grown(ink: Tensor, steps: int, pixels: int) -> list[Tensor]:
+def _grown(ink: Tensor, pixels: int) -> list[Tensor]:
     """The ink with its edges moved by so many pixels once, twice, and so on."""
     grown = []
-    for step in range(steps * pixels):
+    for step in range(STEPS * pixels):
         (_, tall), (_, wide) = extremes(ink, 2), extremes(ink, 3)
         square = extremes(tall, 3)[1]
         ink = square if step % 2 else torch.maximum(tall, wide)  # by turns: nearly a disc

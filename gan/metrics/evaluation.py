@@ -155,9 +155,9 @@ def _of_images(
 
     parts: list[Any] = []
     if conditional and labels is not None:
-        classes, least = dataset.facts["classes"], settings.measured
         network: Any = extractor  # a classifier, since there are labels
-        parts = [LabelEvaluation(recipe, lambda: network().judge, classes, device, least, labels)]
+        judge, least = lambda: network().judge, settings.measured
+        parts = [LabelEvaluation(recipe, judge, labels, device, least)]
     if len(rows) >= LEAST:
         sampler = Sampler(recipe, recipe.generator.latent, shown if conditional else None, device)
         real, count = Real(dataset.store, rows, stream.images), settings.measured
@@ -219,18 +219,17 @@ class LabelEvaluation:
         self,
         recipe: Any,
         judge: Callable[[], Judge],
-        classes: int,
+        labels: np.ndarray,
         device: torch.device,
         least: int,
-        labels: np.ndarray | None = None,
     ) -> None:
         """`judge` makes the classifier of the field `label`, when it is first needed.
 
-        As many samples are drawn of each class, `least` or a few more. Of the `labels` of training
-        images, where they are given, classes that none has are left out.
+        As many samples, `least` or a few more, are drawn of each class among the `labels` of
+        training images.
         """
         self.recipe, self._make = recipe, judge
-        shown = np.arange(classes) if labels is None else np.unique(labels)
+        shown = np.unique(labels)
         self.classes = len(shown)
         count = self.classes * -(-least // self.classes)
         self.labels = torch.from_numpy(np.resize(shown, count)).to(device)

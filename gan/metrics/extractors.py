@@ -67,11 +67,11 @@ class OfNothing:
     far from photographs. A fall says that images come nearer; the value says nothing by itself.
     """
 
-    def __init__(self, channels: int, device: torch.device, width: int = 32) -> None:
+    def __init__(self, channels: int, device: torch.device) -> None:
         self.name, self.resize = "random", "none"
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            network = create("classifier", "small", channels=channels, classes={}, width=width)
+            network = create("classifier", "small", channels=channels, classes={}, width=32)
             for module in network.modules():
                 if isinstance(module, nn.Conv2d):
                     nn.init.kaiming_normal_(module.weight, nonlinearity="relu")

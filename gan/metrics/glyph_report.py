@@ -29,7 +29,7 @@ from gan.metrics.glyphs import (
     wrong_prototype,
 )
 from gan.metrics.judges import TRAINING, Judge
-from gan.metrics.report import Report
+from gan.metrics.report import SHOWN, Report
 from gan.metrics.scores import METRICS, Measure, Scores, bootstrap, compare, score, score_pairs
 from gan.metrics.tables import LONG, SHORT, body, signed, table
 
@@ -45,7 +45,6 @@ SECTIONS = {
     "UFUC": "The headline: unseen styles, unseen characters.",
     "SFUC": "Completing a font: seen styles, unseen characters.",
 }
-SHOWN = 12  # rows of a sheet
 
 
 def writing(generator: nn.Module, device: torch.device) -> Draw:

@@ -11,13 +11,11 @@ from gan import images as pictures
 from gan.data.datasets import evenly
 from gan.metrics import images
 from gan.metrics.extractors import portions
-from gan.metrics.report import Report
+from gan.metrics.report import SHOWN, Report
 from gan.metrics.scores import bootstrap
-from gan.metrics.tables import signed
+from gan.metrics.tables import listed, signed, tagged
 from gan.recipe import Batch
 from gan.run.best import Better
-
-SHOWN = 12  # rows of a sheet
 
 Measure = Callable[[Tensor, Tensor], Tensor]
 """Images and truths [N, C, H, W] in [0, 1] to values [N]."""
@@ -132,11 +130,7 @@ def pair_report(
                 "l1 and lpips: less is better; psnr and ssim: more is.",
             ]
         ),
-        {
-            f"{'' if row == f'{chosen} weights' else row.replace(' ', '_') + '/'}{name}": value
-            for row, found in means.items()
-            for name, value in found.items()
-        },
+        tagged(means, f"{chosen} weights"),
         {"pairs": count, "intervals": f"over {over}", "values": rows, **facts},
         {"Held-out pairs, evenly chosen.": pictures.table(columns)},
     )
@@ -170,9 +164,7 @@ def _gaps(differences: Mapping[str, np.ndarray], groups: np.ndarray) -> tuple[li
 
 
 def _table(rows: Mapping[str, Mapping[str, float]], count: int) -> str:
-    names = next(iter(rows.values()))
-    titles = "".join(f"{name.upper():>9}" for name in names)
-    lines = [f"{count} held-out pairs".ljust(20) + titles]
-    for row, values in rows.items():
-        lines.append(row.ljust(20) + "".join(f"{values[name]:9.3f}" for name in names))
-    return "\n".join(lines)
+    named = {
+        row: {name.upper(): value for name, value in values.items()} for row, values in rows.items()
+    }
+    return "\n".join(listed(f"{count} held-out pairs", named, 20))

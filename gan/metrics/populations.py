@@ -1,10 +1,9 @@
 """What is measured of many images together: drawn ones beside those that were trained on."""
 
 import hashlib
+import io
 import json
 import math
-import os
-import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from gan import disk
 from gan.data.datasets import sampled
 from gan.metrics.distances import (
     CHUNK,
@@ -82,13 +82,13 @@ class Sampler(NamedTuple):
 
     def drawn(self, generator: nn.Module, count: int) -> Iterator[Tensor]:
         """So many images, a few at a time, on the device."""
-        noise = self._noise(count)
+        given = self._given(count)
         for part in torch.split(torch.arange(count), PORTION):
-            yield self._painted(generator, noise, part)
+            yield self._painted(generator, given, part)
 
     def some(self, generator: nn.Module, count: int, which: Tensor) -> Tensor:
         """Those of so many images that are asked for."""
-        return self._painted(generator, self._noise(count), which)
+        return self._painted(generator, self._given(count), which)
 
     def asked(self, count: int) -> Tensor | None:
         """The labels of so many images; None where none are asked for.
@@ -100,14 +100,15 @@ class Sampler(NamedTuple):
         dealt = np.sort(self.labels)[np.arange(count) * len(self.labels) // count]
         return torch.from_numpy(np.random.default_rng(self.seed).permutation(dealt))
 
-    def _noise(self, count: int) -> Tensor:
+    def _given(self, count: int) -> tuple[Tensor, ...]:
+        """Noise of so many images, and labels where they are asked for."""
         random = torch.Generator().manual_seed(self.seed)
-        return self.recipe.noise(torch.randn(count, self.latent, generator=random))
+        noise = self.recipe.noise(torch.randn(count, self.latent, generator=random))
+        label = self.asked(count)
+        return (noise,) if label is None else (noise, label)
 
     @torch.no_grad()
-    def _painted(self, generator: nn.Module, noise: Tensor, which: Tensor) -> Tensor:
-        label = self.asked(len(noise))
-        given = (noise,) if label is None else (noise, label)
+    def _painted(self, generator: nn.Module, given: tuple[Tensor, ...], which: Tensor) -> Tensor:
         return self.recipe.draw(generator, *(g[which].to(self.device) for g in given)).float()
 
 
@@ -191,7 +192,6 @@ def _shown(rows: np.ndarray) -> np.ndarray:
 
 def _keep(path: Path, result: Seen) -> None:
     """Write whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     mean, covariance, images = result.moments
     arrays = {
         "mean": mean.numpy(),
@@ -199,9 +199,10 @@ def _keep(path: Path, result: Seen) -> None:
         "features": result.features.numpy(),
         "images": np.array(images),
     }
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as folder:
-        np.savez(Path(folder, path.name), allow_pickle=False, **arrays)
-        os.replace(Path(folder, path.name), path)
+    content = io.BytesIO()
+    np.savez(content, allow_pickle=False, **arrays)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    disk.put(path, content.getvalue())
 
 
 def distances(fake: Seen, real: Seen, extractor: Extractor) -> dict[str, float]:

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+FOLDER, NUMBERS = "evaluation", "evaluation.json"  # of a run's last checkpoint, and in it
+SHOWN = 12  # rows of a sheet
 LIBRARIES = ("gan", "torch", "torchvision", "numpy", "pillow", "torch-fidelity", "torchmetrics")
 
 
@@ -53,7 +55,7 @@ def write(report: Report, run: Mapping[str, Any], folder: Path) -> list[Path]:
     page = folder / "evaluation.md"
     page.write_text("\n".join(lines), encoding="utf-8")
     everything = {**facts, "verdict": report.verdict, "numbers": report.numbers, **report.facts}
-    numbers = folder / "evaluation.json"
+    numbers = folder / NUMBERS
     numbers.write_text(
         json.dumps(plain(everything), indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
     )

@@ -48,6 +48,23 @@ def body(rows: Mapping[str, Scores], columns: Mapping[str, str], among: Sequence
     return "\n".join(lines)
 
 
+def listed(title: str, rows: Mapping[str, Mapping[str, float]], wide: int) -> list[str]:
+    """Rows of numbers as lines of text, under a title so wide and the numbers' names."""
+    lines = [title.ljust(wide) + "".join(f"{name:>9}" for name in next(iter(rows.values())))]
+    for row, values in rows.items():
+        lines.append(row.ljust(wide) + "".join(f"{value:9.3f}" for value in values.values()))
+    return lines
+
+
+def tagged(rows: Mapping[str, Mapping[str, float]], chosen: str) -> dict[str, float]:
+    """Every number by a tag: that of the chosen row is its name, others begin with their row's."""
+    return {
+        f"{'' if row == chosen else row.replace(' ', '_') + '/'}{name}": value
+        for row, values in rows.items()
+        for name, value in values.items()
+    }
+
+
 def signed(difference: Interval) -> str:
     """A difference and its 95 % interval."""
     return f"{difference.mean:+.4f} [{difference.low:+.4f}, {difference.high:+.4f}]"

@@ -12,16 +12,14 @@ from gan.data.datasets import evenly
 from gan.data.stream import Stream
 from gan.data.triples import Glyphs
 from gan.metrics import images
-from gan.metrics.claims import doubts
+from gan.metrics.claims import FIELDS, doubts
 from gan.metrics.extractors import PORTION
 from gan.metrics.glyph_judges import glyph_judge
 from gan.metrics.judges import Judge
 from gan.metrics.pairs import Translate
-from gan.metrics.report import Report
+from gan.metrics.report import SHOWN, Report
+from gan.metrics.tables import listed, tagged
 from gan.run.best import Better
-
-FIELDS = {"character": "content", "style": "style"}  # what a judge reads, and the name of its share
-SHOWN = 12  # rows of a sheet
 
 
 class GlyphTranslation:
@@ -75,15 +73,12 @@ class GlyphTranslation:
     def table(self, rows: Mapping[str, Mapping[str, float]]) -> str:
         """Rows as lines of text, with the ceilings."""
         count = len(self.dataset.held_out("test").images["real_a"])
-        titles = "".join(f"{name:>9}" for name in next(iter(rows.values())))
-        lines = [f"{count} held-out characters".ljust(26) + titles]
-        for row, found in rows.items():
-            lines.append(row.ljust(26) + "".join(f"{value:9.3f}" for value in found.values()))
+        lines = listed(f"{count} held-out characters", rows, 26)
         if not self.fields:
             return "\n".join(lines)
-        ceilings = (f"{FIELDS[field]} {share:.1%}" for field, share in self.judge.ceiling.items())
+        named = {name: self.judge.ceiling[field] for name, field in FIELDS.items()}
+        ceilings = (f"{name} {share:.1%}" for name, share in named.items())
         lines.append(f"Shares that a judge reads rightly; of real held-out: {', '.join(ceilings)}.")
-        named = {name: self.judge.ceiling[field] for field, name in FIELDS.items()}
         return "\n".join([*lines, *doubts(named)])
 
     def drawn(self, generator: nn.Module, image: Tensor) -> Tensor:
@@ -99,10 +94,10 @@ class GlyphTranslation:
         fields = self.dataset.store.fields
         labels = {
             field: torch.from_numpy(fields[field][plan.images["real_b"]]).to(self.device)
-            for field in self.fields
+            for field in self.fields.values()
         }
         right = self.judge.right(made, labels) if labels else {}
-        shares = {name: float(right[field].float().mean()) for field, name in self.fields.items()}
+        shares = {name: float(right[field].float().mean()) for name, field in self.fields.items()}
         return {**shares, "l1": float(images.l1((1 + made) / 2, (1 + truth) / 2).mean())}
 
 
@@ -126,7 +121,7 @@ def translation_report(
     ours, ceiling = rows[f"{chosen} weights"], evaluation.judge.ceiling
     read = " and ".join(
         f"{ours[name]:.1%} as the right {name} (of real held-out glyphs: {ceiling[field]:.1%})"
-        for field, name in FIELDS.items()
+        for name, field in FIELDS.items()
     )
     columns = {"input": given, chosen: drawn, "truth": truth}
     return Report(
@@ -134,11 +129,7 @@ def translation_report(
         f"Of translated held-out characters judges read {read}; L1 to the truth {ours['l1']:.3f}, "
         f"untranslated {rows['input as it is']['l1']:.3f}.",
         evaluation.table(rows),
-        {
-            f"{'' if row == f'{chosen} weights' else row.replace(' ', '_') + '/'}{name}": value
-            for row, found in rows.items()
-            for name, value in found.items()
-        },
+        tagged(rows, f"{chosen} weights"),
         {"judges": dict(ceiling)},
         {"Held-out characters.": pictures.table(columns)},
     )

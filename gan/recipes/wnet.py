@@ -93,8 +93,7 @@ class WNet(Recipe):
         self.weight, self.style_class, self.l1, self.feature = weight, style_class, l1, feature
         self.encoder_character, self.encoder_style = encoder_character, encoder_style
         self.constant_content, self.constant_style = constant_content, constant_style
-        self.feature_source, self.reconstruction = feature_source, reconstruction
-        self.classification = classification
+        self.reconstruction, self.classification = reconstruction, classification
         self.restyle, self.mix, self.splice = restyle, mix, splice
         self.bend, self.turn, self.hollow = bend, turn, hollow
 

@@ -7,7 +7,8 @@ several processes each gives its own terms and batch.
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,7 +16,6 @@ from torch import Tensor, nn
 
 from gan import checkpoint, disk, distributed
 from gan.metrics.report import plain
-from gan.recipe import detached
 from gan.step.guard import ADVICE, DivergedError
 
 if TYPE_CHECKING:
@@ -84,22 +84,27 @@ def first_module(run: "Trainer", player: str, count: int, batch: Mapping[str, Te
 
 
 def _replayed(run: "Trainer", player: str, count: int, batch: Mapping[str, Tensor]) -> str:
-    recipe = run.recipe
+    recipe, here, dealer = run.recipe, (player, count), _dealer(run, player, count)
     buffers = {name: buffer.clone() for name, buffer in recipe.named_buffers()}
-    shared = run.discriminator_updates - (player == "generator")  # the update that made the fakes
-    with _hooked(recipe) as found, torch.no_grad():
-        with run.seeded("discriminator", shared):
-            fakes = recipe.generate(batch)
-            if not found and player == "discriminator":
-                with torch.enable_grad():
-                    recipe.discriminator_losses(batch, detached(fakes), count)
-        if not found and player == "generator":
-            with run.seeded("generator", count):
-                recipe.generator_losses(batch, fakes, count)
+    with _hooked(recipe) as found, torch.no_grad(), run.seeded(*dealer):
+        fakes = recipe.generate(batch)
+        again = nullcontext() if dealer == here else run.seeded(*here)
+        with again, torch.set_grad_enabled(player == "discriminator"):  # for penalties
+            if not found:
+                getattr(recipe, f"{player}_losses")(batch, fakes, count)
     with torch.no_grad():
         for name, buffer in recipe.named_buffers():
             buffer.copy_(buffers[name])
     return found[0] if found else ""
+
+
+def _dealer(run: "Trainer", player: str, count: int) -> tuple[str, int]:
+    """The turn that made the fakes which a turn of the present step is played on."""
+    settings = run.settings
+    if settings.order == "discriminator":
+        return "discriminator", run.discriminator_updates - (player == "generator")
+    first = replace(settings, steps=run.step).discriminator_updates()
+    return ("generator", run.step) if player == "generator" or count == first else (player, count)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from gan import checkpoint, disk, distributed
@@ -54,9 +54,10 @@ def told(run: "Trainer") -> Iterator[None]:
             _stopped(run, _reason(error), f"{type(error).__name__}: {error}", found)
         raise
     finally:
-        run.stream.close()
-        run.monitor.close()
-        rundir.release(run.monitor.run_dir)
+        with ExitStack() as closing:  # the last one first, and each of them whatever fails
+            closing.callback(rundir.release, run.monitor.run_dir)
+            closing.callback(run.monitor.close)
+            closing.callback(run.stream.close)
 
 
 def finished(run: "Trainer") -> bool:

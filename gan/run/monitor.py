@@ -119,11 +119,16 @@ class Monitor:
             self._recent[player] = deque(maxlen=RECENT)
         self._recent[player].append(terms)
         if player == "generator":  # a step is over
-            self._traced(self._profile.step())
+            self._traced(self._profile.step)
 
-    def _traced(self, path: Path | None) -> None:
-        if path is not None:
-            self.tell("profile", f"{path}: open it at ui.perfetto.dev or in TensorBoard")
+    def _traced(self, look: Callable[[], Path | None]) -> None:
+        try:
+            path = look()
+        except (OSError, RuntimeError) as error:  # as little as a log is it worth a run
+            self.tell("profile", f"the trace could not be written: {error}")
+        else:
+            if path is not None:
+                self.tell("profile", f"{path}: open it at ui.perfetto.dev or in TensorBoard")
 
     def terms(self) -> dict[str, list[Tensor]]:
         """Terms noted since the last scalars, as `<player>/<name>`, oldest first."""
@@ -163,7 +168,7 @@ class Monitor:
     def close(self) -> None:
         """Close the log, if it was opened."""
         if hasattr(self, "log"):
-            self._traced(self._profile.close())
+            self._traced(self._profile.close)
             self.log.close()
 
     def scalars(self, counts: Counts, players: Iterable[Player], waited: float = 0.0) -> None:

@@ -27,15 +27,15 @@ BEAT = 1.0  # seconds between two notes
 PATIENCE = 3.0  # seconds for those that are alive to say why they end
 DEEP = 12  # frames of a stack that are kept
 PHASES = {  # what a function on the stack stands for; the innermost counts
-    "discriminate": "the discriminator's update",
-    "generate": "the generator's update",
-    "__next__": "waiting for data",
-    "_asked": "between two steps",
-    "scalars": "logging",
-    "sample": "drawing samples",
-    "measure": "measuring",
-    "finish": "the report",
-    "save": "saving",
+    "Trainer.discriminate": "the discriminator's update",
+    "Trainer.generate": "the generator's update",
+    "Trainer._asked": "between two steps",
+    "Trainer.save": "saving",
+    "Monitor.scalars": "logging",
+    "Monitor.sample": "drawing samples",
+    "Monitor.measure": "measuring",
+    "Monitor.finish": "the report",
+    "__next__": "waiting for data",  # whatever gives it
 }
 
 Reports = dict[int, dict[str, Any]]
@@ -87,13 +87,21 @@ def _beat(run: "Trainer", main: int, closing: threading.Event) -> None:
 def place(run: "Trainer", frame: FrameType | None) -> dict[str, Any]:
     """Clocks, phase, stack and time of a process whose main thread stands in this frame."""
     stack = traceback.extract_stack(frame)
-    named = [PHASES[line.name] for line in stack if line.name in PHASES]
     return {
         **run.counts(),
-        "phase": named[-1] if named else "the start",
+        "phase": _phase(frame),
         "stack": "".join(traceback.format_list(stack[-DEEP:])),
         "time": time.time(),
     }
+
+
+def _phase(frame: FrameType | None) -> str:
+    while frame is not None:
+        for name in (frame.f_code.co_qualname, frame.f_code.co_name):
+            if name in PHASES:
+                return PHASES[name]
+        frame = frame.f_back
+    return "the start"
 
 
 def reports(run: "Trainer", error: BaseException) -> Reports:

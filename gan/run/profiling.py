@@ -35,10 +35,10 @@ class Profile:
         """Write what was seen so far; the trace's path if there is anything."""
         if self._running is None:
             return None
-        self._running.stop()
+        running, self._running, self._steps = self._running, None, 0
+        running.stop()
         folder = self._run_dir / "profile"
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"rank{distributed.rank()}.{self._passed}.pt.trace.json.gz"
-        self._running.export_chrome_trace(str(path))
-        self._running, self._steps = None, 0
+        running.export_chrome_trace(str(path))
         return path

@@ -7,6 +7,7 @@ drawn. Each speaks once, and is switched off by leaving it out of `trainer.watch
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from shutil import disk_usage
+from statistics import fmean
 
 import torch
 from torch import Tensor
@@ -52,15 +53,15 @@ class Watch:
         )
 
     def game(self, step: int, values: Mapping[str, float]) -> dict[str, str]:
-        """Means of the terms since the last time, at this step."""
+        """Means of the terms since the last time, at this step; of logits of several kinds one."""
         norm = values.get("generator/gradient_norm")
-        if norm is None:
+        logits = [_named(values, f"discriminator/logits_{kind}") for kind in ("real", "fake")]
+        if norm is None or not all(logits):
             return {}
         self._norms = [*self._norms[-1000:], norm]
         usual = sorted(self._norms)[len(self._norms) // 2]
         self._usual = max(self._usual, usual)
-        real = values.get("discriminator/logits_real", 0.0)
-        fake = values.get("discriminator/logits_fake", 0.0)
+        real, fake = map(fmean, logits)
         if norm >= VANISHED * self._usual or real < fake:
             self._vanished_since = None
             return {}
@@ -112,6 +113,10 @@ class Watch:
             return {}
         self._quiet.add(name)
         return {name: text}
+
+
+def _named(values: Mapping[str, float], prefix: str) -> list[float]:
+    return [value for tag, value in values.items() if tag.startswith(prefix)]
 
 
 def _variance(images: Tensor) -> Tensor:

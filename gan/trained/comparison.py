@@ -13,12 +13,14 @@ import numpy as np
 
 from gan.config.plain import parsed
 from gan.config.signature import nearest
+from gan.log import LINES
+from gan.metrics.report import FOLDER, NUMBERS
 from gan.metrics.scores import bootstrap
 from gan.run.ending import STOPPED
 from gan.run.rundir import FINISHED, LATER, fixed
+from gan.runs import CLOCKS
 
 ASIDE = "seed", "data.split"  # what runs of one group may differ in, beside what is free to change
-CLOCKS = ("step", "images", "discriminator_updates")
 HEADLINE = [f"UFUC/{name}" for name in ("l1", "ssim", "sharpness", "content", "style")]
 Scores = dict[str, dict[str, dict[str, float]]]  # cell -> font -> metric -> value
 Repeat = tuple[int, int]  # the seed, and the split of what is held out
@@ -136,7 +138,7 @@ def _inside(folder: Path) -> list[Path]:
         folders.sort()
         if "config.yaml" in files:
             folders.clear()
-            if "metrics.jsonl" in files:
+            if LINES in files:
                 runs.append(Path(place))
     return runs
 
@@ -154,7 +156,7 @@ def read(path: Path) -> Record:
         raise ValueError(f"{path / 'config.yaml'} is no configuration of a run")
     curves: dict[str, dict[int, float]] = {}
     step = 0
-    for line in _lines(path / "metrics.jsonl"):
+    for line in _lines(path / LINES):
         step = max(step, line["step"])
         for tag, value in line.items():
             if tag not in CLOCKS and (number := _number(value)) is not None:
@@ -194,7 +196,7 @@ def _scores(path: Path) -> tuple[Scores, dict[str, Any]]:
     {"families": ...}}`; anything else is passed over.
     """
     found: list[tuple[float, Scores, dict[str, Any]]] = []
-    for file in (path / FINISHED, path / "evaluation" / "evaluation.json"):
+    for file in (path / FINISHED, path / FOLDER / NUMBERS):
         try:
             said = json.loads(file.read_text(encoding="utf-8"))
             rows = said.get("rows", {}).get("W-Net", {})

@@ -65,7 +65,11 @@ def inputs(run: Run, count: int, seed: int = 0) -> dict[str, Tensor]:
 
 
 def weights(run: Run, path: Path) -> None:
-    """Parameters and buffers by the generator's own names as safetensors, and what they are of."""
+    """Parameters and buffers by the generator's own names as safetensors, and what they are of.
+
+    Raises:
+        ExportError: they are others when read again, and are not written.
+    """
     state = run.generator.state_dict()
     facts = {
         "recipe": str(run.config["recipe"]["name"]),
@@ -75,7 +79,14 @@ def weights(run: Run, path: Path) -> None:
         "classes": str(run.classes),
     }
     plain = {name: tensor.cpu().contiguous().clone() for name, tensor in state.items()}
-    disk.put(path, safetensors.torch.save(plain, facts))
+    content = safetensors.torch.save(plain, facts)
+    try:
+        torch.testing.assert_close(
+            safetensors.torch.load(content), plain, rtol=0, atol=0, equal_nan=True
+        )
+    except AssertionError as error:
+        raise ExportError(f"the weights of {run.path} are others when read again") from error
+    disk.put(path, content)
 
 
 def program(run: Run, path: Path) -> float:

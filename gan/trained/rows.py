@@ -10,6 +10,7 @@ import numpy as np
 
 from gan.metrics.claims import Verdict
 from gan.metrics.glyph_report import AMONG, told
+from gan.metrics.report import FOLDER, NUMBERS
 from gan.metrics.scores import CellScores, Scores
 from gan.run.rundir import FINISHED
 from gan.trained.comparison import Repeat
@@ -68,7 +69,7 @@ def pooled(runs: Mapping[Repeat, Path]) -> Pooled:
 
 
 def _evaluation(run: Path) -> Said:
-    file = run / "evaluation" / "evaluation.json"
+    file = run / FOLDER / NUMBERS
     try:
         said: Said = json.loads(file.read_text(encoding="utf-8"))
         whole = set(AMONG) <= set(said["rows"]["W-Net"]) and said["split"]["families"]

@@ -16,6 +16,21 @@ def test_a_start_is_timed_until_the_first_step(composed, tmp_path):
     assert train.advice([row]) == f"From the command to the first step: tiny {row['value']:g} s."
 
 
+def test_advice_is_a_sentence_after_the_other():
+    start = {"case": "start", "model": "tiny", "value": 3.0}
+    limits = {
+        "case": "limits",
+        "model": "tiny",
+        "images_per_second": 8,
+        "value": 2,
+        "limit": "data",
+    }
+    assert train.advice([start, limits]) == (
+        "From the command to the first step: tiny 3 s. "
+        f"tiny: 8 images/s, 2 ms a step, limited by data. {train.ADVICE['data']}"
+    )
+
+
 def test_a_run_that_never_takes_a_step_is_no_start(monkeypatch, tmp_path):
     monkeypatch.setattr(train, "COMMAND", "print('step 2/9 of another word')")
     with pytest.raises(RuntimeError, match="model=tiny ended before its first step"):

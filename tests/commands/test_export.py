@@ -77,6 +77,23 @@ def test_a_program_that_draws_something_else_is_not_written(trained, monkeypatch
     assert not (gan.runs.Path("out") / "generator.pt2").exists()
 
 
+@pytest.mark.parametrize("change", [lambda t: t + 1, lambda t: t.double(), lambda t: t[None]])
+def test_weights_that_are_others_when_read_again_are_not_written(
+    trained, monkeypatch, capsys, change
+):
+    trained("dcgan")
+    real = safetensors.torch.save
+
+    def off(state, facts):
+        name, *_ = state
+        return real({**state, name: change(state[name])}, facts)
+
+    monkeypatch.setattr(safetensors.torch, "save", off)
+    assert main(["export", "run", "--out", "out"]) == 1
+    assert "are others when read again" in capsys.readouterr().err
+    assert not any(Path("out").iterdir())
+
+
 def test_files_of_an_earlier_export_are_removed_and_told(trained, monkeypatch, capsys):
     trained("dcgan")
     out = Path("out")

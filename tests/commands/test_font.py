@@ -171,6 +171,21 @@ def test_a_prototype_font_must_draw_all_characters_of_the_run(command, tmp_path,
     assert (status, "few.ttf: 18 characters" in out) == ((0, True) if known else (2, False))
 
 
+def test_a_prototype_font_draws_all_characters_that_come_with_the_data(
+    command, tmp_path, monkeypatch
+):
+    from tiny_fonts import CROSS, FRAME, make_font, save
+
+    boxes = {c: [(100, 0, 200 + 30 * number, 800)] for number, c in enumerate(CHARACTERS)}
+    save(make_font({"龍": CROSS, "虎": FRAME, **boxes}), tmp_path / "other.ttf")
+    monkeypatch.setattr(prototypes, "_further", lambda dataset: {"龍": None})
+    given = ["--prototype-font", str(tmp_path / "other.ttf"), "--out", "all.ttf"]
+    status, _, err = command(*given)
+    assert (status, err) == (0, "")
+    with TTFont("all.ttf") as made:
+        assert {chr(code) for code in made.getBestCmap()} == {*CHARACTERS, "龍", " ", "\u3000"}
+
+
 @pytest.mark.parametrize(
     ("name", "font"), [("Mine (2)", "default"), ("一丁", "own"), ("一 鑾", ""), ("Ä", "")]
 )

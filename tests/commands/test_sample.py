@@ -50,6 +50,14 @@ def test_every_kind_of_picture_is_made_and_fixed_by_the_seed(trained, capsys):
     assert "--count is for grid and images, of which --only draws none" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("kind", ["classes", "interpolation"])
+def test_no_images_are_drawn_that_nobody_has_asked_for(trained, monkeypatch, kind):
+    trained("dcgan", *CONDITIONAL)
+    monkeypatch.setattr(runs.Run, "sample", lambda *given: pytest.fail("nobody has asked"))
+    assert main(["sample", "run", "--only", kind]) == 0
+    assert {path.stem for path in Path("run/sampled").iterdir()} == {kind}
+
+
 def test_pictures_of_a_large_sample_are_in_order_by_their_names(tmp_path):
     made = torch.linspace(-1, 1, 10_002).view(-1, 1, 1, 1)
     folder = sample._one_by_one([made], sample._numbered(tmp_path / "images", {"": len(made)}))

@@ -199,7 +199,7 @@ def test_stroke_matching_a_style_of_the_prototypes_weight_changes_little():
 def test_a_step_of_stroke_weights_is_as_large_a_share_at_every_size(size):
     bar = torch.zeros(1, 1, size, size)
     bar[..., 3 * size // 8 : 5 * size // 8] = 1
-    widths = _stroke_weights(bar, 6)[:, 0, size // 2].sum(1) / size
+    widths = _stroke_weights(bar)[:, 0, size // 2].sum(1) / size
     expected = 0.25 + torch.arange(-6, 7) / 64  # both edges by 1/128 of the side
     torch.testing.assert_close(widths, expected, rtol=0, atol=2e-3)
 

@@ -179,7 +179,11 @@ class Painted(FromNoise, nn.Module):
 
 def test_label_accuracy_counts_what_the_judge_sees():
     evaluation = LabelEvaluation(
-        Painted(wrong=512), lambda: Judge(Bright(), {"label": 0.98}), 2, torch.device("cpu"), 1024
+        Painted(wrong=512),
+        lambda: Judge(Bright(), {"label": 0.98}),
+        np.array([0, 1]),
+        torch.device("cpu"),
+        1024,
     )
     found = evaluation.measure(nn.Module())
     assert found == {"label_accuracy": 0.75, "worst_class": 0.5}
