@@ -86,8 +86,7 @@ def groups(
 
 
 def _require_trained(part: nn.Module, name: str, rate: float, taken: Container[int]) -> None:
-    parameters = [*part.parameters()]
-    if rate and parameters and not any(id(parameter) in taken for parameter in parameters):
+    if rate and not any(id(parameter) in taken for parameter in part.parameters()):
         raise ConfigError(
             f"rates: {name} has a rate of {rate}, but nothing of it is trained: take it out of "
             "rates, or what freezes it out of freeze"
@@ -154,10 +153,12 @@ def _untaken(part: nn.Module, taken: set[int]) -> list[Parameter]:
 
 
 def _part(recipe: Recipe, name: str, key: str) -> nn.Module:
-    known = [known for known, _ in recipe.named_modules() if known.partition(".")[0] in SIDES]
+    every = {known: part for known, part in recipe.named_modules() if _side(known) in SIDES}
+    known = [known for known, part in every.items() if any(True for _ in part.parameters())]
     if name not in known:
-        near = nearest(name, known).split(" (known")[0]
+        near = "" if name in every else nearest(name, known).split(" (known")[0]
         tops = [n for n in known if n.count(".") == 1]
         hint = near if near.startswith("did") else f"known: {', '.join(tops)}"
-        raise ConfigError(f"{key}: {name} is no part of generator or discriminator; {hint}")
+        fault = "has no parameters" if name in every else "is no part of generator or discriminator"
+        raise ConfigError(f"{key}: {name} {fault}; {hint}")
     return recipe.get_submodule(name)
