@@ -1,6 +1,7 @@
 """A recipe's parts as the players train them: some frozen, some with rates of their own."""
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -106,12 +107,30 @@ def player(checked: "Checked", recipe: Recipe, side: str, asleep: Asleep) -> Pla
         recipe.get_submodule(side),
         opponent,
         optimizer,
-        checked.create(f"schedule.{side}"),
+        schedule(checked, side),
         clip,
         recipe.statistics,
         _waking(asleep[side]),
         partial(checked.settings.autocast, distributed.device(checked.settings.device)),
     )
+
+
+def schedule(checked: "Checked", side: str) -> Callable[[int], float]:
+    """A side's schedule. It raises ConfigError for a factor that would climb, or is no number."""
+    factor, where = checked.create(f"schedule.{side}"), f"schedule.{side}"
+
+    def at(update: int) -> float:
+        value = factor(update)
+        if not isinstance(value, int | float) or not 0 <= value < math.inf:
+            name = checked.entries[where][0].name
+            raise ConfigError(
+                f"{where}={name} gives {value!r} for update {update}: the learning rate's factor "
+                "must be a finite number of at least 0"
+            )
+        return value
+
+    at(0)
+    return at
 
 
 def rates(checked: "Checked", side: str) -> Mapping[str, float]:
