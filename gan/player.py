@@ -61,7 +61,7 @@ class Player:
         with explained(self.name, count, losses_of), frozen(self.opponent):
             with self.autocast():
                 terms = losses_of()
-            loss = total([t for name, t in terms.items() if self.trains(name, t)])
+            loss = total(self.trained(terms))
             torch.autograd.backward(loss)
         loss = distributed.average_gradients(self.parameters, loss.detach())
         norm = total_norm(self.parameters)
@@ -82,6 +82,6 @@ class Player:
             for parameter in parameters:
                 parameter.requires_grad = count >= until
 
-    def trains(self, name: str, term: Tensor) -> bool:
-        """Whether the term is part of the loss; Raises: ValueError for one that cannot be."""
-        return name not in self.statistics and trained(self.name, name, term, self.module)
+    def trained(self, terms: Losses) -> list[Tensor]:
+        """The terms that are part of the loss; Raises: ConfigError for one that cannot be."""
+        return trained(self.name, terms, self.module, self.statistics)

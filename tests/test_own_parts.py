@@ -1,6 +1,7 @@
 """Parts of a user's own: trained, kept, measured, drawn from on what they say, or refused."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from gan.recipe import Recipe
 from gan.recipes.synthesis import Synthesis
 from gan.registry import ConfigError, Count, register
 from gan.run import rundir, state
+from gan.step.guard import SIDES
 
 GIVEN = ("generator", "discriminator", "adversarial", "penalties")
 ARGUMENTS = ("size", "channels")
@@ -189,6 +191,100 @@ def test_a_generator_that_gives_more_than_images_is_refused_where_nobody_says_wh
     config = recipe(own, Unmasked, generator=masks(own))
     with pytest.raises(ConfigError, match=r"`draw` must give images .*, not a tuple: override"):
         build(config, lambda _: None)
+
+
+class Doubled(nn.Sequential):
+    """Images of twice the size."""
+
+    def __init__(self, size: Count, channels: Count, latent: Count = 8):
+        shape = channels, 2 * size, 2 * size
+        super().__init__(nn.Linear(latent, math.prod(shape)), nn.Tanh(), nn.Unflatten(1, shape))
+        self.latent = latent
+
+
+def test_images_of_another_size_are_refused_whatever_the_discriminator_says_of_them(own):
+    add, compose = own
+    add("generator", Doubled)
+    config = compose(generator={"name": "own", "size": 16, "channels": 1})
+    said = r"generator=own: `draw` must give images \[2, 1, 16, 16\], not \[2, 1, 32, 32\]"
+    with pytest.raises(ConfigError, match=said):
+        check(config)
+
+
+class Each(Plain):
+    """One loss for each sample."""
+
+    def generator_losses(self, batch, fakes, step):
+        return {"adversarial": -self.discriminator(fakes["image"])}
+
+
+class Silent(Plain):
+    """Nothing that the discriminator could learn of."""
+
+    def discriminator_losses(self, batch, fakes, update):
+        return {"logits_fake": self.discriminator(fakes["image"]).mean()}
+
+
+class Bare(Plain):
+    """A loss without a name."""
+
+    def generator_losses(self, batch, fakes, step):
+        return -self.discriminator(fakes["image"]).mean()
+
+
+class Misspelt(Plain):
+    """A slip of the user's."""
+
+    def generator_losses(self, batch, fakes, step):
+        return {"adversarial": -self.discriminator(fakes["imgae"]).mean()}
+
+
+class Demanding(Plain):
+    """Wants what no recipe is given."""
+
+    def __init__(self, generator, discriminator, adversarial, penalties, teacher):
+        super().__init__(generator, discriminator, adversarial, penalties)
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        (Each, r"the generator's loss 'adversarial' has the shape \[2\]: take its mean"),
+        (Silent, "gives the discriminator no loss that trains it"),
+        (Bare, "generator_losses must give losses by name, not a Tensor"),
+        (Misspelt, r"recipe=own, .* fail at test_own_parts\.py:\d+: KeyError: 'imgae'"),
+    ],
+)
+def test_losses_that_no_player_could_minimise_are_refused_before_anything_is_written(
+    own, kind, said
+):
+    with pytest.raises(ConfigError, match=said):
+        check(recipe(own, kind))
+
+
+def test_what_a_kind_is_not_given_is_named_with_what_it_is_given(own):
+    add, compose = own
+    add("recipe", Demanding, (*GIVEN, "teacher"))
+    with pytest.raises(
+        ConfigError, match=r"recipe=own wants teacher, but a recipe is given .*pena"
+    ):
+        check(compose(recipe={"name": "own"}))
+    add("schedule", lambda steps: lambda update: 1.0, ("steps",))
+    with pytest.raises(ConfigError, match=r"generator=own wants steps, .* is given nothing"):
+        check(compose(schedule={side: {"name": "own"} for side in SIDES}))
+
+
+@pytest.mark.parametrize("factor", [-1.0, float("nan"), float("inf"), None])
+def test_a_schedule_that_would_climb_is_refused(own, factor):
+    add, compose = own
+    add("schedule", lambda: lambda update: 1.0 if update < late else factor)
+    sides, late = {side: {"name": "own"} for side in SIDES}, 0
+    with pytest.raises(ConfigError, match=rf"schedule\.generator=own gives {factor} for update 0"):
+        check(compose(schedule=sides))
+    late = 1
+    trainer = build(compose(schedule=sides), lambda _: None)
+    with pytest.raises(ConfigError, match=rf"own gives {factor} for update 1: the learning rate"):
+        trainer.train()
 
 
 @pytest.mark.parametrize("part", ["noise", "draw"])

@@ -6,6 +6,7 @@ from torch import nn
 
 from gan.config.settings import UNCLIPPED, Clip
 from gan.player import Player
+from gan.registry import ConfigError
 from gan.step.gradients import frozen
 
 
@@ -73,6 +74,12 @@ def test_loss_that_is_a_number_is_refused_by_name():
     mine, other, player = sides()
     with pytest.raises(ValueError, match="generator's loss 'cut' is a float, which has no gradi"):
         player.update(lambda: {**losses(mine, other)(), "cut": 1.0}, 0)
+
+
+def test_a_player_without_a_loss_is_named():
+    *_, player = sides()
+    with pytest.raises(ConfigError, match="gives the generator no loss that trains it"):
+        player.update(lambda: {"mean": torch.ones(())}, 0)
 
 
 def test_loss_that_is_not_reduced_is_refused_by_name():

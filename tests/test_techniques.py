@@ -271,6 +271,14 @@ def test_unknown_submodules_are_refused_with_the_nearest(tiny):
         build(values)
 
 
+@pytest.mark.parametrize("named", ["freeze=[{}]", "freeze={{{}: 5}}", "rates={{{}: 0}}"])
+def test_a_part_without_parameters_is_refused_and_never_suggested(tiny, named):
+    said = r"generator\.activate has no parameters; known: generator\.\w+"
+    with pytest.raises(ConfigError, match=said) as refusal:
+        build(tiny("dcgan", named.format("generator.activate")))
+    assert "activate" not in str(refusal.value).partition("; ")[2]
+
+
 def test_a_whole_player_cannot_be_frozen(tiny):
     with pytest.raises(ConfigError, match="freeze: generator would leave nothing to train"):
         build(tiny("wnet", "freeze=[generator]"))

@@ -74,6 +74,7 @@ class Checked:
     def create(self, section: str, **given: Any) -> Any:
         """Build a section's entry from its arguments and from those given ones it takes."""
         chosen, arguments = self.entries[section]
+        _require_given(chosen, section, given)
         return chosen.build(
             **arguments, **{key: given[key] for key in chosen.given if key in given}
         )
@@ -264,6 +265,19 @@ def _contradictions(checked: Checked) -> None:
         raise ConfigError("trainer.n_critic must say from step 0 on, as in {0: 5, 1000: 1}")
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("trainer.device=cuda, but there is no CUDA device here; use auto or cpu")
+
+
+def _require_given(chosen: Entry, section: str, given: Collection[str]) -> None:
+    """Refuse a part of a user's own that asks for what its kind is not given."""
+    asked = inspect.signature(chosen.build).parameters
+    lacking = [key for key in chosen.given if key in asked and key not in given]
+    lacking = [key for key in lacking if asked[key].default is inspect.Parameter.empty]
+    if lacking:
+        raise ConfigError(
+            f"{section}={chosen.name} wants {', '.join(lacking)}, but a {chosen.kind} "
+            f"is given {', '.join(given) or 'nothing'}: take it out of `given` and annotate it, "
+            "which makes it a setting"
+        )
 
 
 def _mind_what_adapts(checked: Checked, changes: Sequence[str]) -> None:

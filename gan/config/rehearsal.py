@@ -8,6 +8,7 @@ import inspect
 import math
 import re
 import reprlib
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -23,7 +24,9 @@ from gan.explain import require_logits
 from gan.noise import FromNoise
 from gan.recipe import Batch, Recipe, detached
 from gan.step import parts
+from gan.step.gradients import trained
 from gan.step.guard import SIDES, require_owned
+from gan.step.replay import PACKAGE, user_line
 
 if TYPE_CHECKING:
     from gan.config.check import Checked
@@ -148,9 +151,11 @@ def _play(
             for norm in (m for m in recipe.modules() if isinstance(m, BATCH_NORMS)):
                 vars(norm)["forward"] = partial(_normed, checked)  # torch is slow to tell shapes
             fakes = recipe.generate(batch)
-            recipe.discriminator_losses(batch, detached(fakes), 0)
-            recipe.generator_losses(batch, fakes, 0)
             _draw(checked, recipe)
+            terms = {
+                "discriminator": recipe.discriminator_losses(batch, detached(fakes), 0),
+                "generator": recipe.generator_losses(batch, fakes, 0),
+            }
         except (*MISFITS, RuntimeError) as error:
             if _conclusive(error):
                 raise ConfigError(_misfit(checked, error)) from error
@@ -158,6 +163,7 @@ def _play(
     asleep = parts.freeze(recipe, checked.freeze)
     for side in SIDES:
         parts.groups(recipe, side, parts.rates(checked, side), asleep[side])
+        trained(side, terms[side], recipe.get_submodule(side), recipe.statistics)
 
 
 def _draw(checked: "Checked", recipe: Recipe) -> None:
@@ -176,10 +182,10 @@ def _draw(checked: "Checked", recipe: Recipe) -> None:
     made = recipe.draw(recipe.generator, recipe.noise(normal), *label)
     wanted = count, image["channels"], image["size"], image["size"]
     if (shape := getattr(made, "shape", None)) != wanted:
-        found = type(made).__name__ if shape is None else f"shape {[*shape]}"
+        found = f"a {type(made).__name__}" if shape is None else [*shape]
         raise ValueError(
-            f"recipe={name}: its `draw` must give images {[*wanted]}, not a {found}: override "
-            "`draw` where a generator gives more"
+            f"recipe={name}, generator={checked.entries['generator'][0].name}: `draw` must give "
+            f"images {[*wanted]}, not {found}: override `draw` where a generator gives more"
         )
     own = [getattr(recipe, part) is not getattr(FromNoise, part) for part in ("noise", "draw")]
     if not any(own) and not type(recipe).generate.__module__.startswith("gan."):
@@ -230,9 +236,15 @@ def _conclusive(error: Exception) -> bool:
 
 def _misfit(checked: "Checked", error: Exception) -> str:
     said = str(error).partition("\n")[0]
-    if isinstance(error, ValueError):  # ours: it names its settings
+    if isinstance(error, ConfigError):  # it names its settings
         return said
     chosen = ", ".join(f"{p}={checked.entries[p][0].name}" for p in ("recipe", *SIDES))
+    line = user_line(reversed([*traceback.walk_tb(error.__traceback__)]))
+    if line and not line.file.startswith(str(PACKAGE)):
+        place = f"{os.path.basename(line.file)}:{line.number}"
+        return f"{chosen} fail at {place}: {type(error).__name__}: {said}"
+    if isinstance(error, ValueError):  # ours: it names its settings
+        return said
     return (
         f"{chosen} do not fit together: {said}; choose parts that are made for each other, as the "
         "presets under model= do (GAN_TRACEBACK=1 shows the line)"
@@ -264,6 +276,7 @@ def _field(count: int) -> Tensor:
 
 def _rehearse_optimizers(checked: "Checked") -> None:
     for side in SIDES:
+        parts.schedule(checked, side)
         chosen, weight = checked.entries[f"optimizer.{side}"][0], torch.zeros(1, requires_grad=True)
         try:
             optimizer = checked.create(f"optimizer.{side}", parameters=[weight])

@@ -1,6 +1,6 @@
 """Losses added up, gradients cleared, kept away and measured, at little cost."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import reduce
 from operator import add
@@ -10,22 +10,41 @@ from torch import Tensor, nn
 from torch._utils import _flatten_dense_tensors
 from torch.nn.utils import get_total_norm
 
+from gan.config.signature import ConfigError
+
 SMALL = 16_384  # elements up to which copying a gradient is cheaper than a call for it
 
 
-def trained(player: str, name: str, term: Tensor, module: nn.Module) -> bool:
-    """Whether a term moves a player's module; Raises: ValueError for one that cannot."""
+def trained(
+    player: str, terms: Mapping[str, Tensor], module: nn.Module, statistics: Collection[str]
+) -> list[Tensor]:
+    """The terms that move a player's module, apart from its statistics.
+
+    Raises: ConfigError for one that cannot, or where there is none.
+    """
+    if not isinstance(terms, Mapping):
+        raise ConfigError(f"{player}_losses must give losses by name, not a {type(terms).__name__}")
+    losses = [(name, term) for name, term in terms.items() if name not in statistics]
+    moving = [term for name, term in losses if _moves(player, name, term, module)]
+    if not moving:
+        raise ConfigError(
+            f"the recipe gives the {player} no loss that trains it: return one from {player}_losses"
+        )
+    return moving
+
+
+def _moves(player: str, name: str, term: Tensor, module: nn.Module) -> bool:
     if not isinstance(term, Tensor):
-        raise ValueError(
+        raise ConfigError(
             f"the {player}'s loss {name!r} is a {type(term).__name__}, which has no gradient: "
             "remove the item() or float() on its way"
         )
     if term.ndim:
-        raise ValueError(
+        raise ConfigError(
             f"the {player}'s loss {name!r} has the shape {[*term.shape]}: take its mean"
         )
     if not term.requires_grad and all(p.requires_grad for p in module.parameters()):
-        raise ValueError(
+        raise ConfigError(
             f"the {player}'s loss {name!r} has no gradient: remove the detach, no_grad "
             "or float() on its way, or list its name in the recipe's statistics"
         )

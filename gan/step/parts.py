@@ -1,6 +1,7 @@
 """A recipe's parts as the players train them: some frozen, some with rates of their own."""
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -86,8 +87,7 @@ def groups(
 
 
 def _require_trained(part: nn.Module, name: str, rate: float, taken: Container[int]) -> None:
-    parameters = [*part.parameters()]
-    if rate and parameters and not any(id(parameter) in taken for parameter in parameters):
+    if rate and not any(id(parameter) in taken for parameter in part.parameters()):
         raise ConfigError(
             f"rates: {name} has a rate of {rate}, but nothing of it is trained: take it out of "
             "rates, or what freezes it out of freeze"
@@ -107,12 +107,30 @@ def player(checked: "Checked", recipe: Recipe, side: str, asleep: Asleep) -> Pla
         recipe.get_submodule(side),
         opponent,
         optimizer,
-        checked.create(f"schedule.{side}"),
+        schedule(checked, side),
         clip,
         recipe.statistics,
         _waking(asleep[side]),
         partial(checked.settings.autocast, distributed.device(checked.settings.device)),
     )
+
+
+def schedule(checked: "Checked", side: str) -> Callable[[int], float]:
+    """A side's schedule. It raises ConfigError for a factor that would climb, or is no number."""
+    factor, where = checked.create(f"schedule.{side}"), f"schedule.{side}"
+
+    def at(update: int) -> float:
+        value = factor(update)
+        if not isinstance(value, int | float) or not 0 <= value < math.inf:
+            name = checked.entries[where][0].name
+            raise ConfigError(
+                f"{where}={name} gives {value!r} for update {update}: the learning rate's factor "
+                "must be a finite number of at least 0"
+            )
+        return value
+
+    at(0)
+    return at
 
 
 def rates(checked: "Checked", side: str) -> Mapping[str, float]:
@@ -154,10 +172,12 @@ def _untaken(part: nn.Module, taken: set[int]) -> list[Parameter]:
 
 
 def _part(recipe: Recipe, name: str, key: str) -> nn.Module:
-    known = [known for known, _ in recipe.named_modules() if known.partition(".")[0] in SIDES]
+    every = {known: part for known, part in recipe.named_modules() if _side(known) in SIDES}
+    known = [known for known, part in every.items() if any(True for _ in part.parameters())]
     if name not in known:
-        near = nearest(name, known).split(" (known")[0]
+        near = "" if name in every else nearest(name, known).split(" (known")[0]
         tops = [n for n in known if n.count(".") == 1]
         hint = near if near.startswith("did") else f"known: {', '.join(tops)}"
-        raise ConfigError(f"{key}: {name} is no part of generator or discriminator; {hint}")
+        fault = "has no parameters" if name in every else "is no part of generator or discriminator"
+        raise ConfigError(f"{key}: {name} {fault}; {hint}")
     return recipe.get_submodule(name)

@@ -76,9 +76,8 @@ class PiecewiseTrainer(Trainer):
         for piece in earlier:
             with unmoved(self.recipe):
                 made = self._terms(player, dealt, count, *piece)
-                trained = [term for name, term in made.items() if player.trains(name, term)]
                 with torch.autocast(self.device.type, enabled=False):
-                    torch.autograd.backward(torch.stack(trained).sum())
+                    torch.autograd.backward(torch.stack(player.trained(made)).sum())
             terms = {name: terms.get(name, 0) + term.detach() for name, term in made.items()}
         again = player is self.discriminator and dealt[1]["shared"]
         with unmoved(self.recipe.generator if again else nn.Identity()):

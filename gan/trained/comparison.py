@@ -286,10 +286,11 @@ def chosen(groups: Sequence[Group], wanted: str | None) -> Group:
 
 
 def _has(group: Group, key: str, value: str) -> bool:
-    """Whether a setting, named by the last parts of its key, has this value."""
-    ends = [known for known in group.settings if f".{known}".endswith(f".{key}")]
-    values = {shown for k in ends for shown in (_value(group.settings[k]), str(group.settings[k]))}
-    return not values.isdisjoint((value, value.rstrip(f"/{os.sep}")))
+    """Whether a setting, named by the last parts of its key, has this value, however written."""
+    settings = [v for known, v in group.settings.items() if f".{known}".endswith(f".{key}")]
+    shown = {text for setting in settings for text in (_value(setting), str(setting))}
+    alike = not shown.isdisjoint((value, value.rstrip(f"/{os.sep}")))
+    return alike or ((number := _number(value)) is not None and number in settings)
 
 
 def measures(records: Sequence[Record], wanted: Sequence[str] = ()) -> list[str]:

@@ -272,6 +272,17 @@ def test_runs_are_told_apart_by_what_a_run_directory_is_known_by(tmp_path):
         assert [run.path.name for run in chosen.runs.values()] == ["c"]
 
 
+@pytest.mark.parametrize("wanted", ["0.0002", "2e-4", "2.0E-04", ".0002"])
+def test_a_number_is_known_however_it_is_written(tmp_path, wanted):
+    written(tmp_path / "a", 0, optimizer__lr=1e-4)
+    written(tmp_path / "b", 0, optimizer__lr=2e-4)
+    chosen = comparison.chosen(groups_of(tmp_path), f"optimizer.lr={wanted}")
+    assert [run.path.name for run in chosen.runs.values()] == ["b"]
+    written(tmp_path / "c", 0, optimizer__lr=None)
+    with pytest.raises(ValueError, match="fits 0 groups"):  # a word is no number
+        comparison.chosen(groups_of(tmp_path), "optimizer.lr=low")
+
+
 def test_a_directory_whose_name_looks_like_a_pattern_is_found(tmp_path):
     written(tmp_path / "freeze=[generator.x]")
     assert comparison.found([tmp_path / "freeze=[generator.x]"])
