@@ -6,6 +6,7 @@ milliseconds, before a store is opened. What cannot be judged so is left to the 
 
 import inspect
 import math
+import os
 import re
 import reprlib
 import traceback
