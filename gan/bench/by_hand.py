@@ -149,7 +149,6 @@ def _wnet_losses(game: Trainer) -> Losses:
 
     def fooled(made: tuple[Tensor, Any, Any]) -> Tensor:
         image, content, look = made
-        again = paired(writer, image, prototype)
         logits, classes = critic(prototype, image, reference)
         return (
             -3 * logits.mean()
@@ -159,7 +158,7 @@ def _wnet_losses(game: Trainer) -> Losses:
             + 50 * l1_loss(image, target)
             + 75 * feature_distance(classifier.features, image, target)
             + 3 * mse_loss(writer.encode_content(image).code, content.code)
-            + 5 * mse_loss(writer.encode_style(again).code, look.code)
+            + 5 * mse_loss(writer.encode_style(paired(writer, image, prototype)).code, look.code)
         )
 
     return make, judged, fooled
