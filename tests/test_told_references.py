@@ -201,12 +201,12 @@ def test_a_paired_run_goes_on_as_if_it_had_not_been_stopped(tiny):
     whole.stream.close()
 
 
-@torch.no_grad()
 def test_one_style_alone_is_measured_by_references_beside_their_characters(tiny, glyph_store):
     trainer = build(tiny("wnet", TOLD, "data.style=style05"))
     trainer.stream.close()
     seen = watched(trainer.recipe.generator.style_encoder)
-    trainer.monitor.evaluation.measure(trainer.recipe.generator.eval())
+    with torch.no_grad():
+        trainer.monitor.evaluation.measure(trainer.recipe.generator.eval())
     whole = cells_of(Glyphs(Store(glyph_store)))[0]  # of the same characters
     require_told(whole, (1 - torch.cat(seen)[:, None]) / 2)
 
