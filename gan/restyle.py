@@ -10,6 +10,7 @@ were changed. Nothing needs a gradient.
 """
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -140,6 +141,17 @@ def turned(glyphs: Tensor, share: float) -> tuple[Tensor, Tensor]:
         stays = _broad(~(made & (chosen >> bit & 1).bool()))
         glyphs = torch.where(stays, glyphs, change(glyphs))  # the layout is the first's
     return glyphs, made
+
+
+def turned_alike(batch: Mapping[str, Tensor], share: float) -> tuple[dict[str, Tensor], Tensor]:
+    """Prototypes, targets, references and what these show, where it is told, by name, turned."""
+    pair = torch.stack([batch["prototype"], batch["target"]], 1)
+    several = {name: batch[name] for name in ("reference", "shown") if name in batch}
+    glyphs, made = turned(torch.cat([pair, *several.values()], 1), share)
+    counts = [2, *(glyphs.shape[1] for glyphs in several.values())]
+    pair, *others = glyphs.split(counts, 1)
+    both = {"prototype": pair[:, 0], "target": pair[:, 1]}
+    return {**both, **dict(zip(several, others, strict=True))}, made
 
 
 def _between(low: float, high: float, count: int, device: torch.device) -> Tensor:

@@ -25,6 +25,7 @@ from gan.config.signature import Count, Positive, Whole, coerce, listed, nearest
 from gan.noise import FromNoise
 from gan.recipe import Recipe
 from gan.recipes.wnet import WNet
+from gan.references import paired
 from gan.registry import ConfigError, Entry
 from gan.run.best import path_of, weights_of
 from gan.step.buffers import settled
@@ -141,19 +142,20 @@ class Run:
         parts = zip(*(torch.split(t.to(self.device), CHUNK) for t in given), strict=True)
         return torch.cat([recipe.draw(self.generator, *part).float().cpu() for part in parts])
 
-    def write(self, prototypes: Tensor, references: Tensor) -> Tensor:
+    def write(self, prototypes: Tensor, references: Tensor, shown: Tensor | None = None) -> Tensor:
         """The characters of prototypes [N, C, H, W] in the style of references [K, C, H, W].
 
-        All are in [-1, 1], the prototypes in the standard font, the references of one style.
+        All are in [-1, 1], the prototypes in the standard font, the references of one style. Their
+        characters in the standard font are `shown` [K, C, H, W] to a paired generator.
         """
-        return self.dressed(prototypes, self.style(references))
+        return self.dressed(prototypes, self.style(references, shown))
 
     @torch.no_grad()
-    def style(self, references: Tensor) -> Any:
+    def style(self, references: Tensor, shown: Tensor | None = None) -> Any:
         """What a W-Net takes from references [K, C, H, W] of one style, for `dressed`."""
         self._like(WNet, "wnet", "characters are written")
         writer: Any = self.generator
-        return writer.encode_style(references.to(self.device)[None])
+        return writer.encode_style(paired(writer, references, shown).to(self.device)[None])
 
     @torch.no_grad()
     def dressed(self, prototypes: Tensor, style: Any) -> Tensor:
@@ -174,12 +176,10 @@ class Run:
         others: Tensor | None = None,
         relatives: Relatives | None = None,
     ) -> "Run":
-        """This run with a generator that has learnt references of one style, see `gan.styles`.
+        """This run with a generator that has learnt references of one style.
 
-        Args:
-            shown, references: characters in the standard font and in the style, [K, C, H, W].
-            steps: on the references and beside them.
-            enough, others, relatives: as `gan.styles.adapted` has them.
+        The same characters in the standard font are `shown`, both [K, C, H, W] in [-1, 1]; what is
+        learnt beside them, and for how long, `gan.styles.adapted` says.
         """
         self._like(WNet, "wnet", "styles are learnt")
         writer: Any = self.generator

@@ -20,7 +20,8 @@ from gan.data.stream import Stream
 from gan.data.triples import Glyphs
 from gan.orientations import ORIENTATIONS, oriented
 from gan.recipes.modules import GlyphWriter
-from gan.restyle import bent, turned
+from gan.references import paired, references_of
+from gan.restyle import bent, turned_alike
 
 STEPS = 40  # of an adaptation
 RATE = 3e-4  # of its optimizer, Adam; it falls to zero in a straight line
@@ -46,7 +47,7 @@ HOW = {
     "power": POWER,
 }
 KNOWN = 128  # glyphs that say how well a generator draws what it was trained on
-READS = ("prototype", "reference", "target")
+READS = ("prototype", "reference", "shown", "target")
 
 
 class Relatives:
@@ -96,7 +97,7 @@ class Relatives:
         self._share = share / share.sum()  # of samples, for each pair that is trained on
 
     def batches(self, size: int, steps: int, seed: int) -> Iterator[dict[str, Tensor]]:
-        """So many batches of prototypes, references and targets."""
+        """So many batches of prototypes, references, what these show, and targets."""
         rng = np.random.default_rng(seed)
         for step in range(steps):
             pairs = rng.choice(len(self._share), size, p=self._share)
@@ -156,7 +157,7 @@ def adapted(
     rows = torch.arange(max(ROWS // ways, len(shown)), device=shown.device)
     kept = torch.arange(max(ROWS // ways, 1), device=shown.device)
     with torch.no_grad():
-        style = fixed.encode_style(_turned(references[None], ways))
+        style = fixed.encode_style(_turned(paired(fixed, references, shown)[None], ways))
     optimizer = torch.optim.Adam(own.parameters(), RATE)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / max(steps, 1))
     beside = relatives.batches(BESIDE, steps, seed) if relatives else None
@@ -210,10 +211,10 @@ def _of_relatives(
     reader: GlyphWriter, writer: GlyphWriter, batch: Mapping[str, Tensor], ways: int
 ) -> Tensor:
     """The difference of samples from their truth, bent, each in an orientation of its own."""
-    pair = torch.stack(bent(batch["prototype"], batch["target"], BENT), 1)
-    glyphs, _ = turned(torch.cat([pair, batch["reference"]], 1), 1 - 1 / ways)
-    prototype, target, references = glyphs[:, 0], glyphs[:, 1], glyphs[:, 2:]
-    return _missed(reader, writer, prototype, target, reader.encode_style(references))
+    prototype, target = bent(batch["prototype"], batch["target"], BENT)
+    glyphs, _ = turned_alike({**batch, "prototype": prototype, "target": target}, 1 - 1 / ways)
+    style = reader.encode_style(references_of(reader, glyphs))
+    return _missed(reader, writer, glyphs["prototype"], glyphs["target"], style)
 
 
 def repeated(codes: Any, count: int) -> Any:
@@ -222,7 +223,7 @@ def repeated(codes: Any, count: int) -> Any:
 
 
 def known(dataset: Glyphs, device: torch.device) -> dict[str, Tensor]:
-    """Prototypes, references and targets of glyphs that were trained on, 128 at most."""
+    """Prototypes, references, what these show, and targets that were trained on, 128 at most."""
     plan = dataset.shown(READS, KNOWN)["seen-style-seen-character"]
     return Stream(dataset, 1, 0, device, READS).read(plan)
 
@@ -234,7 +235,8 @@ def accuracy(writer: nn.Module, glyphs: Mapping[str, Tensor]) -> float:
     That is a rule of thumb for how well references may be learnt; a self-ensemble is nearer to the
     truth than its single orientations, which learn.
     """
-    return l1_loss(writer(glyphs["prototype"], glyphs["reference"]), glyphs["target"]).item() / 2
+    drawn = writer(glyphs["prototype"], references_of(writer, glyphs))
+    return l1_loss(drawn, glyphs["target"]).item() / 2
 
 
 def mixed(one: Any, other: Any, share: float) -> Any:

@@ -90,6 +90,19 @@ def first_head(trainer):
     return trainer.recipe.generator.style_encoder.head.weight.shape
 
 
+def test_a_generator_that_is_told_what_references_show_takes_all_but_what_sees_that(tiny, first):
+    said = []
+    trainer = tuned(tiny, "generator.paired=true", say=said.append)
+    trainer.stream.close()
+    (line,) = (line for line in said if line.startswith("init="))
+    _, *left = line.splitlines()
+    assert left == ["  generator.style_encoder.first.weight: [2, 1, 5, 5] there, [2, 2, 5, 5] here"]
+    averaged = first.averages["ema"].generator.state_dict()
+    for name, tensor in trainer.recipe.generator.state_dict().items():
+        if name != "style_encoder.first.weight":
+            assert torch.equal(tensor, averaged[name]), name
+
+
 def test_other_losses_and_rates_are_free(tiny, first):
     played(tuned(tiny, "adversarial=bce", "recipe.l1=10", "optimizer.generator.lr=1e-5"), 1)
 

@@ -37,7 +37,7 @@ def reports(glyph_store):
     judges = [Judge(constant, {"character": share, "style": 0.9}) for share in (0.97, 0.99)]
     found = [
         glyph_report(
-            {"raw": lambda prototype, _: prototype * 0.9},
+            {"raw": lambda prototype, *_: prototype * 0.9},
             Glyphs(Store(glyph_store), split=split),
             judge,
             CPU,
@@ -115,7 +115,7 @@ def test_an_evaluation_from_before_the_end_is_refused(runs):
 
 def test_the_adapted_one_is_judged_where_all_are_adapted_alike(glyph_store, reports, runs):
     learnt = glyph_report(
-        {"raw": lambda prototype, _: prototype * 0.9},
+        {"raw": lambda prototype, *_: prototype * 0.9},
         Glyphs(Store(glyph_store)),
         Judge(constant, {"character": 0.97, "style": 0.9}),
         CPU,

@@ -349,6 +349,36 @@ def test_relatives_are_shown_in_every_orientation_that_is_drawn(writer, pair, mo
     assert most < 240 / len(every) + 5 * (240 / len(every)) ** 0.5
 
 
+def test_a_paired_generator_learns_from_references_beside_their_characters(
+    writer, pair, monkeypatch
+):
+    """All glyphs of a sample are turned alike, and its characters stay beside their references."""
+    torch.manual_seed(3)
+    told = Generator(16, 1, styles=3, characters=5, width=8, dropout=0.0, paired=True).eval()
+    told.self_ensemble = writer.self_ensemble
+    few, read, seen = Few(0.1), [], []
+    few.batch["shown"] = torch.rand(4, 2, 1, 16, 16) * 2 - 1
+    encode, missed = Generator.encode_style, styles._missed
+    monkeypatch.setattr(styles, "BENT", 0.0)
+    monkeypatch.setattr(
+        Generator, "encode_style", lambda self, x: read.append(x) or encode(self, x)
+    )
+    monkeypatch.setattr(styles, "_missed", lambda *given: seen.append(given[2:4]) or missed(*given))
+    shown, references = pair
+    own = adapted(told, shown, references, 20, 1e-6, relatives=few)
+    assert own.paired
+    ways = range(ORIENTATIONS) if writer.self_ensemble else [0]
+    both = torch.cat([references, shown], 1)
+    assert torch.equal(read.pop(0), torch.stack([oriented(both, way) for way in ways]))
+    sample = torch.cat([few.batch["reference"], few.batch["shown"]], 2)
+    glyphs = few.batch["prototype"], few.batch["target"]
+    for given, drawn in zip(read, seen[1::2], strict=True):
+        for n in range(4):
+            (way,) = (way for way in ways if torch.equal(given[n], oriented(sample[n], way)))
+            for before, after in zip(glyphs, drawn, strict=True):
+                assert torch.equal(after[n], oriented(before[n], way))
+
+
 def test_relatives_need_to_know_what_is_enough(writer, pair):
     with pytest.raises(ValueError, match="relatives count by how near they are beside `enough`"):
         adapted(writer, *pair, relatives=Few(0.1))

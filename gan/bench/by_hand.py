@@ -29,6 +29,7 @@ from gan.networks.resample import (
     StridedConvTranspose2d,
     UpsampledConv2d,
 )
+from gan.references import paired, references_of
 from gan.trainer import Trainer
 
 Step = Callable[[], None]
@@ -124,11 +125,11 @@ def _wnet_losses(game: Trainer) -> Losses:
     recipe: Any = game.recipe
     writer, critic, (classifier,) = recipe.generator, recipe.discriminator, recipe._classifier
     given = next(game.stream)
-    prototype, references, target = given["prototype"], given["reference"], given["target"]
-    reference, style, character = references[:, 0], given["style"], given["character"]
+    prototype, seen, target = given["prototype"], references_of(writer, given), given["target"]
+    reference, style, character = given["reference"][:, 0], given["style"], given["character"]
 
     def make() -> tuple[Tensor, Any, Any]:
-        content, look = writer.encode_content(prototype), writer.encode_style(references)
+        content, look = writer.encode_content(prototype), writer.encode_style(seen)
         return writer.decode(content, look), content, look
 
     def judged(made: tuple[Tensor, Any, Any]) -> Tensor:
@@ -157,7 +158,7 @@ def _wnet_losses(game: Trainer) -> Losses:
             + 50 * l1_loss(image, target)
             + 75 * feature_distance(classifier.features, image, target)
             + 3 * mse_loss(writer.encode_content(image).code, content.code)
-            + 5 * mse_loss(writer.encode_style(image).code, look.code)
+            + 5 * mse_loss(writer.encode_style(paired(writer, image, prototype)).code, look.code)
         )
 
     return make, judged, fooled

@@ -135,7 +135,7 @@ def batch(
     size, channels = values["image"]["size"], values["image"]["channels"]
     many = values["trainer"]["batch_size"]
     bounds = {"style": STYLES, "label": STYLES, "character": CHARACTERS}
-    several = {"reference": 1, "mate": 2, "other": 3}  # glyphs of a sample
+    several = {"reference": 1, "shown": 1, "mate": 2, "other": 3}  # glyphs of a sample
     made = {}
     for key in reads:
         if key in bounds:

@@ -44,7 +44,8 @@ def add_parser(commands: Any) -> None:
         metavar="TEXT",
         help="the characters that the references show, one each in their order: the generator "
         "learns them by heart before it draws, beside trained styles that are like them, which "
-        "brings it closer to the style; one of few strokes says little of it",
+        "brings it closer to the style; one of few strokes says little of it; a run with "
+        "generator.paired=true needs them",
     )
     parser.add_argument(
         "--adapt",
@@ -90,6 +91,7 @@ def run(args: argparse.Namespace) -> int:
     from gan.font.specimen import specimen
     from gan.font.truetype import Names
     from gan.recipes.wnet import WNet
+    from gan.references import is_paired
     from gan.registry import Whole
     from gan.styles import STEPS, accuracy, known
 
@@ -102,6 +104,11 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(
             f"a font takes a run with recipe=wnet; {args.run} was trained with "
             f"recipe={loaded.config['recipe']['name']}: gan sample draws from it"
+        )
+    told = is_paired(loaded.generator)
+    if told and not shows:
+        raise ValueError(
+            f"{args.run} sees references beside their characters: say by --shows which they show"
         )
     data = prototypes.trained_on(loaded)
     rows = data.rows[data.prototype, data.split.train]
@@ -119,11 +126,12 @@ def run(args: argparse.Namespace) -> int:
     references.picture(seen, shown).save(picture)
     print(f"{picture}: the references as they came, levelled, and as the model sees them")
     given = _floats(loaded, [one.seen for one in seen])
-    if shown and steps:
+    standard = _floats(loaded, shown) if shown else None
+    if standard is not None and steps:
         glyphs = known(data, loaded.device)
         enough, others = accuracy(loaded.generator, glyphs), glyphs["prototype"]
         relatives = _relatives(data, loaded.device, shows, given)
-        loaded = loaded.adapted(_floats(loaded, shown), given, steps, enough, others, relatives)
+        loaded = loaded.adapted(standard, given, steps, enough, others, relatives)
     entries = Names(
         args.name or args.out.stem,
         args.style,
@@ -132,10 +140,12 @@ def run(args: argparse.Namespace) -> int:
         args.licence_url,
         f"Drawn by W-Net from {len(seen)} reference{'s' * (len(seen) > 1)}.",
     )
-    scores = make(loaded, wanted, given, args.out, entries, places(found.spots))
+    style = loaded.style(given, standard)
+    scores = make(loaded, wanted, style, args.out, entries, places(found.spots))
     if scores is None:
         if shown and steps:
-            print("gan: without --shows strokes may fade less", file=sys.stderr)
+            less = "with --adapt 0" if told else "without --shows"
+            print(f"gan: {less} strokes may fade less", file=sys.stderr)
         return 1
     page = specimen(args.out, entries.family, [*wanted])
     for suffix in ("png", "pdf"):
@@ -218,7 +228,7 @@ def _floats(loaded: "Run", glyphs: Sequence[np.ndarray]) -> Tensor:
 def make(
     loaded: "Run",
     wanted: Mapping[str, np.ndarray],
-    references: Tensor,
+    style: Any,
     out: Path,
     names: "Names",
     places: "Places",
@@ -232,7 +242,7 @@ def make(
     drawn: dict[str, Tensor] = {}
     glyphs: dict[str, Any] = {}
     bar = tqdm(total=len(wanted), desc="drawing", unit="glyph", disable=None)
-    for character, ink, outlined in drawings(loaded, wanted, references):
+    for character, ink, outlined in drawings(loaded, wanted, style):
         drawn[character], glyphs[character] = ink, outlined
         bar.update()
     bar.close()
@@ -260,16 +270,13 @@ def make(
 
 
 def drawings(
-    loaded: "Run", wanted: Mapping[str, np.ndarray], references: Tensor
+    loaded: "Run", wanted: Mapping[str, np.ndarray], style: Any
 ) -> Iterator[tuple[str, Tensor, Any]]:
-    """Every character with its ink [1, size, size] in [0, 1] and its TrueType glyph.
-
-    `references` are [K, C, size, size] in [-1, 1].
-    """
+    """Every character in a style, its ink [1, size, size] in [0, 1] and its TrueType glyph."""
     from gan.font import outlines
     from gan.font.ink import shapes
 
-    names, style = iter(wanted), loaded.style(references)
+    names = iter(wanted)
     for batch in torch.split(_floats(loaded, [*wanted.values()]), BATCH):
         made = loaded.dressed(batch, style)
         ink = (0.5 - 0.5 * made.mean(1, keepdim=True)).clamp(0, 1)  # [B, 1, H, W]

@@ -205,7 +205,9 @@ def _styles(seed: int, loaded: Run, data: Any) -> tuple[Tensor, list[Any]]:
     for style in styles:
         drawn = data.rows[style, data.split.train]
         reference = random.choice(drawn[drawn >= 0], data.references, replace=False)
-        codes.append(loaded.style(images.to_floats(prototypes.read(data, reference))))
+        shown = data.rows[data.prototype, data.store.fields["character"][reference]]
+        glyphs = (images.to_floats(prototypes.read(data, rows)) for rows in (reference, shown))
+        codes.append(loaded.style(*glyphs))
     return content, codes
 
 

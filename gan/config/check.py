@@ -93,10 +93,12 @@ class Checked:
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """The keys that the recipe reads of each batch with its settings."""
-        chosen, settings = self.entries["recipe"]
-        more = getattr(chosen.build, "reads_more", None)
-        return (*chosen.build.reads, *(more(settings) if more else ()))
+        """The keys of each batch that the recipe and its generator read with their settings."""
+        reads = [*self.entries["recipe"][0].build.reads]
+        for chosen, settings in (self.entries[section] for section in ("recipe", "generator")):
+            more = getattr(chosen.build, "reads_more", None)
+            reads += more(settings) if more else ()
+        return tuple(reads)
 
     def recipe(self, facts: Mapping[str, int], **given: Any) -> Recipe:
         """The recipe of given networks and other parts, with its losses and penalties."""

@@ -37,6 +37,7 @@ IMAGES = (
     "real",
     "prototype",
     "reference",
+    "shown",
     "target",
     "mate",
     "other",
@@ -257,7 +258,7 @@ def _imagined(checked: "Checked") -> dict[str, Tensor]:
     image, count = checked.values["image"], _few(checked)
     shape = image["size"], image["size"], image["channels"]
     references = checked.entries["data"][1].get("references", 1)
-    several = {"reference": references, "mate": 2, "other": references + 2}
+    several = {"reference": references, "shown": references, "mate": 2, "other": references + 2}
     lead = {n: (count, several[n]) if n in several else (count,) for n in checked.reads}
     return {n: _image(lead[n], *shape) if n in IMAGES else _field(count) for n in checked.reads}
 

@@ -29,7 +29,8 @@ class Glyphs:
     """Triples: a character in the standard font, others of a style, the character in that style.
 
     One epoch visits every pair of a training style and a training character once. References are
-    training characters of the same style and never the target. Families of styles, and characters,
+    training characters of the same style and never the target, and `shown` are the standard font's
+    glyphs of their characters. Families of styles, and characters,
     are split 70/10/20; the prototype is in no split. Styles that are for training alone (see
     `Joined`) are left out where a family that they are related to is held out. Characters that are
     for training alone (see `Extended`) are in `split` and not in `measured`.
@@ -44,6 +45,7 @@ class Glyphs:
     gives = (
         "prototype",
         "reference",
+        "shown",
         "target",
         "style",
         "character",
@@ -151,6 +153,7 @@ class Glyphs:
         images = {
             "prototype": prototype,
             "reference": self.rows[style[:, None], references],
+            "shown": self.rows[self.prototype, references],
             "target": target,
             "real": target,
             "input": prototype,

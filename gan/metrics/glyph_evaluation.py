@@ -118,11 +118,9 @@ class GlyphEvaluation:
     def draw(self, generator: nn.Module) -> Draw:
         """The generator as a function of ink."""
 
-        def drawn(prototype: Tensor, references: Tensor) -> Tensor:
-            batch = {
-                "prototype": (1 - 2 * prototype).to(self.device),
-                "reference": (1 - 2 * references).to(self.device),
-            }
+        def drawn(prototype: Tensor, references: Tensor, shown: Tensor) -> Tensor:
+            given = {"prototype": prototype, "reference": references, "shown": shown}
+            batch = {name: (1 - 2 * ink).to(self.device) for name, ink in given.items()}
             return (1 - self.recipe.samples(generator, batch)["generated"]) / 2
 
         return drawn

@@ -32,12 +32,14 @@ from gan.metrics.judges import TRAINING, Judge
 from gan.metrics.report import SHOWN, Report
 from gan.metrics.scores import METRICS, Measure, Scores, bootstrap, compare, score, score_pairs
 from gan.metrics.tables import LONG, SHORT, body, signed, table
+from gan.references import paired as joined
 
 NAME = "W-Net"
 WRONG, SHUFFLED = f"{NAME}, wrong prototype", "shuffled reference"
 ADAPTED = f"{NAME}, adapted"
 FONT = "as a font"
 INK = f"{FONT}: drawn as before, with what is grey made ink or paper, as a font's outlines have it."
+PAIRED = f"{NAME} sees each reference beside its character in the standard font, in every row."
 SEVERAL = 4  # references in the rows beside those of one
 AMONG = tuple(cell for cell in CELLS if cell != "validation")
 UNSEEN = tuple(cell for cell in AMONG if CELLS[cell][0] == "test")  # styles to adapt to
@@ -51,8 +53,9 @@ def writing(generator: nn.Module, device: torch.device) -> Draw:
     """A W-Net's generator as a function of ink."""
 
     @torch.no_grad()
-    def drawn(prototype: Tensor, references: Tensor) -> Tensor:
-        made = generator((1 - 2 * prototype).to(device), (1 - 2 * references).to(device))
+    def drawn(prototype: Tensor, references: Tensor, shown: Tensor) -> Tensor:
+        given = (prototype, joined(generator, references, shown))
+        made = generator(*((1 - 2 * ink).to(device) for ink in given))
         return (1 - made.float().cpu()) / 2
 
     return drawn
@@ -79,10 +82,12 @@ def glyph_report(
     judge: Judge,
     device: torch.device,
     adaptation: Adaptation | None = None,
+    paired: bool = False,
 ) -> Report:
     """All that is known of generators of one run, by the name of their weights; the last counts.
 
-    Where there is an `adaptation` of it, the claim is about that one.
+    Where there is an `adaptation` of it, the claim is about that one. The report says of `paired`
+    generators that they are told which characters the references show.
     """
     cells, characters = cells_of(dataset)
     measure = Judged(judge, characters, device)
@@ -104,14 +109,18 @@ def glyph_report(
     learnt = Learnt(cells, names, adaptation, device) if adaptation else None
     if learnt:
         rows |= learnt.rows(rows, several, measure)
-    found, text = told(rows, judge.ceiling, also=[learnt.said] if learnt else [])
+    also = [learnt.said] if learnt else []
+    found, text = told(rows, judge.ceiling, also=also, paired=paired)
     return Report(
         f"How good the {NAME} is",
         found.sentence,
         text,
         _numbers(rows),
         {
-            "protocol": _protocol(dataset, cells, characters, judge, several),
+            "protocol": {
+                **_protocol(dataset, cells, characters, judge, several),
+                **({"paired": True} if paired else {}),
+            },
             "adaptation": adaptation.settings if adaptation else None,
             "split": _split(dataset),
             "claim": found.claim,
@@ -131,14 +140,17 @@ def told(
     seeds: int = 1,
     splits: int = 1,
     also: Iterable[str] = (),
+    paired: bool = False,
 ) -> tuple[Verdict, str]:
     """The claim that rows allow, about the adapted generator if it is among them, and all tables.
 
-    `ceiling` is that of the judges; what is `also` known comes before the differences.
+    `ceiling` is that of the judges; what is `also` known comes before the differences. `paired`
+    generators see references beside their characters.
     """
     name = ADAPTED if ADAPTED in rows else NAME
     found = verdict(rows, name, f"{name}, {SHUFFLED}", ceiling)
-    by_heart = "When it has learnt its references by heart: " if name == ADAPTED else ""
+    how = "Told which characters its references show. " if paired else ""
+    how += "When it has learnt its references by heart: " if name == ADAPTED else ""
     sections = [
         table(rows, SHORT, AMONG),
         *(f"{what}\n{body(rows, LONG, [cell])}" for cell, what in SECTIONS.items()),
@@ -146,12 +158,13 @@ def told(
         f"Of held-out real glyphs the judges read rightly: {_ceilings(ceiling)}.\n"
         "Shown another character's prototype, it is that one which is read, as it should be, in "
         f"{rows[WRONG].cells['UFUC'].mean('followed'):.1%} of UFUC.",
+        *([PAIRED] if paired else []),
         *([INK] if f"{name}, {FONT}" in rows else []),
         *also,
         _differences(rows, name),
         "\n".join(cautions(rows[name], ceiling, seeds, splits)),
     ]
-    return replace(found, sentence=by_heart + found.sentence), "\n\n".join(sections)
+    return replace(found, sentence=how + found.sentence), "\n\n".join(sections)
 
 
 class Learnt:
@@ -208,8 +221,9 @@ class Learnt:
                 )
             )
             own = self.adaptation.learn(standard, references, [self.names[c] for c in shown])
+            given = joined(own, references, standard)
             with torch.no_grad():
-                made = own(prototypes, references.expand(len(targets), *references.shape))
+                made = own(prototypes, given.expand(len(targets), *given.shape))
             for character, image in zip(targets, (1 - made.float().cpu()) / 2, strict=True):
                 self.images[(style, character, *shown)] = image
 
@@ -326,12 +340,11 @@ def _sheet(cells: Cells, draw: Draw, learnt: Learnt | None, cell: str) -> np.nda
     every = cells.pairs(cell)
     chosen = evenly(np.arange(len(every)), SHOWN)
     pairs = Pairs(every.styles[chosen], every.characters[chosen], every.references[chosen])
-    prototype = cells.prototypes(pairs.characters)
-    references = cells.ink(pairs.styles[:, None], pairs.references)
+    prototype, references, shown = cells.given(pairs)
     columns = {
         "prototype": prototype,
         "reference": references[:, 0],
-        NAME: (drawn := draw(prototype, references)),
+        NAME: (drawn := draw(prototype, references, shown)),
         **({ADAPTED: (drawn := learnt(pairs))} if learnt and cell in UNSEEN else {}),
         FONT: inked(drawn),
         "truth": cells.ink(pairs.styles, pairs.characters),

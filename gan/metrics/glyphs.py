@@ -23,8 +23,9 @@ CELLS = {
 }
 """The styles and the characters that a cell crosses: UFUC is the headline."""
 
-Draw = Callable[[Tensor, Tensor], Tensor]
-"""Prototype [B, 1, H, W] and references [B, K, 1, H, W], ink on the CPU, to ink [B, 1, H, W]."""
+Draw = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Prototype [B, 1, H, W], references and the prototype font's glyphs of their characters, each
+[B, K, 1, H, W], ink on the CPU, to ink [B, 1, H, W]."""
 
 Control = Callable[["Cells", "Pairs"], "Pairs"]
 """What the generator is shown in place of the pairs that it is judged by, in the same order."""
@@ -132,6 +133,11 @@ class Cells:
         """Which training fonts may stand in for a target [M, J]: all that have it but its own."""
         train = self.style_split.train
         return self.usable[train][:, pairs.characters].T & (train != pairs.styles[:, None])
+
+    def given(self, pairs: Pairs) -> tuple[Tensor, Tensor, Tensor]:
+        """What a generator draws these pairs from, see `Draw`."""
+        references = self.ink(pairs.styles[:, None], pairs.references)
+        return self.prototypes(pairs.characters), references, self.prototypes(pairs.references)
 
     def ink(self, styles: np.ndarray, characters: np.ndarray) -> Tensor:
         """Glyphs as ink [..., 1, H, W] for numbers [...] of styles and characters."""

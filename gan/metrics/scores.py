@@ -81,8 +81,8 @@ def score(cells: Cells, draw: Draw, **setup: Unpack[Setup]) -> Scores:
     """
 
     def drawn(shown: Pairs) -> Tensor:
-        prototype = cells.prototypes(shown.characters)
-        image = draw(prototype, cells.ink(shown.styles[:, None], shown.references))
+        prototype, *others = cells.given(shown)
+        image = draw(prototype, *others)
         if image.shape != prototype.shape:
             raise ValueError(
                 f"draw must return the shape {[*prototype.shape]} of its prototypes, "

@@ -5,9 +5,9 @@ on. Content enters the decoder at every level, style only at 8 x 8 pixels and be
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -52,6 +52,9 @@ class Generator(nn.Module):
     With `self_ensemble` it draws in all eight orientations once it is trained and takes the median
     of each pixel (Lim et al. 2017, arXiv:1707.02921, who take the mean). That takes a training in
     which samples were turned.
+
+    With `paired` the style encoder sees each reference beside its character in the standard font:
+    references then have 2 * C channels, as `gan.references.paired` joins them.
     """
 
     def __init__(
@@ -64,14 +67,20 @@ class Generator(nn.Module):
         blocks: Count = 5,
         dropout: Fraction = 0.5,
         self_ensemble: bool = False,
+        paired: bool = False,
     ) -> None:
         super().__init__()
-        self.self_ensemble = self_ensemble
+        self.self_ensemble, self.paired = self_ensemble, paired
         inner = widths(width, levels(size))
         self.content_encoder = Encoder(channels, inner, characters)
-        self.style_encoder = Encoder(channels, inner, styles)
+        self.style_encoder = Encoder((1 + paired) * channels, inner, styles)
         self.decoder = Decoder(channels, inner, blocks, dropout)
         self.apply(xavier_start)
+
+    @staticmethod
+    def reads_more(settings: Mapping[str, Any]) -> tuple[str, ...]:
+        """What a batch must have for these settings, beside what the recipe reads."""
+        return ("shown",) if settings["paired"] else ()
 
     def forward(self, prototype: Tensor, references: Tensor) -> Tensor:
         """Prototypes [B, C, H, W] and references [B, K, C, H, W] to images in [-1, 1]."""

@@ -19,8 +19,9 @@ from gan.losses.classification import Classification
 from gan.losses.reconstruction import Reconstruction, feature_distance
 from gan.recipe import Batch, Penalty, Recipe
 from gan.recipes.modules import GlyphCritic, GlyphWriter, Observer
+from gan.references import paired, references_of
 from gan.registry import Fraction, NonNegative, register
-from gan.restyle import bent, hollowed, mixed, restyled, spliced, turned
+from gan.restyle import bent, hollowed, mixed, restyled, spliced, turned_alike
 from gan.step.looks import Looks
 
 SURE = 30.0  # the logit of a class beyond doubt
@@ -137,20 +138,17 @@ class WNet(Recipe):
         return {**batch, "target": glyphs[:, 0], "reference": glyphs[:, 1:], "made_style": made}
 
     def _turned(self, batch: Batch) -> Batch:
-        pair = torch.stack([batch["prototype"], batch["target"]], 1)
-        glyphs, made = turned(torch.cat([pair, batch["reference"]], 1), self.turn)
+        glyphs, made = turned_alike(batch, self.turn)
         changed = {
             field: made | batch[field] if field in batch else made
             for field in ("made_style", "made_character")
         }
-        prototype, target, reference = glyphs[:, 0], glyphs[:, 1], glyphs[:, 2:]
-        changed |= {"prototype": prototype, "target": target, "reference": reference}
-        return {**batch, **changed}
+        return {**batch, **changed, **glyphs}
 
     def generate(self, batch: Batch) -> dict[str, Tensor]:
         """The image, and what the encoders made of prototype and references."""
         content = self.generator.encode_content(batch["prototype"])
-        style = self.generator.encode_style(batch["reference"])
+        style = self.generator.encode_style(references_of(self.generator, batch))
         return {
             "image": self.generator.decode(content, style),
             "content_code": content.code,
@@ -208,7 +206,8 @@ class WNet(Recipe):
             loss = mse_loss(code, fakes["content_code"])
             terms["constant_content"] = self.constant_content * loss
         if self.constant_style:
-            code = self.generator.encode_style(image).code
+            drawn = paired(self.generator, image, prototype)
+            code = self.generator.encode_style(drawn).code
             terms["constant_style"] = self.constant_style * mse_loss(code, fakes["style_code"])
         for name, reconstruction in self.reconstruction.items():
             terms[f"reconstruction_{name}"] = reconstruction(image, target, critic)
@@ -216,7 +215,7 @@ class WNet(Recipe):
 
     def samples(self, generator: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Prototype, first reference, what was drawn, and the truth where the batch has it."""
-        drawn = generator(batch["prototype"], batch["reference"])
+        drawn = generator(batch["prototype"], references_of(generator, batch))
         shown = {
             "prototype": batch["prototype"],
             "reference": batch["reference"][:, 0],

@@ -59,6 +59,7 @@ FREE = (
 # settings that came later, with what was so in runs that began without them
 LATER = {
     "generator.self_ensemble": False,
+    "generator.paired": False,
     "recipe.bend": 0.0,
     "recipe.turn": 0.0,
     "recipe.hollow": 0.0,

@@ -18,6 +18,7 @@ from gan.recipe import Recipe
 from gan.recipes.cyclegan import CycleGAN
 from gan.recipes.pix2pix import Pix2Pix
 from gan.recipes.wnet import WNet
+from gan.references import is_paired
 from gan.runs import Run
 
 TOLERANCE = 1e-4  # largest difference of an exported image and the original
@@ -38,7 +39,8 @@ class ExportError(RuntimeError):
 
 
 def inputs(run: Run, count: int, seed: int = 0) -> dict[str, Tensor]:
-    """Random inputs of a generator, by name and in order; as many references as images.
+    """Random inputs of a generator, by name and in order; as many references as images,
+    of a paired generator beside their characters.
 
     Raises:
         ValueError: a recipe whose generator is called in a way that is not known here.
@@ -47,7 +49,8 @@ def inputs(run: Run, count: int, seed: int = 0) -> dict[str, Tensor]:
     given = next((names for kind, names in GIVEN.items() if issubclass(run.recipe, kind)), ())
     if given:
         image = count, run.config["image"]["channels"], run.size, run.size
-        shapes = {name: (count, *image) if name == "references" else image for name in given}
+        several = count, count, (1 + is_paired(run.generator)) * image[1], *image[2:]
+        shapes = {name: several if name == "references" else image for name in given}
         return {n: torch.rand(shape, generator=random) * 2 - 1 for n, shape in shapes.items()}
     if not issubclass(run.recipe, FromNoise):
         raise ValueError(

@@ -35,13 +35,14 @@ from gan.recipes.cyclegan import CycleGAN
 from gan.recipes.modules import GlyphWriter
 from gan.recipes.pix2pix import Pix2Pix
 from gan.recipes.wnet import WNet
+from gan.references import is_paired, references_of
 from gan.styles import HOW, Relatives, accuracy, adapted, known
 
 if TYPE_CHECKING:
     from gan.runs import Run
 
 TRANSLATIONS: dict[type[Recipe], Translate] = {
-    WNet: lambda generator, batch: generator(batch["prototype"], batch["reference"]),
+    WNet: lambda generator, batch: generator(batch["prototype"], references_of(generator, batch)),
     Pix2Pix: lambda generator, batch: generator(batch["input"]),
     CycleGAN: lambda generator, batch: generator.get_submodule("to_b")(batch["real_a"]),
 }
@@ -66,6 +67,11 @@ class Options(NamedTuple):
     strict: bool = False
 
 
+def reads(run: "Run", kind: type[Recipe]) -> tuple[str, ...]:
+    """The keys of a batch that a translation of this kind takes to the run's generator."""
+    return (*kind.reads, "shown") if is_paired(run.generator) else kind.reads
+
+
 def report_of(
     loaded: "Mapping[str, Run]", dataset: Any, device: torch.device, options: Options
 ) -> Report:
@@ -76,13 +82,14 @@ def report_of(
     """
     last = [*loaded.values()][-1]
     kind = next((kind for kind in TRANSLATIONS if issubclass(last.recipe, kind)), None)
-    stream = Stream(dataset, 1, 0, device, kind.reads if kind else ())
+    stream = Stream(dataset, 1, 0, device, reads(last, kind) if kind else ())
     if issubclass(last.recipe, WNet) and isinstance(dataset, Glyphs) and len(dataset.styles.test):
         _require_use(options, "adapt")
         draws = {name: writing(run.generator, device) for name, run in loaded.items()}
         judge = glyph_judge(dataset, stream.images, device, print)
         adaptation = _adaptation(last, dataset, options.adapt) if options.adapt else None
-        return glyph_report(draws, dataset, judge, device, adaptation)
+        paired = is_paired(last.generator)
+        return glyph_report(draws, dataset, judge, device, adaptation, paired)
     if options.adapt:
         raise ValueError(
             "--adapt is for a W-Net on glyphs with held-out styles, not for recipe="

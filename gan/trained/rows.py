@@ -29,16 +29,19 @@ class Pooled:
         rows: those that all runs have.
         ceiling: shares of held-out real glyphs that the judges read rightly, means over runs.
         repeats: the runs' seeds and splits.
+        paired: whether generators saw references beside their characters.
     """
 
     rows: Mapping[str, Scores]
     ceiling: Mapping[str, float]
     repeats: Sequence[Repeat]
+    paired: bool
 
     def told(self) -> tuple[Verdict, str]:
         """The claim over all runs, and the tables, as `gan evaluate` has them of one."""
         of = [split for _, split in self.repeats]
-        return told(self.rows, self.ceiling, max(map(of.count, of)), len(set(of)))
+        seeds, splits = max(map(of.count, of)), len(set(of))
+        return told(self.rows, self.ceiling, seeds, splits, paired=self.paired)
 
 
 def pooled(runs: Mapping[Repeat, Path]) -> Pooled:
@@ -65,7 +68,7 @@ def pooled(runs: Mapping[Repeat, Path]) -> Pooled:
         for row in shared
     }
     ceiling = {field: float(np.mean([judge[field] for judge in judges])) for field in judges[0]}
-    return Pooled(rows, ceiling, [*runs])
+    return Pooled(rows, ceiling, [*runs], first["protocol"].get("paired", False))
 
 
 def _evaluation(run: Path) -> Said:

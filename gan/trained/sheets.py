@@ -12,7 +12,7 @@ from gan.recipe import Batch, Recipe
 from gan.recipes.cyclegan import CycleGAN
 from gan.recipes.pix2pix import Pix2Pix
 from gan.recipes.wnet import WNet
-from gan.trained.reports import TRANSLATIONS
+from gan.trained.reports import TRANSLATIONS, reads
 
 if TYPE_CHECKING:
     from gan.runs import Run
@@ -61,8 +61,9 @@ def sheets(run: "Run", dataset: Any, many: int, seed: int) -> Iterator[tuple[str
     """
     kind = kind_of(run.recipe)
     assert kind is not None
-    stream = Stream(dataset, 1, 0, run.device, kind.reads)
-    for name, plan in dataset.shown(kind.reads, many, seed).items():
+    keys = reads(run, kind)
+    stream = Stream(dataset, 1, 0, run.device, keys)
+    for name, plan in dataset.shown(keys, many, seed).items():
         batch = stream.read(plan)
         with torch.random.fork_rng():
             torch.manual_seed(seed)

@@ -7,12 +7,17 @@ from gan import distributed
 from gan.bench import by_hand, games
 
 SLOW = pytest.mark.slow
+MODELS = {
+    **games.MODELS,
+    "paired_wnet": [*games.MODELS["tiny_wnet"], "generator.paired=true"],
+}
 
 
 @pytest.mark.parametrize(
     ("model", "precision"),
     [
         ("tiny_wnet", "fp32"),
+        ("paired_wnet", "fp32"),
         *(
             pytest.param(model, precision, marks=SLOW)
             for model, precision in (
@@ -27,7 +32,7 @@ SLOW = pytest.mark.slow
 )
 def test_a_bare_loop_ends_with_the_trainers_weights(composed, model, precision):
     chosen = f"trainer.precision={precision}"
-    values = composed(*games.MODELS[model], *games.COMMON, chosen)
+    values = composed(*MODELS[model], *games.COMMON, chosen)
     ours, other = games.trainer(values), games.trainer(values)
     step = by_hand.bare(other)
     for update in range(3):

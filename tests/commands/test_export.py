@@ -148,6 +148,7 @@ def test_not_a_number_does_not_pass(trained):
         ["dcgan", "generator=resnet"],
         ["wnet"],
         ["wnet", "generator.self_ensemble=true"],
+        ["wnet", "generator.paired=true"],
         ["pix2pix", "generator.noise=false", "data.style=style05"],
     ],
 )

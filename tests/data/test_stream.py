@@ -358,6 +358,20 @@ def test_translation_reads_the_standard_font_and_the_style(glyph_store):
     assert same == pytest.approx(1 / len(glyphs.split.train), rel=0.5)  # unrelated to the target
 
 
+def test_what_references_show_comes_with_each_sample_in_the_standard_font(glyph_store):
+    glyphs = Glyphs(Store(glyph_store), references=2)
+    plans = [glyphs.plan(0, epoch, np.arange(len(glyphs))) for epoch in range(2)]
+    plans += [glyphs.held_out("test"), *glyphs.shown({"target"}).values()]
+    for plan in plans:
+        (standard, character), (style, same) = (
+            np.divmod(plan.images[name], 20) for name in ("shown", "reference")
+        )
+        assert character.shape == (len(plan.images["target"]), 2)
+        assert np.array_equal(character, same)
+        assert (standard == glyphs.prototype).all()
+        assert not (style == glyphs.prototype).any()
+
+
 def test_a_mate_and_another_style_come_with_each_sample(glyph_store):
     """The mate is no reference, in both fonts; the other style draws target, mate, references."""
     glyphs = Glyphs(Store(glyph_store), references=2)

@@ -49,7 +49,7 @@ def judge(dataset):
 @pytest.fixture(scope="module")
 def copied(dataset, judge):
     """The report on a generator that copies the prototype."""
-    return glyph_report({"raw": lambda prototype, _: prototype}, dataset, judge, CPU)
+    return glyph_report({"raw": lambda prototype, *_: prototype}, dataset, judge, CPU)
 
 
 def oracle(dataset):
@@ -62,7 +62,7 @@ def oracle(dataset):
     known = cells.ink(np.arange(len(cells.glyphs))[:, None], cells.references).flatten(2)  # [S, R]
     shown = []
 
-    def draw(prototype, references):
+    def draw(prototype, references, _):
         shown.append(references.shape[1])
         character = torch.cdist(prototype.flatten(1), prototypes).argmin(1)
         distance = torch.cdist(references[:, 0].flatten(1), known.flatten(0, 1))
@@ -74,7 +74,7 @@ def oracle(dataset):
 
 def test_an_oracle_is_perfect_until_a_control_takes_its_input_away(dataset, judge):
     draw, shown = oracle(dataset)
-    report = glyph_report({"raw": lambda p, r: p, "ema": draw}, dataset, judge, CPU)
+    report = glyph_report({"raw": lambda p, *_: p, "ema": draw}, dataset, judge, CPU)
     numbers = report.numbers
     for cell in ("SFSC", "SFUC", "UFSC", "UFUC"):
         assert numbers[f"{cell}/l1"] == pytest.approx(0, abs=1e-6)
@@ -99,7 +99,7 @@ def test_an_oracle_is_perfect_until_a_control_takes_its_input_away(dataset, judg
 def test_a_generator_that_never_reads_its_prototype_does_not_follow_it(dataset, judge):
     cells, _ = cells_of(dataset)
     same = cells.ink(np.array([1]), np.array([0]))
-    report = glyph_report({"raw": lambda p, _: same.expand_as(p)}, dataset, judge, CPU)
+    report = glyph_report({"raw": lambda p, *_: same.expand_as(p)}, dataset, judge, CPU)
     assert report.numbers["wrong_prototype/UFUC/followed"] == 0
     assert not [name for name in report.numbers if "followed" in name and "wrong" not in name]
 
@@ -163,7 +163,7 @@ def test_every_choice_of_references_is_learnt_once_and_drawn_where_it_belongs(
     names = [dataset.characters[character] for character in characters]
     learnt, asked = Learnt(cells, names, adaptation, CPU), adaptation.settings["asked"]
     measure = Judged(judge, characters, CPU)
-    plain = score(cells, lambda prototype, _: prototype, measure=measure)
+    plain = score(cells, lambda prototype, *_: prototype, measure=measure)
     ways = [f"W-Net{way}" for way in ("", ", as a font", ", 4 references", ", shuffled reference")]
     rows = learnt.rows(dict.fromkeys(ways, plain), 4, measure)
     assert [*rows] == [way.replace("W-Net", "W-Net, adapted") for way in ways]
@@ -201,7 +201,7 @@ def test_every_choice_of_references_is_learnt_once_and_drawn_where_it_belongs(
 
 
 def test_the_verdict_is_on_the_adapted_generator_where_there_is_one(dataset, judge, adaptation):
-    blank = {"raw": lambda prototype, _: torch.zeros_like(prototype)}
+    blank = {"raw": lambda prototype, *_: torch.zeros_like(prototype)}
     report = glyph_report(blank, dataset, judge, CPU, adaptation)
     rows = report.facts["rows"]
     ours, plain = rows["W-Net, adapted"], rows["W-Net"]
@@ -221,10 +221,10 @@ def test_the_verdict_is_on_the_adapted_generator_where_there_is_one(dataset, jud
     ahead = {test["what"]: test["numbers"] for test in report.facts["tests"]["transfers"]}
     difference = float(ahead["ahead of prototype copy on L1 (UFUC)"].split()[0])
     assert difference == pytest.approx(ours["UFUC"]["l1"]["mean"] - copy, abs=1e-4)
-    grey = {"raw": lambda prototype, _: 0.8 * prototype}
+    grey = {"raw": lambda prototype, *_: 0.8 * prototype}
     alone = glyph_report(grey, dataset, judge, CPU)
     cells, _ = cells_of(dataset)
-    as_font = score(cells, lambda prototype, _: inked(0.8 * prototype), among=["UFUC"])
+    as_font = score(cells, lambda prototype, *_: inked(0.8 * prototype), among=["UFUC"])
     told = alone.facts["rows"]["W-Net, as a font"]["UFUC"]["l1"]["mean"]
     assert told == as_font.cells["UFUC"].mean("l1")
     assert told != alone.facts["rows"]["W-Net"]["UFUC"]["l1"]["mean"]
@@ -249,7 +249,7 @@ def test_validation_is_judged_in_training_and_only_there(dataset, judge):
     draw, shown = oracle(dataset)
 
     def truth(batch):
-        ink = draw(*((1 - batch[name]) / 2 for name in ("prototype", "reference")))
+        ink = draw(*((1 - batch[name]) / 2 for name in ("prototype", "reference", "shown")))
         return 1 - 2 * ink
 
     def measured(generator):
@@ -262,7 +262,7 @@ def test_validation_is_judged_in_training_and_only_there(dataset, judge):
     assert shown == [1]
     prototype = measured(lambda batch: batch["prototype"])
     assert (prototype["validation_content"], prototype["validation_style"]) == (1, 0)
-    copies = score(cells, lambda shown, _: shown).cells
+    copies = score(cells, lambda prototype, *_: prototype).cells
     wrong = [cell.mean("l1") for name, cell in copies.items() if name != "validation"]
     for metric in ("l1", "l1_per_ink", "rmse", "ssim", "sharpness"):
         assert prototype[f"validation_{metric}"] == pytest.approx(copies["validation"].mean(metric))

@@ -17,11 +17,11 @@ from gan.metrics.scores import CellScores, Scores, bootstrap, compare, score
 from gan.metrics.tables import table
 
 
-def copy_prototype(prototype, references):
+def copy_prototype(prototype, *_):
     return prototype
 
 
-def copy_reference(prototype, references):
+def copy_reference(_, references, shown):
     return references[:, 0]
 
 
@@ -166,16 +166,16 @@ def test_drawing_the_truth_is_perfect():
         assert value == pytest.approx(float(tag.endswith(("ssim", "sharpness"))), abs=1e-5)
 
 
-def test_generator_is_given_the_prototype_of_the_target_and_references_of_its_style():
+def test_generator_is_given_prototype_references_of_its_style_and_what_they_show():
     cells, seen = make_cells(), []
 
-    def draw(prototype, references):
-        seen.append((prototype, references))
+    def draw(prototype, references, shown):
+        seen.append((prototype, references, shown))
         return prototype
 
     score(cells, draw, references=4, among=["UFSC"], batch=1000)
     pairs = cells.pairs("UFSC", 4)
-    prototype, references = seen[0]
+    prototype, references, shown = seen[0]
     assert references.shape == (84, 4, 1, SIZE, SIZE)
     for i in (0, 41, 83):
         torch.testing.assert_close(
@@ -183,11 +183,13 @@ def test_generator_is_given_the_prototype_of_the_target_and_references_of_its_st
         )
         expected = cells.glyphs[pairs.styles[i], pairs.references[i, 3]]
         np.testing.assert_allclose(references[i, 3, 0], 1 - expected / 255, atol=1e-6)
+        standard = cells.prototype[pairs.references[i, 3]]
+        np.testing.assert_allclose(shown[i, 3, 0], 1 - standard / 255, atol=1e-6)
 
 
 def test_draw_of_another_shape_is_refused():
     with pytest.raises(ValueError, match=r"draw must return the shape \[8, 1, 16, 16\]"):
-        score(make_cells(), lambda p, r: p[:, 0], among=["UFUC"], batch=8)
+        score(make_cells(), lambda p, *_: p[:, 0], among=["UFUC"], batch=8)
 
 
 @pytest.mark.parametrize("cell", ["SFSC", "UFUC"])
