@@ -30,10 +30,10 @@ class Glyphs:
 
     One epoch visits every pair of a training style and a training character once. References are
     training characters of the same style and never the target, and `shown` are the standard font's
-    glyphs of their characters. Families of styles, and characters,
-    are split 70/10/20; the prototype is in no split. Styles that are for training alone (see
-    `Joined`) are left out where a family that they are related to is held out. Characters that are
-    for training alone (see `Extended`) are in `split` and not in `measured`.
+    glyphs of their characters. Families of styles, and characters, are split 70/10/20; the
+    prototype is in no split. Styles that are for training alone (see `Joined`) are left out where a
+    family that they are related to is held out. Characters that are for training alone (see
+    `Extended`) are in `split` and not in `measured`.
 
     To make more of them there are a `mate`, another training character in the standard font and in
     the style, and what `other` draws, another training style: target, mate and references.

@@ -47,10 +47,10 @@ class Looks:
     def penalise(self) -> dict[str, Tensor]:
         """The penalties that are due at this update."""
         real, fake = self.images.values()
-        return penalise(self.penalties, self.judge, real, fake, self.update)
+        return penalise(self.penalties, self, real, fake, self.update)
 
-    def judge(self, images: Tensor) -> Tensor:
-        """Logits of any images."""
+    def __call__(self, images: Tensor) -> Tensor:
+        """Logits of any images: it is the judge that penalties ask."""
         return _logits(self.critic(images))
 
     def _look(self, at: str) -> Any:
@@ -66,8 +66,7 @@ class Looks:
 
 def look(judge: Judge, images: Tensor) -> tuple[Tensor, Tensor]:
     """Images as a leaf of the graph, and their logits: of a look that was kept, or of a new one."""
-    looks = getattr(judge, "__self__", None)
-    for leaf, said in looks.kept if isinstance(looks, Looks) else ():
+    for leaf, said in judge.kept if isinstance(judge, Looks) else ():
         if leaf.data_ptr() == images.data_ptr() and leaf.shape == images.shape:
             return leaf, _logits(said)
     images = images.detach().requires_grad_()
