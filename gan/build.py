@@ -35,7 +35,7 @@ def build(config: dict[str, Any], say: Say = distributed.say, stop: Stop | None 
         dataset = checked.create("data")
     rundir.fix_lengths(checked)
     torch.set_float32_matmul_precision("high")  # TF32 where the device has it
-    reads = readable(checked, dataset.gives)
+    reads = readable(checked, dataset)
     ranks = {"rank": distributed.rank(), "size": distributed.size()}
     batch_size, seed, asked = settings.batch_size, checked.seed, stop.__bool__
     stream = Stream(dataset, batch_size, seed, device, reads, asked=asked, **ranks)

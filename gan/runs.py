@@ -232,7 +232,7 @@ def load(
             raise
         raise ConfigError(
             f"{error}; the run was trained with plugins={config['plugins']}: load it with plugins "
-            "allowed, if you trust them"
+            "allowed (plugins=True, --plugins), if you trust them"
         ) from error
     values = {key: value for key, value in config["generator"].items() if key != "name"}
     facts = _facts(entry, values, tensors)

@@ -74,6 +74,7 @@ def test_other_labels_take_what_fits_and_list_the_rest(tiny, first):
     trainer = tuned(tiny, *few, say=said.append)
     text = "\n".join(said)
     assert "init=first/checkpoints/step-00000002:" in text
+    assert "tensors taken, the generator's ema; these were not:" in text
     head = trainer.recipe.generator.style_encoder.head.weight
     assert f"generator.style_encoder.head.weight: {[*first_head(first)]} there" in text
     assert f"{[*head.shape]} here" in text

@@ -198,7 +198,7 @@ def altered(trained):
         (lambda c: c.pop("generator"), "names no image, generator, recipe"),
         (
             lambda c: (c["generator"].update(name="flat"), c.update(plugins=["evil"])),
-            r"trained with plugins=\['evil'\]: load it with plugins allowed",
+            r"with plugins=\['evil'\]: load it with plugins allowed \(plugins=True, --plugins\)",
         ),
     ],
     ids=["name", "target", "width", "section", "plugin"],

@@ -145,6 +145,16 @@ def test_hooks_that_come_later_are_called():
     assert called == [1]
 
 
+def test_fewer_steps_than_were_trained_are_refused_and_nothing_is_written(tiny, unreported):
+    build(tiny("dcgan", "trainer.steps=3")).train()
+    before = Path("run/config.yaml").read_text()
+    with pytest.raises(ConfigError, match=r"trainer\.steps=2 lies behind step 3.*run_dir=run"):
+        build(tiny("dcgan", "trainer.steps=2"))
+    assert Path("run/config.yaml").read_text() == before
+    rundir.release(Path("run"))
+    build(tiny("dcgan", "trainer.steps=3")).stream.close()
+
+
 def test_steps_beyond_the_end_of_both_schedules_are_refused(tiny, unreported):
     linear = [f"schedule@schedule.{side}=linear" for side in ("generator", "discriminator")]
     for chosen, folder in ((linear, "ended"), (linear[:1], "half")):

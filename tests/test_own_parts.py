@@ -4,6 +4,7 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -14,6 +15,8 @@ from gan import draws, registry
 from gan.average import Average
 from gan.build import build
 from gan.config.check import check
+from gan.data.datasets import Plan
+from gan.data.store import Store
 from gan.losses.adversarial import Adversarial
 from gan.metrics import evaluation, image_evaluation
 from gan.recipe import Recipe
@@ -272,6 +275,44 @@ def test_what_a_kind_is_not_given_is_named_with_what_it_is_given(own):
     add("schedule", lambda steps: lambda update: 1.0, ("steps",))
     with pytest.raises(ConfigError, match=r"generator=own wants steps, .* is given nothing"):
         check(compose(schedule={side: {"name": "own"} for side in SIDES}))
+
+
+class Rows:
+    """The least that the stream needs: the first images of a store."""
+
+    resident, gives, facts = "off", ("real",), {}
+
+    def __init__(self, path: str):
+        self.store = Store(path)
+
+    def __len__(self):
+        return 16
+
+    def plan(self, seed, epoch, indices):
+        return Plan({"real": indices}, {})
+
+    def labelled(self):
+        return np.arange(len(self)), {}
+
+    def shown(self, keys):
+        return {"train": self.plan(0, 0, np.arange(4))}
+
+
+def test_a_source_of_ones_own_trains_or_is_told_what_it_lacks(own, glyph_store, monkeypatch):
+    add, compose = own
+    add("source", Rows)
+    config = compose(data={"name": "own", "path": str(glyph_store)})
+    trainer = build(config, lambda _: None)
+    trainer.train()
+    assert (trainer.step, trainer.stream.content) == (2, trainer.stream.dataset.store.content_hash)
+    monkeypatch.delattr(Rows, "labelled")
+    with pytest.raises(ValueError, match="but Rows has no `labelled`, which gives their rows and"):
+        build(config | {"run_dir": "other"}, lambda _: None)
+    monkeypatch.delattr(Rows, "plan")
+    monkeypatch.delattr(Rows, "gives")
+    with pytest.raises(ConfigError, match="data=own gives a Rows without gives, plan: gan"):
+        build(config | {"run_dir": "other"}, lambda _: None)
+    assert not Path("other").exists()
 
 
 @pytest.mark.parametrize("factor", [-1.0, float("nan"), float("inf"), None])

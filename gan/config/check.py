@@ -33,6 +33,7 @@ NAMED = {  # any number of each, by name
     "reconstruction": "reconstruction",
     "augment": "augment",
 }
+OFFERED = "store", "resident", "gives", "facts", "__len__", "plan", "shown"  # by what data= makes
 UNSIGNED = ("lsgan", "wasserstein", "rpgan", "ragan")  # losses under which 0 divides no logits
 KNOWN = (
     *CHOICES,
@@ -181,9 +182,15 @@ def check(config: Mapping[str, Any]) -> Checked:
     return checked
 
 
-def readable(checked: Checked, gives: Collection[str]) -> tuple[str, ...]:
+def readable(checked: Checked, dataset: Any) -> tuple[str, ...]:
     """The keys that the recipe reads from each batch; data that lack one are refused."""
     recipe, data = (checked.entries[section][0] for section in ("recipe", "data"))
+    if lacking := [name for name in OFFERED if not hasattr(dataset, name)]:
+        raise ConfigError(
+            f"data={data.name} gives a {type(dataset).__name__} without {', '.join(lacking)}: "
+            "gan.data.datasets.Dataset says what the stream asks of it"
+        )
+    gives: Collection[str] = dataset.gives
     missing = [key for key in checked.reads if key not in gives]
     if missing:
         hint = "; data.label can name an integer field of the store" if "label" in missing else ""

@@ -6,7 +6,7 @@ belong to each key of the batch; the stream copies them.
 
 import hashlib
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
@@ -27,10 +27,22 @@ class Plan(NamedTuple):
 
 
 class Dataset(Protocol):
-    """What the stream needs to know."""
+    """What a source gives: the store that the stream copies from, and which rows make a sample.
+
+    Where more is learnt from than the store's images, `content` is a hash of all of it. Measures of
+    images from noise also read `labelled`, as `Images` has it.
+    """
 
     store: Store
     resident: Resident
+
+    @property
+    def gives(self) -> tuple[str, ...]:
+        """The keys of a batch."""
+
+    @property
+    def facts(self) -> Mapping[str, int]:
+        """Numbers that networks are built with, such as `classes`."""
 
     def __len__(self) -> int:
         """Samples in an epoch."""

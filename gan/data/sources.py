@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from gan.data.archives import Archive, archive_of, located
 from gan.data.builder import Source, writing
-from gan.data.building import StoreBusyError, build, refusal
+from gan.data.building import StoreBusyError, build, listed, refusal
 from gan.data.foreign import ForeignImages, ForeignStore, is_foreign
 from gan.data.images import (
     CHOICE,
@@ -115,7 +115,9 @@ def kind(path: str | os.PathLike[str], wanted: Wanted | None = None) -> Kind:
     if not path.is_dir() and archive_of(path):
         return "archive"
     if not path.exists():
-        raise ValueError(f"there is nothing at {path}: data.path names a folder or a .lmdb store")
+        raise ValueError(
+            f"there is nothing at {path}{_here(path)}: data.path names a folder or a .lmdb store"
+        )
     if not path.is_dir():
         raise ValueError(
             f"{path} is not read: data.path names a store that ends in .lmdb, an archive (.zip, "
@@ -135,6 +137,11 @@ def kind(path: str | os.PathLike[str], wanted: Wanted | None = None) -> Kind:
             "folder of its own"
         )
     return "fonts" if font and not (image and wanted == "images") else "images"
+
+
+def _here(path: Path) -> str:
+    """What a relative path is looked for from: a run may be used elsewhere than it was trained."""
+    return "" if path.is_absolute() else f", seen from {Path.cwd()}"
 
 
 def _is_sheets(path: Path) -> bool:
@@ -357,7 +364,9 @@ def _built(source: Source, target: Path, stamp: str, on_error: Literal["raise", 
                     return store
                 if not waiting:
                     _notice(f"building {target} from {source.name}")
-                build(source, target, stamp=stamp, overwrite=True, on_error=on_error)
+                made = build(source, target, stamp=stamp, overwrite=True, on_error=on_error)
+                if left := made.rejected:
+                    _notice(f"{len(left)} left out of {target}:\n{listed(left, len(left))}")
                 return Store(target)
         except StoreBusyError as busy:
             if not waiting:

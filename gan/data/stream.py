@@ -64,7 +64,8 @@ class Stream:
         self.keys, self.position, self.rank, self.ahead = keys, position, rank, ahead
         self.share = batch_size // size
         self.waited, self._asked = 0.0, asked
-        self.content: str = getattr(dataset, "content", dataset.store.content_hash)
+        content: str | None = getattr(dataset, "content", None)
+        self.content = dataset.store.content_hash if content is None else content
         self._orders: dict[int, np.ndarray] = {}
         self._resident: Tensor | None = None
         self._buffers: list[dict[str, Tensor]] = [{} for _ in range(ahead)]

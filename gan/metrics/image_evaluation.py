@@ -187,8 +187,13 @@ def extractor_of(
 
 def labelled(dataset: Any) -> tuple[np.ndarray, np.ndarray | None]:
     """Rows of the training images [N] and their labels [N], if they have any."""
+    if not hasattr(dataset, "labelled"):
+        raise ValueError(
+            f"images are measured beside those they learn from, but {type(dataset).__name__} has "
+            "no `labelled`, which gives their rows and labels: see gan.data.datasets.Images"
+        )
     rows, fields = dataset.labelled()
-    return rows, fields.get("label", fields.get(dataset.label))
+    return rows, fields.get("label", fields.get(getattr(dataset, "label", None)))
 
 
 def mirrored(dataset: Any) -> bool:

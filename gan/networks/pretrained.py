@@ -112,6 +112,8 @@ def _torchvision(name: str, weights: str | None, download: bool) -> nn.Module:
     from torchvision import models
 
     known = models.list_models(module=models)
+    if name != Path(name).name:
+        raise ValueError(f"there is no folder {name}: name one that `gan classifier` wrote")
     if name not in known:
         raise ValueError(
             f"there is no network {name!r}: neither a folder that `gan classifier` wrote, nor a "

@@ -25,7 +25,8 @@ def adopt(recipe: Recipe, source: str) -> str:
         stored = located(Path(source))
     except ValueError as error:
         raise ConfigError(f"init={error}") from error
-    there, here = _weights(stored), _live(recipe)
+    drawn = _drawn(stored)
+    there, here = _weights(stored, drawn), _live(recipe)
     taken = [name for name in here if _fits(here[name], there.get(name))]
     if not any(isinstance(here[name], torch.nn.Parameter) for name in taken):
         raise ConfigError(
@@ -39,12 +40,18 @@ def adopt(recipe: Recipe, source: str) -> str:
     left = [f"  {name}: {_reason(there.get(name), here[name])}" for name in here.keys() - {*taken}]
     left += [f"  {name}: not part of this run" for name in there.keys() - here.keys()]
     count = f"init={stored.path}: {len(taken)} of {len(here)} tensors taken"
+    count += f", the generator's {drawn}"
     return "\n".join([f"{count}; these were not:" if left else count, *sorted(left)])
 
 
-def _weights(stored: Checkpoint) -> dict[str, Tensor]:
-    """Tensors by name: the generator that the run would draw with, and the raw discriminator."""
-    drawn = weights_of(stored.networks, ["raw", *stored.state.get("averages", {})][-1])
+def _drawn(stored: Checkpoint) -> str:
+    """Which of the generator's weights the run would draw with: `raw`, or its last average."""
+    return ["raw", *stored.state.get("averages", {})][-1]
+
+
+def _weights(stored: Checkpoint, name: str) -> dict[str, Tensor]:
+    """Tensors by name: the generator's of this name, and the raw discriminator's."""
+    drawn = weights_of(stored.networks, name)
     raw = {name.removeprefix("recipe/"): tensor for name, tensor in stored.networks.items()}
     judge = {name: tensor for name, tensor in raw.items() if name.startswith("discriminator.")}
     return {**{f"generator.{name}": tensor for name, tensor in drawn.items()}, **judge}

@@ -153,7 +153,7 @@ def begin(run: "Trainer", resumed: Path | None, say: Callable[[str], None]) -> N
         run.resume(resumed)
         run.run_id = sealed.read_manifest(resumed)["run_id"]  # a folder's other spelling leaves it
         run.saves.origin = _origin(resumed) if _asked(run) == "auto" else _place(_asked(run))
-        _require_rates(run, parsed((resumed / CONFIG).read_text("utf-8")) or {})
+        _require_steps(run, parsed((resumed / CONFIG).read_text("utf-8")) or {})
         say(f"{folder} goes on at step {run.step}")
     else:
         _require_finite(run.recipe.state_dict())
@@ -183,9 +183,14 @@ def _require_finite(tensors: Mapping[str, Tensor]) -> None:
             )
 
 
-def _require_rates(run: "Trainer", before: Mapping[str, Any]) -> None:
-    """Raises: ConfigError where more steps than before are asked for, but both rates end at 0."""
+def _require_steps(run: "Trainer", before: Mapping[str, Any]) -> None:
+    """Raises ConfigError: fewer steps than there were, or more in which both rates are 0."""
     steps, folder = run.settings.steps, run.monitor.run_dir
+    if run.step > steps:
+        raise ConfigError(
+            f"trainer.steps={steps} lies behind step {run.step}, where run_dir={folder} goes on: "
+            "ask for as many steps or more, or begin another run"
+        )
     planned = before.get("trainer", {}).get("steps", steps)
     ends = zip(run.players, (steps - 1, run.settings.discriminator_updates() - 1), strict=True)
     if steps > planned and not any(player.schedule(end) for player, end in ends):

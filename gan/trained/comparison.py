@@ -164,9 +164,15 @@ def read(path: Path) -> Record:
     scores, families = _scores(path)
     steps = config["trainer"]["steps"]
     values = {**fixed(config), "trainer.steps": steps}
-    settings = {key: value for key, value in values.items() if key not in ASIDE}
+    settings = {k: v for k, v in values.items() if k not in ASIDE and not _idle(k, values)}
     repeat = config["seed"], values.get("data.split", 0)
     return Record(path, repeat, settings, steps, step, curves, scores, families)
+
+
+def _idle(key: str, values: Mapping[str, Any]) -> bool:
+    """Whether a setting changes nothing, as the length of a constant schedule."""
+    part, _, last = key.rpartition(".")
+    return last == "length" and values.get(f"{part}.name") == "constant"
 
 
 def _lines(path: Path) -> Iterable[dict[str, Any]]:

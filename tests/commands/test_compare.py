@@ -31,7 +31,7 @@ def written(path, seed=0, values=(0.5,), steps=None, scores=None, **settings):
     for key, value in settings.items():
         section, side, name = key.split("_")
         section = config.setdefault(section, {})
-        (section[side] if side else section)[name] = value
+        (section.setdefault(side, {}) if side else section)[name] = value
     (path / "config.yaml").write_text(yaml.safe_dump(config))
     lines = [
         {"step": 10 * place, "images": 0, "discriminator_updates": 10 * place, "metric/l1": value}
@@ -281,6 +281,17 @@ def test_a_number_is_known_however_it_is_written(tmp_path, wanted):
     written(tmp_path / "c", 0, optimizer__lr=None)
     with pytest.raises(ValueError, match="fits 0 groups"):  # a word is no number
         comparison.chosen(groups_of(tmp_path), "optimizer.lr=low")
+
+
+def test_how_long_a_constant_schedule_lasts_tells_no_groups_apart(tmp_path):
+    for seed, length in enumerate((10, 20)):
+        node = {"schedule_generator_name": "constant", "schedule_generator_length": length}
+        written(tmp_path / f"a{seed}", seed, **node)
+    (group,) = groups_of(tmp_path)
+    assert len(group.runs) == 2
+    node |= {"schedule_generator_name": "linear"}
+    written(tmp_path / "b", 2, **node)
+    assert [len(group.runs) for group in groups_of(tmp_path)] == [2, 1]
 
 
 def test_a_directory_whose_name_looks_like_a_pattern_is_found(tmp_path):

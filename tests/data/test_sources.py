@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import shutil
 import struct
 import threading
@@ -577,18 +578,33 @@ def test_a_changed_folder_is_built_again(
     assert "it is cut" in capsys.readouterr().err
 
 
-def test_unreadable_images_stop_training_unless_allowed(photos: Path, tmp_path: Path) -> None:
+def test_unreadable_images_stop_training_unless_allowed(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (photos / "dog" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnot really")
     folder = tmp_path / "data"
     with pytest.raises(StoreError, match=r"1 image cannot be used(.|\n)*dog/broken\.png: "):
         open_store(photos, 8, 3, folder=folder)
+    capsys.readouterr()
     allowed = open_store(photos, 8, 3, folder=folder, on_error="skip")
     assert (allowed.count, allowed.rejected_count) == (4, 1)
+    said = capsys.readouterr().err
+    assert f"1 left out of {allowed.path}:\n  dog/broken.png: " in said
     allowed.close()
     with pytest.raises(StoreError, match=r"1 image cannot be used(.|\n)*dog/broken\.png: "):
         open_store(photos, 8, 3, folder=folder)
     (photos / "dog" / "broken.png").unlink()
     assert open_store(photos, 8, 3, folder=folder).rejected_count == 0
+
+
+def test_a_relative_path_is_refused_with_the_folder_it_was_looked_for_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=f"nothing at gone, seen from {re.escape(str(tmp_path))}:"):
+        open_store("gone", 8, 3)
+    with pytest.raises(ValueError, match="nothing at /gone: data.path names a folder"):
+        open_store("/gone", 8, 3)
 
 
 def test_a_given_store_must_have_the_shape(photos: Path, tmp_path: Path) -> None:

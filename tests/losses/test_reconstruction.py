@@ -184,6 +184,7 @@ def test_nothing_is_downloaded_unless_that_is_asked_for(weights, monkeypatch):
         ({"network": "resnet18"}, r"weights=.* do not fit network=resnet18: \d+ tensors"),
         ({"layers": ["features.99"]}, "network=squeezenet1_1 has no 'features.99'; did you mean"),
         ({"layers": [0]}, "layers must be names such as features.2 for network=squeezenet1_1"),
+        ({"network": "data/gone"}, "there is no folder data/gone: name one that `gan classifier`"),
         ({"weights": "nowhere.pth"}, "weights=nowhere.pth cannot be read: .*No such file"),
         ({"network": "discriminator"}, "layers must be places such as 0"),
         ({"network": "discriminator", "layers": [0]}, "are for torchvision's networks"),
