@@ -12,14 +12,12 @@ PAUSES = () if POSIX else (0.01, 0.05, 0.1, 0.2, 0.4, 0.8)  # seconds
 
 
 def replace(path: Path, text: str) -> None:
-    """Write a text, whole or not at all."""
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_text(text, encoding="utf-8", newline="\n")
-    move(os.replace, temporary, path)
+    """Write a text as UTF-8, whole or not at all, which is on the disk when it returns."""
+    put(path, text.encode())
 
 
 def put(path: Path, content: bytes) -> None:
-    """The same of bytes, which are on the disk when it returns; several processes may do it."""
+    """The same of bytes; several processes may do it."""
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     try:
         temporary.write_bytes(content)
