@@ -16,7 +16,7 @@ from gan.player import Player
 from gan.recipes.synthesis import Synthesis
 from gan.registry import create
 from gan.run.monitor import Monitor
-from gan.trainer import Trainer
+from gan.step.pieces import trainer_for
 
 CENTRES = torch.stack(
     [torch.arange(8).mul(torch.pi / 4).cos(), torch.arange(8).mul(torch.pi / 4).sin()], 1
@@ -43,6 +43,11 @@ class Numbers:
         self.position += 1
         batch = {"real": ring(self.batch_size, generator)}
         return self.alter(batch, self.position - 1)
+
+    def again(self):
+        """The last batch once more."""
+        self.position -= 1
+        return next(self)
 
     def close(self):
         """Nothing reads ahead."""
@@ -133,7 +138,8 @@ def trainer(
     )
     averages = {"ema": Ema(game.generator, halflife=300.0, rampup=0.5)}
     stream = stream or Numbers(seed=seed)
-    return Trainer(game, *players, stream, averages, chosen, watching, seed, "", run_id)
+    kind = trainer_for(chosen, torch.device("cpu"), print, False)
+    return kind(game, *players, stream, averages, chosen, watching, seed, "", run_id)
 
 
 def everything(run):

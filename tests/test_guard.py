@@ -11,7 +11,7 @@ from small import Numbers, Pooled, differing, everything, newest, trainer
 from torch import nn
 
 import gan
-from gan import checkpoint, player
+from gan import checkpoint, draws, player
 from gan.run import diagnosis
 from gan.step import guard
 from gan.step.guard import DivergedError, NonFiniteError
@@ -302,26 +302,37 @@ def test_the_diagnosis_finds_the_layer_that_makes_the_first_bad_value(tmp_path):
     run = trainer(tmp_path)
     run.play()
     in_activation(run, torch.inf)
+    next(run.stream)
     before = everything(run)
-    assert diagnosis.first_module(run, "generator", 1, next(run.stream)) == "generator.0"
+    assert diagnosis.first_module(run, "generator", 1) == "generator.0"
     assert differing(before, everything(run)) <= {"position"}
 
 
 @pytest.mark.parametrize("order", ["discriminator", "generator"])
 @pytest.mark.parametrize("player", ["discriminator", "generator"])
-@pytest.mark.parametrize("chosen", [{}, {"n_critic": 2}, {"discriminator_warmup": 2}])
+@pytest.mark.parametrize(
+    "chosen", [{}, {"n_critic": 2}, {"discriminator_warmup": 2}, {"micro_batch": 4}]
+)
 def test_a_turn_is_played_again_on_the_same_draws(tmp_path, order, player, chosen):
-    """The generator drops units out and stands still; a turn's losses draw beside."""
+    """The generator drops units out and stands still; a turn's batch and losses draw beside."""
     seen = []
 
     class Seen(Pooled):
+        def prepare(self, batch):
+            real = batch["real"]
+            return {"real": real + draws.normal(*real.shape, device=real.device)}
+
         def discriminator_losses(self, batch, fakes, update):
-            seen.append((update, fakes["image"].detach(), torch.rand(2)))
+            note(update, batch, fakes)
             return spoiled("discriminator", super().discriminator_losses(batch, fakes, update))
 
         def generator_losses(self, batch, fakes, step):
-            seen.append((step, fakes["image"].detach(), torch.rand(2)))
+            note(step, batch, fakes)
             return spoiled("generator", super().generator_losses(batch, fakes, step))
+
+    def note(count, batch, fakes):
+        whole = (fakes["image"].detach(), torch.rand(2)) if "micro_batch" not in chosen else ()
+        seen.append((count, batch["real"], *whole))  # of pieces each drops out for itself
 
     def spoiled(side, terms):
         bad = torch.nan if side == player else 1.0
@@ -330,10 +341,10 @@ def test_a_turn_is_played_again_on_the_same_draws(tmp_path, order, player, chose
     run = trainer(tmp_path, recipe=Seen, order=order, rates=(0.0, 1e-2), steps=20, **chosen)
     with pytest.raises(DivergedError):
         run.train()
-    (count, *played), (again, *replayed) = seen[-2:]
-    assert count == again
-    for one, other in zip(played, replayed, strict=True):
-        assert torch.equal(one, other)
+    *pieces, (again, *replayed) = seen[-1 - 8 // len(seen[-2][1]) :]
+    assert {count for count, *_ in pieces} == {again}
+    for one, other in zip(zip(*(made for _, *made in pieces), strict=True), replayed, strict=True):
+        assert torch.equal(torch.cat(one), other)
 
 
 def test_a_run_tells_its_end_where_no_diagnosis_can_be_made(tmp_path):

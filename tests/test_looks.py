@@ -5,6 +5,8 @@ from contextlib import nullcontext
 import pytest
 import torch
 from games import NETWORKS, Batches, doubles, game
+from torch.nn.utils import parametrize
+from torch.nn.utils.parametrizations import spectral_norm
 
 from gan.augment import Augmentation
 from gan.recipe import detached
@@ -14,23 +16,30 @@ from gan.step import looks
 POOLED = {"pix2pix", "cyclegan"}  # their fakes are shown through a pool, and looked at for R2 alone
 
 
-def turn(kind, paid, alone=False, cast=False):
+def turn(kind, paid, alone=False, cast=False, norm=lambda layer: layer, points=None):
     """Terms, gradients and the passes of a discriminator's turn; `alone`: penalties share none."""
     with nullcontext() if cast else doubles():
         torch.manual_seed(0)
         recipe = game(kind, "hinge")
         recipe.augment = Augmentation({})  # a look of one's own draws other changes
         recipe.penalties = {name: create("penalty", name) for name in paid}
-        for penalty in recipe.penalties.values() if alone else ():
-            penalty.points = lambda *images, at=penalty.at: images[at == "fake"].clone()
+        for penalty in recipe.penalties.values():
+            if points or alone:
+                seen = points or (lambda images: images)
+                made = (lambda images, seen=seen: seen(images).clone()) if alone else seen
+                penalty.points = lambda *images, at=penalty.at, made=made: made(
+                    images[at == "fake"]
+                )
         passes = []
         convolutions = [m for m in recipe.discriminator.modules() if isinstance(m, torch.nn.Conv2d)]
+        for convolution in convolutions:
+            norm(convolution)
         batch = next(Batches(recipe.reads))
         fakes = detached(recipe.generate(batch))
         for convolution in convolutions:
             convolution.register_forward_hook(lambda *_: passes.append(1))
         torch.manual_seed(1)
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=cast):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=cast), parametrize.cached():
             terms = recipe.discriminator_losses(batch, fakes, 0)
         sum(terms[name] for name in terms if not name.startswith("logits")).backward()
         assert not any(image.requires_grad for image in (*batch.values(), *fakes.values()))
@@ -49,6 +58,26 @@ def test_sharing_a_forward_changes_no_number(kind, paid):
         torch.testing.assert_close(gradient, slope, rtol=1e-9, atol=1e-12)
     assert more == 2 + len(paid)
     assert passes == 2 + (kind in POOLED and "r2" in paid)
+
+
+def test_sharing_a_forward_changes_no_number_under_spectral_norms():
+    """Whose weights are one graph for all looks of a turn."""
+    paid = "r1", "r2"
+    terms, gradients, passes = turn("synthesis", paid, norm=spectral_norm)
+    expected, slopes, _ = turn("synthesis", paid, alone=True, norm=spectral_norm)
+    assert passes == 2
+    torch.testing.assert_close(terms, expected, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(gradients, slopes, rtol=1e-9, atol=1e-12)
+
+
+def test_a_view_of_the_same_images_is_not_taken_for_them():
+    def turned(images):
+        return images.transpose(-1, -2)
+
+    terms, _, passes = turn("synthesis", ("r1",), points=turned)
+    expected, _, _ = turn("synthesis", ("r1",), alone=True, points=turned)
+    assert passes == 3
+    torch.testing.assert_close(terms, expected, rtol=1e-9, atol=1e-12)
 
 
 def test_a_look_at_other_images_gives_other_numbers(monkeypatch):

@@ -298,7 +298,7 @@ class Rows:
         return {"train": self.plan(0, 0, np.arange(4))}
 
 
-def test_a_source_of_ones_own_trains_or_is_told_what_it_lacks(own, glyph_store, monkeypatch):
+def test_a_source_of_ones_own_trains_or_is_told_what_it_lacks(own, tiny, glyph_store, monkeypatch):
     add, compose = own
     add("source", Rows)
     config = compose(data={"name": "own", "path": str(glyph_store)})
@@ -308,11 +308,14 @@ def test_a_source_of_ones_own_trains_or_is_told_what_it_lacks(own, glyph_store, 
     monkeypatch.delattr(Rows, "labelled")
     with pytest.raises(ValueError, match="but Rows has no `labelled`, which gives their rows and"):
         build(config | {"run_dir": "other"}, lambda _: None)
+    monkeypatch.setattr(Rows, "gives", ("input", "target"))
+    with pytest.raises(ValueError, match="but Rows has no `held_out`, which gives `validation`"):
+        build(tiny("pix2pix", "run_dir=other") | {"data": config["data"]}, lambda _: None)
     monkeypatch.delattr(Rows, "plan")
     monkeypatch.delattr(Rows, "gives")
     with pytest.raises(ConfigError, match="data=own gives a Rows without gives, plan: gan"):
         build(config | {"run_dir": "other"}, lambda _: None)
-    assert not Path("other").exists()
+    assert not Path("other/checkpoints").exists()
 
 
 @pytest.mark.parametrize("factor", [-1.0, float("nan"), float("inf"), None])
@@ -326,6 +329,17 @@ def test_a_schedule_that_would_climb_is_refused(own, factor):
     trainer = build(compose(schedule=sides), lambda _: None)
     with pytest.raises(ConfigError, match=rf"own gives {factor} for update 1: the learning rate"):
         trainer.train()
+
+
+@pytest.mark.parametrize("half", [0.5, np.float32(0.5), torch.tensor(0.5)])
+def test_a_schedules_factor_is_any_number(own, half):
+    add, compose = own
+    add("schedule", lambda: lambda update: half)
+    trainer = build(compose(schedule={side: {"name": "own"} for side in SIDES}), lambda _: None)
+    trainer.stream.close()
+    for player in trainer.players:
+        given = player.schedule(0)
+        assert (type(given), given) == (float, 0.5)
 
 
 @pytest.mark.parametrize("part", ["noise", "draw"])

@@ -1,5 +1,6 @@
 """References beside their characters: what the style encoder sees, wherever it is shown any."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -209,6 +210,10 @@ def test_one_style_alone_is_measured_by_references_beside_their_characters(tiny,
         trainer.monitor.evaluation.measure(trainer.recipe.generator.eval())
     whole = cells_of(Glyphs(Store(glyph_store)))[0]  # of the same characters
     require_told(whole, (1 - torch.cat(seen)[:, None]) / 2)
+    trainer.save()
+    assert main(["evaluate", "run"]) == 0
+    assert PAIRED in Path("run/evaluation/evaluation.md").read_text()
+    assert json.loads(Path("run/evaluation/evaluation.json").read_text())["paired"] is True
 
 
 # -- measures --------------------------------------------------------------------------------------
@@ -403,6 +408,8 @@ def test_a_font_needs_to_know_what_references_show(run, monkeypatch, capsys):
     assert main(arguments) == 2
     assert "run sees references beside their characters: say by --shows" in capsys.readouterr().err
     assert not seen
+    assert main([*arguments, "--shows", "x"]) == 2
+    assert "give a --prototype-font that does, or take references of" in capsys.readouterr().err
     for adapt in ("0", "1"):
         assert main([*arguments, "--shows", "七", "--adapt", adapt]) == 0
         references, shown = seen.pop()

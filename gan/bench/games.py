@@ -82,6 +82,10 @@ class Still:
         self.position += 1
         return self.batch
 
+    def again(self) -> dict[str, Tensor]:
+        """The batch."""
+        return self.batch
+
     def close(self) -> None:
         """Nothing reads ahead."""
 

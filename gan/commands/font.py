@@ -120,7 +120,7 @@ def run(args: argparse.Namespace) -> int:
         names = sorted(prototypes.from_store(data).images)
     found = _prototypes(args, loaded, data, names)
     wanted = prototypes.wanted(names, found, skip=args.skip_missing)
-    shown = _standard(shows, _prototypes(args, loaded, data, shows)) if shows else []
+    shown = _standard(shows, _prototypes(args, loaded, data, shows), told) if shows else []
     args.out.parent.mkdir(parents=True, exist_ok=True)
     picture = args.out.with_name(f"{args.out.stem}-references.png")
     references.picture(seen, shown).save(picture)
@@ -206,13 +206,14 @@ def _relatives(
     return found
 
 
-def _standard(shows: str, found: "Prototypes") -> list[np.ndarray]:
-    """The standard font's glyphs of what the references show."""
+def _standard(shows: str, found: "Prototypes", told: bool) -> list[np.ndarray]:
+    """The standard font's glyphs of what the references show; a generator may have to be told."""
     missing = [character for character in shows if character not in found.images]
     if missing:
+        other = "take references of others" if told else "leave --shows out"
         raise ValueError(
             f"{found.source} does not draw {''.join(missing)} of --shows: give a --prototype-font "
-            "that does, or leave --shows out"
+            f"that does, or {other}"
         )
     return [found.images[character] for character in shows]
 

@@ -30,7 +30,8 @@ class Dataset(Protocol):
     """What a source gives: the store that the stream copies from, and which rows make a sample.
 
     Where more is learnt from than the store's images, `content` is a hash of all of it. Measures of
-    images from noise also read `labelled`, as `Images` has it.
+    images from noise also read `labelled`, as `Images` has it; those of pairs `held_out`, and their
+    sheets `shown(keys, many, seed)`, as `gan.data.translation.Pairs` has them.
     """
 
     store: Store

@@ -91,6 +91,10 @@ class Stream:
         self._free.put(ready.slot)
         return batch
 
+    def again(self) -> dict[str, Tensor]:
+        """The last batch once more."""
+        return self.read(self.plan(self.position - 1))
+
     def keys_at(self, position: int) -> dict[str, list[str]]:
         """The store's names of the images in the batch at a position, by key of the batch."""
         plan = self.plan(position)

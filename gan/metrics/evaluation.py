@@ -59,11 +59,16 @@ def evaluation_for(
     """
     judges = settings.judges
     if "target" in recipe.reads:
-        if "prototype" in recipe.reads and len(dataset.styles.test):
+        if "prototype" in recipe.reads and isinstance(dataset, Glyphs) and len(dataset.styles.test):
             _require_use(networks)
             judge = partial(glyph_judge, dataset, stream.images, device, say) if judges else None
             return GlyphEvaluation(recipe, dataset, device, judge)
         _require_use(networks, "lpips")
+        if not hasattr(dataset, "held_out"):
+            raise ValueError(
+                f"pairs are measured where they were held out, but {type(dataset).__name__} has no "
+                "`held_out`, which gives `validation` and `test`: see gan.data.translation.Pairs"
+            )
         parts = {part: stream.read(dataset.held_out(part)) for part in ("validation", "test")}
         if "lpips" in networks:
             networks["lpips"].require_size(parts["test"]["target"])

@@ -6,7 +6,7 @@ several processes each gives its own terms and batch.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -60,7 +60,7 @@ def _bundle(
         "skipped": run.guard.skipped,
         "gradient_norms": _gradient_norms(run.recipe.get_submodule(last.player)),
         "weights_not_finite": [n for n, p in run.recipe.named_parameters() if not _finite(p)],
-        "first_module_not_finite": first_module(run, last.player, last.count, error.batch),
+        "first_module_not_finite": first_module(run, last.player, last.count),
         **shares,
         "history": run.monitor.history(),
         "checkpoint": str(newest) if newest else None,
@@ -69,24 +69,25 @@ def _bundle(
     }
 
 
-def first_module(run: "Trainer", player: str, count: int, batch: Mapping[str, Tensor]) -> str:
+def first_module(run: "Trainer", player: str, count: int) -> str:
     """The path of the first module that makes something not finite of what is; "" for none.
 
-    The turn is played again with its seeds and without a step; buffers are put back. That takes a
-    process of its own: a forward may wait for those of the other processes.
+    The turn is played again on its batch, with its seeds and without a step; buffers are put back.
+    That takes a process of its own: a forward may wait for those of the other processes.
     """
     if distributed.size() > 1:
         return "not looked for, as several processes train: it takes one alone"
     try:
-        return _replayed(run, player, count, batch)
+        return _replayed(run, player, count)
     except torch.OutOfMemoryError:  # it was played in micro-batches
         return "not found: there is no memory to play the whole batch at once"
 
 
-def _replayed(run: "Trainer", player: str, count: int, batch: Mapping[str, Tensor]) -> str:
+def _replayed(run: "Trainer", player: str, count: int) -> str:
     recipe, here, dealer = run.recipe, (player, count), _dealer(run, player, count)
     buffers = {name: buffer.clone() for name, buffer in recipe.named_buffers()}
     with _hooked(recipe) as found, torch.no_grad(), run.seeded(*dealer):
+        batch = recipe.prepare(run.stream.again())
         fakes = recipe.generate(batch)
         again = nullcontext() if dealer == here else run.seeded(*here)
         with again, torch.set_grad_enabled(player == "discriminator"):  # for penalties

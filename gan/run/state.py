@@ -35,6 +35,9 @@ class Stream(Protocol):
     def __next__(self) -> Batch:
         """The next batch."""
 
+    def again(self) -> Batch:
+        """The last one once more."""
+
     def close(self) -> None:
         """Stop reading ahead."""
 

@@ -121,13 +121,17 @@ def schedule(checked: "Checked", side: str) -> Callable[[int], float]:
 
     def at(update: int) -> float:
         value = factor(update)
-        if not isinstance(value, int | float) or not 0 <= value < math.inf:
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            number = math.nan
+        if not 0 <= number < math.inf:
             name = checked.entries[where][0].name
             raise ConfigError(
                 f"{where}={name} gives {value!r} for update {update}: the learning rate's factor "
                 "must be a finite number of at least 0"
             )
-        return value
+        return number
 
     at(0)
     return at

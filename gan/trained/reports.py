@@ -1,6 +1,7 @@
 """Which report a run gets, and what may be asked of it."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -14,7 +15,7 @@ from gan.data.translation import Unpaired
 from gan.data.triples import Glyphs
 from gan.metrics.extractors import Extractor, OfNothing
 from gan.metrics.glyph_judges import glyph_judge
-from gan.metrics.glyph_report import Adaptation, glyph_report, writing
+from gan.metrics.glyph_report import PAIRED, Adaptation, glyph_report, writing
 from gan.metrics.image_evaluation import (
     LEAST,
     extractor_of,
@@ -141,7 +142,10 @@ def _of_translations(
         facts["lpips"] = f"version 0.1, {lpips.name}, weights {lpips.key}"
     plan = dataset.held_out("test")
     families = _families(dataset, plan)
-    return pair_report(generators, translate, stream.read(plan), measures, facts, families)
+    report = pair_report(generators, translate, stream.read(plan), measures, facts, families)
+    if "shown" not in stream.keys:
+        return report
+    return replace(report, text=f"{report.text}\n{PAIRED}", facts={**report.facts, "paired": True})
 
 
 def _families(dataset: Any, plan: Plan) -> np.ndarray | None:
