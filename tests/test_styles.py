@@ -66,10 +66,11 @@ def test_references_are_drawn_better_and_nothing_else_has_changed(writer, pair, 
     shown, references = pair
     given = shown, references.expand(3, 3, 1, 16, 16)
     assert l1_loss(own(*given), references) < 0.97 * l1_loss(writer(*given), references)
-    again = adapted(writer, *pair, steps=20, others=others)
-    assert all(torch.equal(after[name], tensor) for name, tensor in again.state_dict().items())
-    other = adapted(writer, *pair, steps=20, others=others, seed=1)
-    assert not torch.equal(other.decoder.image[1].weight, own.decoder.image[1].weight)
+    one, again, other = (
+        state(adapted(writer, *pair, steps=3, others=others, seed=seed)) for seed in (0, 0, 1)
+    )
+    assert all(torch.equal(one[name], tensor) for name, tensor in again.items())
+    assert not torch.equal(one["decoder.image.1.weight"], other["decoder.image.1.weight"])
 
 
 @pytest.mark.parametrize(("kept", "pale"), [(None, 0.0), (0.0, 0.0), (10.0, 0.0), (0.0, 10.0)])
@@ -109,9 +110,9 @@ def test_others_come_in_turn_and_stay_legible(writer, pair, monkeypatch):
     real = styles._harm
     monkeypatch.setattr(styles, "ROWS", 1)
     monkeypatch.setattr(styles, "_harm", lambda *given: seen.append(given[2]) or real(*given))
-    own = adapted(writer, *pair, steps=30, others=others)
+    own = adapted(writer, *pair, steps=20, others=others)
     turns = torch.cat([some[:1] for some in seen])
-    assert torch.equal(turns, others.repeat(6, 1, 1, 1))
+    assert torch.equal(turns, others.repeat(4, 1, 1, 1))
     style = pair[1].expand(5, 3, 1, 16, 16)
 
     def lost(generator):  # for the encoder as it was before
@@ -123,31 +124,31 @@ def test_others_come_in_turn_and_stay_legible(writer, pair, monkeypatch):
         ink = (1 - generator(others, style)) / 2
         return (ink * (1 - ink)).mean()
 
-    plain = adapted(writer, *pair, steps=30)
+    plain = adapted(writer, *pair, steps=20)
     assert lost(own) < 0.97 * lost(plain)
     monkeypatch.setattr(styles, "PALE", 0.0)
-    assert pale(own) < pale(adapted(writer, *pair, steps=30, others=others))
+    assert pale(own) < pale(adapted(writer, *pair, steps=20, others=others))
 
 
 def test_it_stops_where_the_references_are_drawn_well_enough(writer, pair, monkeypatch):
     seen = []
     real = styles.l1_loss
     monkeypatch.setattr(styles, "l1_loss", lambda *images: seen.append(real(*images)) or seen[-1])
-    adapted(writer, *pair, steps=30)
-    assert len(seen) == 30
+    adapted(writer, *pair, steps=15)
+    assert len(seen) == 15
     ink = [loss.item() / 2 for loss in seen]
     enough = (ink[0] + min(ink)) / 2
     first = next(place for place, loss in enumerate(ink) if loss <= enough)
-    assert 0 < first < 29
+    assert 0 < first < 14
     seen.clear()
-    some = adapted(writer, *pair, steps=30, enough=enough)
+    some = adapted(writer, *pair, steps=15, enough=enough)
     assert len(seen) == first + 1  # the last one is only looked at
     assert [loss.item() / 2 for loss in seen] == ink[: first + 1]
     moved = iter([0.0] * first)  # of the same rates, with nothing to learn after so many steps
     monkeypatch.setattr(
         styles, "l1_loss", lambda *images: real(*images) + next(moved, float("-inf"))
     )
-    expected = adapted(writer, *pair, steps=30)
+    expected = adapted(writer, *pair, steps=15)
     assert torch.equal(some.decoder.image[1].weight, expected.decoder.image[1].weight)
     monkeypatch.setattr(styles, "l1_loss", real)
     for same in (adapted(writer, *pair, steps=0), adapted(writer, *pair, enough=1.0)):
@@ -331,7 +332,7 @@ def test_relatives_are_shown_in_every_orientation_that_is_drawn(writer, pair, mo
     monkeypatch.setattr(
         Generator, "encode_style", lambda self, x: read.append(x) or encode(self, x)
     )
-    adapted(writer, *pair, 60, 1e-6, relatives=few)
+    adapted(writer, *pair, 30, 1e-6, relatives=few)
     del read[0]  # the references' own
     every = {*range(ORIENTATIONS)} if writer.self_ensemble else {0}
     ways = []
@@ -346,7 +347,7 @@ def test_relatives_are_shown_in_every_orientation_that_is_drawn(writer, pair, mo
             ways.append(way)
     assert {*ways} == every
     most = max(ways.count(way) for way in every)
-    assert most < 240 / len(every) + 5 * (240 / len(every)) ** 0.5
+    assert most < 120 / len(every) + 5 * (120 / len(every)) ** 0.5
 
 
 def test_a_paired_generator_learns_from_references_beside_their_characters(

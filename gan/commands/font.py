@@ -287,5 +287,6 @@ def drawings(
 
 
 def _require_libraries() -> None:
-    if not importlib.util.find_spec("contourpy"):
-        raise ValueError("gan font needs contourpy to trace outlines: pip install 'gan[font]'")
+    missing = [name for name in ("contourpy", "scipy") if not importlib.util.find_spec(name)]
+    if missing:
+        raise ValueError(f"gan font needs {' and '.join(missing)}: pip install 'gan[font]'")

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch.nn.functional import max_pool2d
+from scipy import ndimage
 
 from gan.data.glyphs import FACTOR, Pixels, area_reduce
 from gan.data.images import read_image, whole
@@ -223,19 +222,12 @@ def _cell(shape: tuple[int, ...]) -> int:
 
 def _parts(filled: NDArray[np.bool_]) -> list[_Part]:
     """Cells [H, W] that are connected, corners included."""
-    inside = torch.from_numpy(filled)[None, None].double()
-    part = torch.arange(1, filled.size + 1, dtype=torch.float64).reshape(inside.shape) * inside
-    while not torch.equal(grown := max_pool2d(part, 3, 1, 1) * inside, part):
-        part = grown  # the largest number spreads over its part
-    numbers, place, cells = np.unique(
-        part[0, 0].numpy()[filled], return_inverse=True, return_counts=True
-    )
-    low, high = np.full((2, len(numbers)), filled.size), np.zeros((2, len(numbers)), int)
-    for side, index in enumerate(np.nonzero(filled)[::-1]):  # columns, then rows
-        np.minimum.at(low[side], place, index)
-        np.maximum.at(high[side], place, index + 1)
-    boxes = np.concatenate([low, high]).T.tolist()
-    return [_Part(tuple(box), int(count)) for box, count in zip(boxes, cells, strict=True)]
+    numbers, _ = ndimage.label(filled, np.ones((3, 3)))
+    cells = np.bincount(numbers.ravel())[1:]
+    return [
+        _Part((x.start, y.start, x.stop, y.stop), int(count))
+        for (y, x), count in zip(ndimage.find_objects(numbers), cells, strict=True)
+    ]
 
 
 def _character(parts: Sequence[_Part], shape: tuple[int, ...]) -> list[_Part]:

@@ -1,5 +1,6 @@
 """`gan font`: from a run and a picture to a font that shows what was drawn."""
 
+import importlib.util
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -280,6 +281,16 @@ def test_mistakes_are_named(command, arguments, words):
     status, _, err = command(*arguments)
     assert status == 2
     assert words in err
+
+
+def test_libraries_that_are_missing_are_named(command, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "scipy" else find(name)
+    )
+    status, _, err = command()
+    assert status == 2
+    assert "gan font needs scipy: pip install 'gan[font]'" in err
 
 
 def test_another_recipe_has_no_font(trained, capsys):
