@@ -211,17 +211,17 @@ def _spot(ink: _Ink, advance: float, side: int) -> Spot:
     return Spot((ink.left - before) / side + 0.5, (above - ink.top) / side - 0.5, advance / side)
 
 
-def area_reduce(image: Pixels, size: int, levels: int = 256) -> Pixels:
-    """Shrink a square image [side, side] to [size, size] by area means, in `levels` grey values.
+def area_reduce(images: Pixels, size: int, levels: int = 256) -> Pixels:
+    """Shrink square images [..., side, side] to [..., size, size] by area means, in `levels` greys.
 
     Overlaps are counted in whole units (1/size of a source pixel), so all sums are integers below
     2^53 and the result does not depend on the order of additions.
     """
-    side = len(image)
+    side = images.shape[-1]
     edges, steps = np.arange(size + 1) * side, np.arange(side + 1) * size
     overlap = np.minimum(edges[1:, None], steps[1:]) - np.maximum(edges[:-1, None], steps[:-1])
     weights = overlap.clip(0).astype(np.float64)  # [size, side], each row sums to side
-    sums = (weights @ image.astype(np.float64) @ weights.T).astype(np.int64)  # [size, size]
+    sums = (weights @ images.astype(np.float64) @ weights.T).astype(np.int64)  # [..., size, size]
     full = 255 * side**2
     level = (2 * (levels - 1) * sums + full) // (2 * full)  # rounded, 0 .. levels - 1
     return ((2 * 255 * level + levels - 1) // (2 * (levels - 1))).astype(np.uint8)

@@ -29,6 +29,7 @@ FORMAT = 1
 CELL, COLUMNS, LEVELS, CHARACTERS = 64, 16, 32, 256
 _NEEDED = {"cell", "characters", "prototype", "region", "rendering", "styles", "versions"}
 LARGEST = 6_000_000  # bytes of all sheets together
+_AT_ONCE = 256  # cells that are reduced together, as floats
 
 
 class SheetError(ValueError):
@@ -93,10 +94,12 @@ class GlyphSheets:
             SheetError: as reading all of them does.
         """
         entry = self.index["styles"][id]
-        cells = zip(drawn_of(self.index, entry), self._cells(id, entry), strict=True)
+        cells = self._cells(id, entry)
+        parts = np.array_split(cells, len(cells) // _AT_ONCE + 1)
+        small = np.concatenate([area_reduce(part, self.size) for part in parts])
         unusable: dict[str, str] = entry["unusable"]
-        images = {one: area_reduce(cell, self.size) for one, cell in cells if one not in unusable}
-        return Glyphs(images, unusable)
+        drawn = zip(drawn_of(self.index, entry), small, strict=True)
+        return Glyphs({one: cell for one, cell in drawn if one not in unusable}, unusable)
 
     def _cells(self, id: str, entry: Mapping[str, Any]) -> Pixels:
         """The cells of one sheet, [characters, cell, cell]."""

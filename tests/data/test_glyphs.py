@@ -166,6 +166,8 @@ def test_area_reduction_equals_block_means_of_the_common_refinement():
         means = fine.reshape(size, 10, size, 10).mean(axis=(1, 3))
         np.testing.assert_array_equal(area_reduce(image, size), np.floor(means + 0.5))
     assert not np.array_equal(area_reduce(image, 5), image[::2, ::2])
+    both = area_reduce(np.stack([image, image.T]), 4)
+    np.testing.assert_array_equal(both, [area_reduce(image, 4), area_reduce(image.T, 4)])
 
 
 def test_quantisation_changes_a_pixel_by_at_most_half_a_level():
