@@ -6,8 +6,11 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import torch
 from small import trainer
 from torch import nn
+from torch.nn.utils.parametrizations import spectral_norm
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import gan.config.check
 from gan.config import floors, rehearsal
@@ -123,3 +126,40 @@ def test_batch_norm_of_one_value_is_refused(tiny, monkeypatch, tried):
         gan.config.check.check(tiny("dcgan", "trainer.micro_batch=1"))
     gan.config.check.check(tiny("dcgan", "trainer.batch_size=2"))
     tried(4)
+
+
+class Watched(TorchDispatchMode):
+    """Keeps the names of operations that are carried out."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+def test_power_iterations_cost_nothing_before_the_start_and_are_real_elsewhere():
+    torch.manual_seed(0)
+    with rehearsal._PowerIterations(), Watched() as watched:
+        imagined = spectral_norm(nn.Conv2d(3, 4, 3, device="meta"))
+        assert watched.names.count("aten::linalg_vector_norm") == 2  # of the two first vectors
+        assert watched.names.count("aten::mv") == 1  # of the length, which may have a gradient
+        real = spectral_norm(nn.Conv2d(3, 4, 3))
+    shapes = [{n: b.shape for n, b in net.named_buffers()} for net in (imagined, real)]
+    assert shapes[0] == shapes[1]
+    assert imagined.weight.shape == real.weight.shape
+    norm = torch.linalg.matrix_norm(real.weight.detach().flatten(1), 2)
+    assert norm.item() == pytest.approx(1, abs=0.05)
+
+
+def test_products_that_a_network_is_made_of_are_imagined_as_they_are():
+    matrix = torch.randn(4, 27, device="meta", requires_grad=True)
+    vector, short = (torch.randn(length, device="meta") for length in (27, 26))
+    with rehearsal._PowerIterations():
+        assert torch.mv(matrix, vector).requires_grad
+        with torch.no_grad():
+            assert torch.mv(matrix, vector).shape == (4,)
+            with pytest.raises(RuntimeError):
+                torch.mv(matrix, short)

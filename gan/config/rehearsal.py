@@ -13,11 +13,13 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 from torch.nn.utils.parametrize import is_parametrized
+from torch.overrides import TorchFunctionMode
 
 from gan import distributed, optimizers, registry, system
 from gan.config.signature import ConfigError
@@ -127,9 +129,24 @@ def _class_weights(checked: "Checked") -> Sequence[float]:
 def _networks(checked: "Checked", facts: Mapping[str, int]) -> dict[str, nn.Module]:
     networks = {}
     for side in SIDES:
-        with torch.device("meta"), _built(f"{side}={checked.entries[side][0].name}"):
+        part = f"{side}={checked.entries[side][0].name}"
+        with torch.device("meta"), _PowerIterations(), _built(part):
             networks[side] = checked.create(side, **facts)
     return networks
+
+
+class _PowerIterations(TorchFunctionMode):
+    """Those of spectral norms have no values to find, and torch is slow to tell their shapes."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """What a function gives."""
+        given = kwargs or {}
+        if func is normalize and getattr(given.get("out"), "is_meta", False):
+            return given["out"]
+        if func is torch.mv and not (given or torch.is_grad_enabled()) and args[0].is_meta:
+            if args[0].shape[1:] == args[1].shape:
+                return args[0].new_empty(len(args[0]))
+        return func(*args, **given)
 
 
 @contextmanager
@@ -146,7 +163,7 @@ def _play(
     checked: "Checked", facts: Mapping[str, int], networks: Mapping[str, nn.Module], batch: Batch
 ) -> None:
     """Both turns of one step; the random state stays as it was."""
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _PowerIterations():
         try:
             recipe = _recipe(checked, facts, networks)
             require_owned(recipe)
