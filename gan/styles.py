@@ -158,7 +158,7 @@ def adapted(
     kept = torch.arange(max(ROWS // ways, 1), device=shown.device)
     with torch.no_grad():
         style = fixed.encode_style(_turned(paired(fixed, references, shown)[None], ways))
-    optimizer = torch.optim.Adam(own.parameters(), RATE)
+    optimizer = torch.optim.Adam(own.parameters(), RATE, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / max(steps, 1))
     beside = relatives.batches(BESIDE, steps, seed) if relatives else None
     near = NEAR * min(1, enough / relatives.distance) ** FALL if relatives else 0.0
