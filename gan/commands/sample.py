@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gan import distributed, images, runs
 from gan.commands.arguments import folder
-from gan.config.signature import Count, Whole, coerce
+from gan.config.signature import Count, Whole, coerce, nearest
 from gan.font import prototypes
 from gan.noise import FromNoise
 from gan.recipes.wnet import WNet
@@ -39,7 +39,12 @@ def add_parser(commands: Any) -> None:
         help="images of the grid (64); of what is given images, rows of each sheet (8)",
     )
     parser.add_argument("--seed", type=int, default=0, help="another number, other images (0)")
-    parser.add_argument("--label", type=int, help="the class of all images (each has its share)")
+    parser.add_argument(
+        "--label",
+        metavar="CLASS",
+        help="the class of all images, by number or by the name that the data have for it (each "
+        "has its share)",
+    )
     parser.add_argument(
         "--truncation", type=float, help="draw noise beyond this size again, as 0.7 (off)"
     )
@@ -77,6 +82,7 @@ def pictures(args: argparse.Namespace, loaded: Run, out: Path) -> Iterator[Path]
     if "classes" in kinds and not loaded.classes:
         raise ValueError(f"--only classes: {args.run} was trained without classes")
     _require_read(args, kinds)
+    args.label = _class(loaded, args.label)
     many = 64 if args.count is None else args.count
     files = _numbered(out / "images", {"": many}) if "images" in kinds else []
     asked = {"grid", "images"} & {*kinds}
@@ -90,6 +96,22 @@ def pictures(args: argparse.Namespace, loaded: Run, out: Path) -> Iterator[Path]
         yield from _interpolations(args, loaded, out)
     if "classes" in kinds:
         yield _saved(class_sheet(loaded, args.seed, args.truncation), out / "classes.png")
+
+
+def _class(loaded: Run, said: str | None) -> int | None:
+    """The number of a class; names are in the store that was trained on."""
+    if said is None:
+        return None
+    if re.fullmatch(r"-?\d+", said):
+        return int(said)
+    if not loaded.classes:
+        raise ValueError(f"--label={said}, but {loaded.path} was trained without classes")
+    data = runs.dataset(loaded)
+    names = [*data.store.names.get(getattr(data, "label", None), ())]
+    if said not in names:
+        known = f": {nearest(said, names)}" if names else ", which has numbers alone"
+        raise ValueError(f"--label={said} is no class of {data.store.path}{known}")
+    return names.index(said)
 
 
 def class_sheet(loaded: Run, seed: int = 0, truncation: float | None = None) -> np.ndarray:

@@ -143,9 +143,9 @@ class _PowerIterations(TorchFunctionMode):
         given = kwargs or {}
         if func is normalize and getattr(given.get("out"), "is_meta", False):
             return given["out"]
-        if func is torch.mv and not (given or torch.is_grad_enabled()) and args[0].is_meta:
-            if args[0].shape[1:] == args[1].shape:
-                return args[0].new_empty(len(args[0]))
+        alone = func is torch.mv and not (given or torch.is_grad_enabled())
+        if alone and args[0].is_meta and args[0].shape[1:] == args[1].shape:
+            return args[0].new_empty(len(args[0]))
         return func(*args, **given)
 
 

@@ -11,7 +11,7 @@ import gan
 from gan import runs
 from gan.commands import main, sample
 from gan.commands.sample import COLUMNS, FRAMES, LEGS, class_sheet, spherical
-from gan.images import to_bytes
+from gan.images import grid, to_bytes
 from gan.trained.reports import TRANSLATIONS
 from gan.trained.sheets import sheets
 
@@ -48,6 +48,29 @@ def test_every_kind_of_picture_is_made_and_fixed_by_the_seed(trained, capsys):
     assert "--label is for grid and images and interpolation" in capsys.readouterr().err
     assert main(["sample", "run", "--only", "interpolation", "--count", "9"]) == 2
     assert "--count is for grid and images, of which --only draws none" in capsys.readouterr().err
+
+
+def test_a_class_is_chosen_by_number_or_by_name(trained, capsys):
+    trained("dcgan", *CONDITIONAL)
+    run = gan.load("run")
+    names, shown = runs.dataset(run).store.names["style"], grid(run.sample(4, label=1))
+    for said in ("1", names[1]):
+        arguments = ["--only", "grid", "--count", "4", "--out", said, "--label", said]
+        assert main(["sample", "run", *arguments]) == 0
+        np.testing.assert_array_equal(pixels(f"{said}/grid.png"), shown)
+    capsys.readouterr()
+    assert main(["sample", "run", "--label", f"{names[1]}x"]) == 2
+    said = capsys.readouterr().err
+    assert f"--label={names[1]}x is no class of " in said
+    assert f"did you mean {names[1]!r}?" in said
+    assert main(["sample", "run", "--label", "999"]) == 2
+    assert "label=999 must be from 0 to" in capsys.readouterr().err
+
+
+def test_names_of_classes_are_asked_for_only_where_there_are_classes(trained, capsys):
+    trained("dcgan")
+    assert main(["sample", "run", "--label", "cat"]) == 2
+    assert "was trained without classes" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["classes", "interpolation"])
