@@ -23,7 +23,7 @@ from gan.recipes.modules import GlyphWriter
 from gan.references import paired, references_of
 from gan.restyle import bent, turned_alike
 
-STEPS = 20  # of an adaptation
+STEPS = 40  # of an adaptation
 RATE = 3e-4  # of its optimizer, Adam; it falls to zero in a straight line
 ROWS = 8  # least pairs in its batch, which has each reference in each orientation
 BENT = 0.9  # share of its samples that is bent: shapes change, the style stays

@@ -39,7 +39,7 @@ def add_parser(commands: Any) -> None:
         default=0,
         metavar="STEPS",
         help="measure a W-Net also when it has learnt the references of each style by heart, in so "
-        "many steps, such as 20 (0: only as it was trained); half an hour of a CPU",
+        "many steps, such as 40 (0: only as it was trained); most of an hour of a CPU",
     )
     for name, what in WEIGHTS.items():
         parser.add_argument(f"--{name}", type=Path, metavar="FILE", help=what)

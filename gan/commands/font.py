@@ -51,7 +51,7 @@ def add_parser(commands: Any) -> None:
         "--adapt",
         type=int,
         metavar="STEPS",
-        help="how many steps it learns for (20)",
+        help="how many steps it learns for (40)",
     )
     parser.add_argument(
         "--characters", help="a UTF-8 file of those to draw, or a text (all that the data have)"
