@@ -3,6 +3,7 @@
 import os
 import sys
 import tomllib
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -152,6 +153,16 @@ def test_power_iterations_cost_nothing_before_the_start_and_are_real_elsewhere()
     assert imagined.weight.shape == real.weight.shape
     norm = torch.linalg.matrix_norm(real.weight.detach().flatten(1), 2)
     assert norm.item() == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.parametrize("spared", [True, False])
+def test_a_rehearsal_is_spared_power_iterations(tiny, monkeypatch, spared):
+    if not spared:
+        monkeypatch.setattr(rehearsal, "_PowerIterations", nullcontext)
+    with Watched() as watched:
+        gan.config.check.check(tiny("dcgan", "discriminator.norm=spectral"))
+    lengths = 3 * 3  # of three layers: as they are built, and as each player has them judged
+    assert (watched.names.count("aten::mv") == lengths) == spared
 
 
 def test_products_that_a_network_is_made_of_are_imagined_as_they_are():
