@@ -332,7 +332,7 @@ def test_relatives_are_shown_in_every_orientation_that_is_drawn(writer, pair, mo
     monkeypatch.setattr(
         Generator, "encode_style", lambda self, x: read.append(x) or encode(self, x)
     )
-    adapted(writer, *pair, 30, 1e-6, relatives=few)
+    adapted(writer, *pair, 60, 1e-6, relatives=few)
     del read[0]  # the references' own
     every = {*range(ORIENTATIONS)} if writer.self_ensemble else {0}
     ways = []
@@ -347,7 +347,7 @@ def test_relatives_are_shown_in_every_orientation_that_is_drawn(writer, pair, mo
             ways.append(way)
     assert {*ways} == every
     most = max(ways.count(way) for way in every)
-    assert most < 120 / len(every) + 5 * (120 / len(every)) ** 0.5
+    assert most < 240 / len(every) + 5 * (240 / len(every)) ** 0.5
 
 
 def test_a_paired_generator_learns_from_references_beside_their_characters(
