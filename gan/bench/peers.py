@@ -78,9 +78,9 @@ class Side:
 
 
 def compared(desk: Desk, name: str) -> Row:
-    """Our step beside a peer's, whose second instance is the null."""
+    """Our step beside a peer's, whose second instance is the null; both compute in float32."""
     peer, case = PEERS[name], f"peers {name}"
-    checked = desk.checked(peer.model, "average=none", *peer.settings)
+    checked = desk.checked(peer.model, "average=none", "trainer.precision=fp32", *peer.settings)
     try:
         with _standing_in():
             networks = peer.networks(checked.values)

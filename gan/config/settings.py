@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -111,13 +112,25 @@ class Settings:
         return self.discriminator_warmup + sum(turns)
 
     def autocast(self, device: torch.device) -> AbstractContextManager[Any]:
-        """The precision of forward passes on a device; `auto` is bf16 on CUDA.
+        """The precision of forward passes on a device; `auto` is bf16 where it has units for that.
 
         Without weight cache: a cast kept across an optimizer step would be stale.
         """
-        if self.precision == "bf16" or (self.precision == "auto" and device.type == "cuda"):
+        if self.precision == "bf16" or (self.precision == "auto" and multiplies_bf16(device)):
             return torch.autocast(device.type, dtype=torch.bfloat16, cache_enabled=False)
         return nullcontext()
+
+
+@cache
+def multiplies_bf16(device: torch.device) -> bool:
+    """Whether a device has matrix units for bf16: CUDA ones from Ampere on, CPUs with AMX.
+
+    Others emulate it, which is slower than float32; cuDNN has no such convolutions for them.
+    """
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = getattr(torch.cpu, "get_capabilities", dict[str, Any])()  # older ones lack it
+    return device.type == "cpu" and bool(capabilities.get("amx_bf16"))
 
 
 @contextmanager

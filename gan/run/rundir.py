@@ -16,6 +16,7 @@ from gan import checkpoint, disk, distributed
 from gan.checkpoint import CONFIG
 from gan.config.check import Checked
 from gan.config.plain import parsed
+from gan.config.settings import multiplies_bf16
 from gan.config.signature import flat
 from gan.locks import HeldError, Lock
 from gan.registry import ConfigError
@@ -157,6 +158,8 @@ def begin(run: "Trainer", resumed: Path | None, say: Callable[[str], None]) -> N
         say(f"{folder} goes on at step {run.step}")
     else:
         _require_finite(run.recipe.state_dict())
+    if run.settings.precision == "auto" and multiplies_bf16(run.device):
+        say("trainer.precision=auto: networks play in bf16, which this machine has units for")
     stated = {"config": run.run_id, "data": run.stream.content, **run.counts()}
     distributed.require_same(stated, run.device, "start")
     if distributed.rank():

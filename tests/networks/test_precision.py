@@ -1,9 +1,10 @@
-"""Logits keep their digits under autocast: losses are differences of them."""
+"""What is computed in bf16: where there are units for it, and never a difference of logits."""
 
 import pytest
 import torch
 from torch import nn
 
+from gan.config.settings import Settings, multiplies_bf16
 from gan.networks.blocks import in_full
 from gan.registry import create
 
@@ -43,3 +44,41 @@ def test_doubles_stay_doubles():
     assert in_full(head, torch.randn(2, 8).double()).dtype == torch.float64
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert in_full(head, torch.randn(2, 8).double()).dtype == torch.float64
+
+
+@pytest.fixture
+def hardware(monkeypatch):
+    """Devices with these units and no others."""
+
+    def build(ampere=False, amx=False):
+        def supported(including_emulation=True):
+            return ampere or including_emulation
+
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
+        monkeypatch.setattr(
+            torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True, "amx_bf16": amx}
+        )
+        multiplies_bf16.cache_clear()
+
+    yield build
+    multiplies_bf16.cache_clear()
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_only_devices_with_matrix_units_for_bf16_choose_it_by_themselves(hardware, there):
+    hardware(ampere=there, amx=not there)
+    assert multiplies_bf16(torch.device("cuda", 0)) is there
+    assert multiplies_bf16(torch.device("cpu")) is not there
+    assert not multiplies_bf16(torch.device("meta"))
+    hardware(amx=there)
+    kinds = {"auto": there, "fp32": False, "bf16": True}
+    for precision, half in kinds.items():
+        with Settings(precision=precision).autocast(torch.device("cpu")):
+            product = torch.ones(2, 2) @ torch.ones(2, 2)
+        assert product.dtype == (torch.bfloat16 if half else torch.float32)
+
+
+def test_versions_that_do_not_tell_what_a_cpu_can_do_compute_in_full(hardware, monkeypatch):
+    hardware(amx=True)
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert not multiplies_bf16(torch.device("cpu"))
