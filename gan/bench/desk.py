@@ -124,11 +124,19 @@ class Desk:
         ours, said = self.plays(self.maker(model, *overrides)()), {"tf32": tf32}
         return self.compare(identity, case, model, goal, ours, usual, null, settings=said)
 
-    def over_plain(self, identity: str, case: str, model: str, goal: Goal, *overrides: str) -> Row:
-        """A step with these settings beside one without; nothing is recorded by itself."""
-        make = self.maker(model, *EAGER)
+    def over_plain(
+        self,
+        identity: str,
+        case: str,
+        model: str,
+        goal: Goal,
+        *overrides: str,
+        common: tuple[str, ...] = EAGER,
+    ) -> Row:
+        """A step with these settings, beyond what is common, beside one without."""
+        make = self.maker(model, *common)
         plain, null = (self.plays(make()) for _ in range(2))
-        ours = self.plays(self.maker(model, *EAGER, *overrides)())
+        ours = self.plays(self.maker(model, *common, *overrides)())
         return self.compare(identity, case, model, goal, ours, plain, null)
 
     def over_written(self, identity: str, case: str, model: str, goal: Goal) -> Row:

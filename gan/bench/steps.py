@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
-from gan.bench.desk import Desk
+from gan.bench.desk import EAGER, Desk
 from gan.bench.games import MODELS, Compose
 from gan.bench.options import Options
 from gan.bench.paired import Goal, Row
@@ -70,6 +70,15 @@ def convolutions(options: Options, compose: Compose) -> Iterator[Row]:
         yield desk.over_written("T8", "convolutions", model, Goal(1.05, "at least"))
 
 
+def precision(options: Options, compose: Compose) -> Iterator[Row]:
+    """T9: networks that play in bf16 against the same in float32."""
+    desk = _desk(options, compose)
+    for model in options.model or ("dcgan64", "sngan", "wnet"):
+        full, half = ("trainer.precision=fp32",), "trainer.precision=bf16"
+        goal = Goal(1.1, "at least")
+        yield desk.over_plain("T9", "precision", model, goal, half, common=EAGER + full)
+
+
 def peers(options: Options, compose: Compose) -> Iterator[Row]:
     """T7: a step against that of other frameworks, on their networks, where they are installed."""
     desk = replace(_desk(options, compose), device="cpu")
@@ -85,6 +94,7 @@ CASES: Mapping[str, Case] = {
     "lazy": lazy,
     "penalties": penalties,
     "convolutions": convolutions,
+    "precision": precision,
     "peers": peers,
 }
 READS = dict.fromkeys(CASES, "model rounds steps")

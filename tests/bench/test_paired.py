@@ -9,7 +9,7 @@ import torch
 from torch.nn.functional import conv2d, conv_transpose2d
 from torch.utils.flop_counter import FlopCounterMode
 
-from gan.bench import data, gpu, limits, scale, steps, train
+from gan.bench import data, games, gpu, limits, scale, steps, train
 from gan.bench.options import Options, parse
 from gan.bench.paired import LEAST, Goal, Paired, alternate, by, in_words, row, skipped
 from gan.commands import main
@@ -181,6 +181,19 @@ def test_the_command_measures_and_refuses(capsys, tmp_path):
 def test_a_game_without_a_usual_loop_is_refused(case, capsys):
     assert main(["bench", "step", f"case={case}", "model=tiny_wnet", "rounds=3"]) == 2
     assert "the usual loop draws from noise: choose model=dcgan" in capsys.readouterr().err
+
+
+def test_bf16_is_measured_beside_float32_whatever_this_machine_would_choose(monkeypatch, capsys):
+    played, build = [], games.trainer_of
+
+    def building(checked):
+        played.append((checked.settings.precision, checked.settings.graphs))
+        return build(checked)
+
+    monkeypatch.setattr(games, "trainer_of", building)
+    assert main(["bench", "step", "case=precision", "model=tiny", "rounds=3", "steps=1"]) == 0
+    assert played == [("fp32", False), ("fp32", False), ("bf16", False)]
+    assert json.loads(capsys.readouterr().out)["id"] == "T9"
 
 
 def test_rows_without_advice_of_their_own_are_told_in_words():
