@@ -132,7 +132,8 @@ def trainer(
         )
     ]
     defaults = {"steps": 6, "batch_size": 8, "log_every": 2, "sample_every": 100, "save_every": 2}
-    chosen = Settings(**{**defaults, "device": "cpu", **settings})
+    exact = {"device": "cpu", "precision": "fp32"}  # as the players, which are built by hand
+    chosen = Settings(**{**defaults, **exact, **settings})
     watching = monitor or Monitor(
         Path(run_dir), chosen.steps, warmup=chosen.discriminator_warmup, watch=chosen.watch
     )

@@ -3,6 +3,7 @@
 import re
 
 import pytest
+import torch
 from test_trainer import assert_same, everything
 from tiny_glyphs import TinyGlyphs
 
@@ -285,6 +286,25 @@ def larger_store(tmp_path_factory):
     path = tmp_path_factory.mktemp("glyphs") / "larger.lmdb"
     build_store(LargerGlyphs(), path)
     return path
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_networks_play_in_bf16_and_weights_stay_in_float32(composed, larger_store, preset):
+    data = ["data=fonts", f"data.path={larger_store}", "image.size=32", "trainer.precision=bf16"]
+    run = build(shrunk(composed(f"model={preset}", *data, "run_dir=run")))
+    seen = {side: set() for side in ("generator", "discriminator")}
+    for side, kinds in seen.items():
+        for part in run.recipe.get_submodule(side).modules():
+            part.register_forward_hook(
+                lambda _, __, out, kinds=kinds: kinds.add(getattr(out, "dtype", 0))
+            )
+    run.play()
+    run.stream.close()
+    assert all(torch.bfloat16 in kinds for kinds in seen.values())
+    tensors, _ = everything(run)
+    kinds = {name: t.dtype for name, t in tensors.items() if t.is_floating_point()}
+    assert {*kinds.values()} == {torch.float32}
+    assert all(t.isfinite().all() for t in tensors.values())
 
 
 ADAPTIVE = [
