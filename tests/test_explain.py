@@ -424,7 +424,8 @@ def game(recipe):
         )
         for name, mine in sides.items()
     ]
-    return Trainer(recipe, *players, Noise(), {}, Settings(batch_size=3), Quiet(), seed=0)
+    settings = Settings(batch_size=3, precision="fp32")
+    return Trainer(recipe, *players, Noise(), {}, settings, Quiet(), seed=0)
 
 
 class Quiet:
