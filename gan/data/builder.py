@@ -6,7 +6,7 @@ import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import lmdb
 import numpy as np
@@ -40,7 +40,8 @@ SHOWN = 20  # rejected inputs listed by name
 class Source(Protocol):
     """What `build` reads: records in an order that depends on the fingerprint alone.
 
-    A source that can go on in the middle has a method `after(seen)` as well.
+    A source that can go on in the middle, without making what comes before, has a method
+    `after(seen)` as well.
     """
 
     @property
@@ -67,14 +68,6 @@ class Source(Protocol):
 
     def __iter__(self) -> Iterator[Record | Rejected]:
         """The records in order."""
-
-
-@runtime_checkable
-class Resumable(Protocol):
-    """A source that can go on in the middle without making what comes before."""
-
-    def after(self, seen: int) -> Iterator[Record | Rejected]:
-        """The records after the first `seen`."""
 
 
 def fingerprint(source: Source) -> str:

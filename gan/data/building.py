@@ -13,7 +13,7 @@ import lmdb
 from tqdm import tqdm
 
 from gan.config import floors
-from gan.data.builder import SHOWN, Builder, Resumable, Source, fingerprint, writing
+from gan.data.builder import SHOWN, Builder, Source, fingerprint, writing
 from gan.data.layout import Record, Rejected, read_meta
 from gan.data.pages import StoreError, checked_bytes
 from gan.data.reading import StoreFile, explained
@@ -119,9 +119,8 @@ def _fill(source: Source, building: Path, stamp: str, on_error: str) -> Report:
 
 
 def _remaining(source: Source, seen: int) -> Iterable[Record | Rejected]:
-    if isinstance(source, Resumable):
-        return source.after(seen)
-    return itertools.islice(source, seen, None)
+    after = getattr(source, "after", None)
+    return after(seen) if after else itertools.islice(source, seen, None)
 
 
 def _publish(building: Path, path: Path, content_hash: str) -> None:
