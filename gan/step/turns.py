@@ -1,41 +1,34 @@
 """Who plays first in a step; where the side changes, both play on one batch and its fakes."""
 
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from gan.recipe import Batch
 
+if TYPE_CHECKING:
+    from gan.trainer import Trainer
+
 Dealt = tuple[Batch, dict[str, Tensor]]  # a batch, and what the generator made of it
 
 
-class Table(Protocol):
-    """Where two players take turns; each is dealt a fresh batch unless it is given one."""
-
-    def generate(self, dealt: Dealt | None = None) -> Dealt:
-        """One generator update."""
-
-    def discriminate(self, shared: bool, dealt: Dealt | None = None) -> Dealt:
-        """One discriminator update; what is `shared` keeps its graph."""
-
-
-def discriminator_first(table: Table, critic: int) -> None:
+def discriminator_first(run: "Trainer", critic: int) -> None:
     """`critic` discriminator updates, then the generator's on the last batch."""
     for left in reversed(range(critic)):
-        dealt = table.discriminate(shared=left == 0)
-    table.generate(dealt)
+        dealt = run.discriminate(shared=left == 0)
+    run.generate(dealt)
 
 
-def generator_first(table: Table, critic: int) -> None:
+def generator_first(run: "Trainer", critic: int) -> None:
     """The generator's update, then `critic` discriminator updates, the first on its batch."""
-    dealt: Dealt | None = table.generate()
+    dealt: Dealt | None = run.generate()
     for _ in range(critic):
-        table.discriminate(False, dealt)
+        run.discriminate(False, dealt)
         dealt = None
 
 
-ORDERS: Mapping[str, Callable[[Table, int], None]] = {
+ORDERS: Mapping[str, Callable[["Trainer", int], None]] = {
     "discriminator": discriminator_first,
     "generator": generator_first,
 }
