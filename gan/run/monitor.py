@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import torch
 import yaml
@@ -33,7 +33,11 @@ RECENT = 200  # updates of each player whose terms are kept for a diagnosis
 
 
 class Evaluation(Protocol):
-    """Measures of a generator that a run logs, and its last word."""
+    """Measures of a generator that a run logs, and its last word.
+
+    One that knows each font's own values has `by_font(generator)` as well, values by cell, font and
+    metric, and `families`, that of each font.
+    """
 
     @property
     def better(self) -> Mapping[str, Better]:
@@ -44,18 +48,6 @@ class Evaluation(Protocol):
 
     def report(self, generator: nn.Module) -> str:
         """What to print and keep at the end."""
-
-
-@runtime_checkable
-class ByFont(Protocol):
-    """An evaluation that also knows each font's own values."""
-
-    def by_font(self, generator: nn.Module) -> dict[str, dict[str, dict[str, float]]]:
-        """Values by cell, font and metric."""
-
-    @property
-    def families(self) -> Mapping[str, int]:
-        """The family of each font."""
 
 
 class Monitor:
@@ -295,14 +287,14 @@ class Monitor:
 
     def _report(self, generator: nn.Module, prefix: str) -> str:
         """The evaluation's report; what it knows by font goes into `outcome`."""
-        assert self.evaluation is not None
+        evaluation: Any = self.evaluation
         with evaluated(generator):
-            if isinstance(self.evaluation, ByFont):
+            if hasattr(evaluation, "by_font"):
                 scores = self.outcome.setdefault("scores", {})
-                found = self.evaluation.by_font(generator)
+                found = evaluation.by_font(generator)
                 scores |= {f"{prefix}{cell}": values for cell, values in found.items()}
-                self.outcome["families"] = dict(self.evaluation.families)
-            return self.evaluation.report(generator)
+                self.outcome["families"] = dict(evaluation.families)
+            return evaluation.report(generator)
 
     def _warn(self, warned: Mapping[str, str]) -> None:
         for name, text in warned.items():
