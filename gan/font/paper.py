@@ -3,8 +3,9 @@
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.ndimage import grey_closing
 from torch import Tensor
-from torch.nn.functional import interpolate, max_pool2d
+from torch.nn.functional import interpolate
 
 from gan.data.glyphs import Pixels
 
@@ -59,10 +60,10 @@ def levelled(grey: Pixels) -> Grey:
     image = torch.from_numpy(grey.astype(np.float32))[None, None] / 255
     coarse = _smaller(image, _COARSE)
     reach = max(1, round(_WIDEST * max(coarse.shape[-2:])))
-    closed = -_largest(-_largest(coarse, reach), reach)
+    closed = torch.from_numpy(grey_closing(coarse[0, 0].numpy(), 2 * reach + 1))
     light = coarse[0, 0].double().flatten()
     basis = _polynomials(*coarse.shape[-2:])
-    paper = (closed - coarse).flatten() <= _NEAR
+    paper = (closed - coarse[0, 0]).flatten() <= _NEAR
     for _ in range(2):
         fitted = basis @ torch.linalg.lstsq(basis[paper], light[paper, None], driver="gelsd")[0]
         near = (light - fitted[:, 0]).abs() <= 2 * _NEAR
@@ -85,9 +86,3 @@ def _smaller(image: Tensor, longest: int) -> Tensor:
         return image
     size = [max(1, round(side / factor)) for side in image.shape[-2:]]
     return interpolate(image, size, mode="area")
-
-
-def _largest(image: Tensor, reach: int) -> Tensor:
-    side = 2 * reach + 1
-    rows = max_pool2d(torch.nn.functional.pad(image, (reach, reach), value=-2.0), (1, side), 1)
-    return max_pool2d(torch.nn.functional.pad(rows, (0, 0, reach, reach), value=-2.0), (side, 1), 1)
