@@ -176,7 +176,7 @@ def render(
         if share < LEAST_INK:
             rejected[character] = f"ink covers {share:.2%} of the canvas, less than {LEAST_INK:.1%}"
         else:
-            images[character] = 255 - area_reduce(_centred(ink.pixels, side), size, levels)
+            images[character] = 255 - area_reduce(centred(ink.pixels, side), size, levels)
             spots[character] = _spot(ink, pen.advance(character), side)
     repeated = _repeated(images)
     kept = {character: image for character, image in images.items() if character not in repeated}
@@ -194,7 +194,8 @@ def _measure(pen: _Pen, characters: Iterable[str]) -> tuple[int, dict[str, str]]
     return longest, rejected
 
 
-def _centred(ink: Pixels, side: int) -> Pixels:
+def centred(ink: Pixels, side: int) -> Pixels:
+    """Ink in the middle of a square canvas, which is at least as large."""
     canvas = np.zeros((side, side), np.uint8)
     top, left = _margins(ink, side)
     canvas[top : top + ink.shape[0], left : left + ink.shape[1]] = ink

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from gan.data.glyphs import FACTOR, Pixels, area_reduce
+from gan.data.glyphs import FACTOR, Pixels, area_reduce, centred
 from gan.data.images import read_image, whole
 from gan.font.paper import Grey, levelled, light_on_dark
 from gan.images import GAP, PAPER
@@ -86,12 +86,12 @@ def reference(path: Path, size: int, fill: float) -> Reference:
         warnings.warn(f"--reference {path}: what is taken for the character {doubt}", stacklevel=2)
     _, light, threshold, ink, box = reading
     left, top, right, bottom = box
-    side = max(round(max(right - left, bottom - top) / fill), 1)
+    side = max(round(max(right - left, bottom - top) / fill), right - left, bottom - top)
     dark, paper = np.percentile(light[ink], 20), np.median(light[~ink])
     if side >= FACTOR * size:  # the reduction smooths edges, so a blurred one may be cut here
         dark, paper = (0.5 * (threshold + value) for value in (dark, paper))
     clean = (255 * ((light - dark) / (paper - dark)).clip(0, 1)).round().astype(np.uint8)
-    seen = 255 - area_reduce(_centred(255 - clean[top:bottom, left:right], side), size)
+    seen = 255 - area_reduce(centred(255 - clean[top:bottom, left:right], side), size)
     return Reference(original, clean, box, seen)
 
 
@@ -272,14 +272,6 @@ def _line(part: _Part, shape: tuple[int, ...]) -> bool:
     height, width = shape
     along, side = max((right - left, width), (bottom - top, height), key=lambda x: x[0] / x[1])
     return along >= _SPAN * side and part.cells <= _THIN * max(shape) * along
-
-
-def _centred(ink: Pixels, side: int) -> Pixels:
-    side = max(side, *ink.shape)
-    canvas = np.zeros((side, side), np.uint8)
-    top, left = ((side - length) // 2 for length in ink.shape)
-    canvas[top : top + ink.shape[0], left : left + ink.shape[1]] = ink
-    return canvas
 
 
 def fill_of(glyphs: Pixels) -> float:
