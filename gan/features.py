@@ -115,10 +115,15 @@ def fitted(
 
 def _key(description: Mapping[str, Any], lesson: Lesson, training: Training) -> str:
     """Changes with the images, their labels, the network and its training."""
-    facts = json.dumps([FORMAT, lesson.content, description, training], sort_keys=True)
-    digest = hashlib.sha256(facts.encode())
-    for numbers in (lesson.rows, *(lesson.labels[name] for name in sorted(lesson.labels))):
-        digest.update(np.ascontiguousarray(numbers, dtype=np.int64).tobytes())
+    labels = [lesson.labels[name] for name in sorted(lesson.labels)]
+    return key_of([FORMAT, lesson.content, description, training], lesson.rows, *labels)
+
+
+def key_of(facts: Any, *numbers: np.ndarray) -> str:
+    """Sixteen digits that change with any of the facts, which are JSON, and of the integers."""
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    for part in numbers:
+        digest.update(np.ascontiguousarray(part, dtype=np.int64).tobytes())
     return digest.hexdigest()[:16]
 
 

@@ -1,8 +1,6 @@
 """What is measured of many images together: drawn ones beside those that were trained on."""
 
-import hashlib
 import io
-import json
 import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -17,6 +15,7 @@ from tqdm import tqdm
 
 from gan import disk
 from gan.data.datasets import sampled
+from gan.features import key_of
 from gan.metrics.distances import (
     CHUNK,
     ELSEWHERE,
@@ -144,10 +143,9 @@ def reference(
     Statistics are kept in `folder` under a hash of the store's content, the rows, the images'
     shape and the extractor; moments are of all rows, features of `NEIGHBOURS` of them at random.
     """
-    facts = [FORMAT, store.content_hash, store.shape, extractor.name, extractor.key]
-    digest = hashlib.sha256(json.dumps([*facts, extractor.resize, NEIGHBOURS]).encode())
-    digest.update(np.ascontiguousarray(rows, dtype=np.int64).tobytes())
-    path = folder / f"{digest.hexdigest()[:16]}.npz" if folder else None
+    of = [extractor.name, extractor.key, extractor.resize, NEIGHBOURS]
+    key = key_of([FORMAT, store.content_hash, store.shape, *of], rows)
+    path = folder / f"{key}.npz" if folder else None
     if path and path.exists():
         with np.load(path, allow_pickle=False) as kept:
             arrays = {name: torch.from_numpy(kept[name]) for name in kept.files}

@@ -17,8 +17,6 @@ tells more than the network can see: with `evidence`, labels are predictions wei
 with `groups` no two images of a group share one.
 """
 
-import hashlib
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,7 +29,7 @@ from torch.nn.functional import one_hot
 from tqdm import tqdm
 
 from gan import checkpoint, distributed
-from gan.features import Lesson, shifted
+from gan.features import Lesson, key_of, shifted
 from gan.registry import Count, NonNegative, Positive, Whole, create
 from gan.robust.belief import Belief
 from gan.run import optimizer_state
@@ -247,8 +245,5 @@ class _States:
 
 def _key(lesson: Lesson, settings: Sequence[Any], groups: np.ndarray | None) -> str:
     """Changes with the images, their labels and groups, and the settings."""
-    facts = json.dumps([FORMAT, lesson.content, settings])
-    digest = hashlib.sha256(facts.encode())
-    for numbers in (lesson.rows, *lesson.labels.values(), *([] if groups is None else [groups])):
-        digest.update(np.ascontiguousarray(numbers, dtype=np.int64).tobytes())
-    return digest.hexdigest()[:16]
+    numbers = *lesson.labels.values(), *([] if groups is None else [groups])
+    return key_of([FORMAT, lesson.content, settings], lesson.rows, *numbers)
