@@ -89,9 +89,7 @@ class Conditional(Synthesis):
             real, fake = looks.real(), looks.fake()
         terms = {
             "adversarial": self.weight * self.adversarial.discriminator(real.logits, fake.logits),
-            **looks.penalise(),
-            "logits_real": real.logits.detach().mean(),
-            "logits_fake": fake.logits.detach().mean(),
+            **looks.terms(real.logits, fake.logits),
             **self.augment.learnt(real.logits),
         }
         if real.class_logits is not None and self.class_real:

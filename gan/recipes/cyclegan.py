@@ -74,9 +74,8 @@ class CycleGAN(Recipe):
             logits_real, logits_fake = looks.real(), judge(pool(fake))
             loss = self.adversarial.discriminator(logits_real, logits_fake)
             terms[f"adversarial_{kind}"] = self.discriminator_weight * self.weight * loss
-            terms |= {f"{name}_{kind}": penalty for name, penalty in looks.penalise().items()}
-            terms[f"logits_real_{kind}"] = logits_real.detach().mean()
-            terms[f"logits_fake_{kind}"] = logits_fake.detach().mean()
+            found = looks.terms(logits_real, logits_fake)
+            terms |= {f"{name}_{kind}": term for name, term in found.items()}
         return terms
 
     def generator_losses(self, batch: Batch, fakes: Batch, step: int) -> dict[str, Tensor]:

@@ -73,9 +73,7 @@ class Pix2Pix(Recipe):
         loss = self.adversarial.discriminator(logits_real, logits_fake)
         return {
             "adversarial": self.discriminator_weight * self.weight * loss,
-            **looks.penalise(),
-            "logits_real": logits_real.detach().mean(),
-            "logits_fake": logits_fake.detach().mean(),
+            **looks.terms(logits_real, logits_fake),
         }
 
     def generator_losses(self, batch: Batch, fakes: Batch, step: int) -> dict[str, Tensor]:

@@ -63,9 +63,7 @@ class Synthesis(FromNoise, Recipe):
             logits_real, logits_fake = looks.real(), looks.fake()
         return {
             "adversarial": self.weight * self.adversarial.discriminator(logits_real, logits_fake),
-            **looks.penalise(),
-            "logits_real": logits_real.detach().mean(),
-            "logits_fake": logits_fake.detach().mean(),
+            **looks.terms(logits_real, logits_fake),
             **self.augment.learnt(logits_real),
         }
 

@@ -165,9 +165,7 @@ class WNet(Recipe):
         real, fake = looks.real(), looks.fake()
         terms = {
             "adversarial": self.weight * self.adversarial.discriminator(real.logits, fake.logits),
-            **looks.penalise(),
-            "logits_real": real.logits.detach().mean(),
-            "logits_fake": fake.logits.detach().mean(),
+            **looks.terms(real.logits, fake.logits),
         }
         if self.style_class:
             on_real = self._named("style", real.style_logits, batch)

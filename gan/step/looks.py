@@ -44,10 +44,11 @@ class Looks:
         """What the critic says of the fakes."""
         return self._look("fake")
 
-    def penalise(self) -> dict[str, Tensor]:
-        """The penalties that are due at this update."""
-        real, fake = self.images.values()
-        return penalise(self.penalties, self, real, fake, self.update)
+    def terms(self, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
+        """The penalties that are due and, as statistics, the means of logits of reals and fakes."""
+        images = self.images["real"], self.images["fake"]
+        paid = penalise(self.penalties, self, *images, self.update)
+        return {**paid, "logits_real": real.detach().mean(), "logits_fake": fake.detach().mean()}
 
     def __call__(self, images: Tensor) -> Tensor:
         """Logits of any images: it is the judge that penalties ask."""
