@@ -37,7 +37,8 @@ class ImagePool(nn.Module):
         order = torch.arange(len(images), device=images.device)
         earlier = (place == place[:, None]) & (order < order[:, None])  # [B, B], of the same place
         found = torch.where(earlier, order, -1).amax(1)  # who was put there last, before me
-        before = torch.where(_wide(found >= 0), images[found.clamp_min(0)], self._at(place))
+        stored = self.stored[place.clamp_min(0)]
+        before = torch.where(_wide(found >= 0), images[found.clamp_min(0)], stored)
         result = torch.where(_wide(exchanged), before, images)
         slots = torch.arange(self.size, device=images.device)
         last = torch.where(place == slots[:, None], order, -1).amax(1)  # [size]
@@ -54,9 +55,6 @@ class ImagePool(nn.Module):
         place = torch.where(sound & (filling | taken), torch.where(filling, free, drawn), -1)
         self.filled.add_(sound.sum()).clamp_(max=self.size)
         return place, sound & taken & ~filling
-
-    def _at(self, place: Tensor) -> Tensor:
-        return self.stored[place.clamp_min(0)]
 
 
 def _wide(condition: Tensor) -> Tensor:

@@ -226,7 +226,10 @@ def load(
         import_plugins(config["plugins"])
     chosen, tensors = _weights(stored, weights)
     try:
-        entry, recipe = (_entry(config, section) for section in ("generator", "recipe"))
+        entry, recipe = (
+            registry.entry(section, config[section].get("name"), f"{section}.name")
+            for section in ("generator", "recipe")
+        )
     except ConfigError as error:
         if not config.get("plugins") or plugins:
             raise
@@ -356,10 +359,6 @@ def _configuration(stored: Checkpoint) -> dict[str, Any]:
         raise ConfigError(f"{stored.path / checkpoint.CONFIG} names no {', '.join(sections)}")
     coerce(Count, config["image"].get("size"), "image.size")
     return config
-
-
-def _entry(config: Mapping[str, Any], section: str) -> Entry:
-    return registry.entry(section, config[section].get("name"), f"{section}.name")
 
 
 def _weights(stored: Checkpoint, weights: str) -> tuple[str, dict[str, Tensor]]:

@@ -208,17 +208,9 @@ def as_written(network: nn.Module) -> None:
                 vars(module)["forward"] = partial(forward, module)
 
 
-def _then_pool(convolution: nn.Conv2d, x: Tensor) -> Tensor:
-    return avg_pool2d(nn.Conv2d.forward(convolution, x), 2)
-
-
-def _after_doubling(convolution: nn.Conv2d, x: Tensor) -> Tensor:
-    return nn.Conv2d.forward(convolution, interpolate(x, scale_factor=2))
-
-
 PLAIN: dict[type[nn.Module], Callable[..., Tensor]] = {
-    PooledConv2d: _then_pool,
-    UpsampledConv2d: _after_doubling,
+    PooledConv2d: lambda layer, x: avg_pool2d(nn.Conv2d.forward(layer, x), 2),
+    UpsampledConv2d: lambda layer, x: nn.Conv2d.forward(layer, interpolate(x, scale_factor=2)),
     StridedConv2d: nn.Conv2d.forward,
     StridedConvTranspose2d: nn.ConvTranspose2d.forward,
 }

@@ -16,7 +16,7 @@ def timer(device: torch.device) -> Timer:
         return by(processor)
 
     def timed(work: Work) -> float:
-        before, after = _event(), _event()
+        before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         wait(device)
         before.record()
         work()
@@ -25,10 +25,6 @@ def timer(device: torch.device) -> Timer:
         return before.elapsed_time(after) / 1e3
 
     return timed
-
-
-def _event() -> torch.cuda.Event:
-    return torch.cuda.Event(enable_timing=True)
 
 
 def wait(device: torch.device) -> None:

@@ -9,7 +9,7 @@ on standard error, so that results can be redirected.
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -46,14 +46,14 @@ def run(args: argparse.Namespace) -> int:
 
     subjects = {"data": data, "step": steps, "train": train, "gpu": gpu, "scale": scale}
     chosen: Any = subjects[args.subject]
-    cases = chosen.CASES if chosen is data else _composing(chosen.CASES)
+    given = {} if chosen is data else {"compose": compose}
     models = gpu.GAMES if chosen is gpu else games.MODELS
     options = parse(args.options, chosen.READS, list(models), chosen.DEFAULT)
     draw = None if args.out is None else _drawing(args.subject, args.out)
     torch.set_num_threads(options.threads)
     rows = []
     for case in options.case or chosen.DEFAULT:
-        for row in cases[case](options):
+        for row in chosen.CASES[case](options, **given):
             rows.append(row)
             print(json.dumps(row), flush=True)
     if draw is not None:
@@ -89,7 +89,3 @@ def compose(*overrides: str) -> dict[str, Any]:
         config = hydra.compose("config", [*map(switched_on, overrides)])
         values: Any = OmegaConf.to_container(config, resolve=True)
     return values
-
-
-def _composing(cases: Mapping[str, Any]) -> dict[str, Callable[..., Iterable[Any]]]:
-    return {name: partial(case, compose=compose) for name, case in cases.items()}

@@ -209,7 +209,8 @@ def _chosen(
     if "name" not in node:
         raise ConfigError(f"{section} must name a {kind}; {nearest('', registry.names(kind))}")
     found = registry.entry(kind, node["name"], section if key else f"{section}.name")
-    return found, conform(found.parameters, _unnamed(node), section)
+    values = {key: value for key, value in node.items() if key != "name"}
+    return found, conform(found.parameters, values, section)
 
 
 def _conformed(kind: Any, config: Mapping[str, Any], section: str) -> dict[str, Any]:
@@ -308,10 +309,6 @@ def _ours(build: Any) -> bool:
     """Whether a class or function is written in gan; a decorator may hide where a function is."""
     scope = getattr(build, "__globals__", {"__name__": getattr(build, "__module__", "")})
     return str(scope["__name__"]).partition(".")[0] == "gan"
-
-
-def _unnamed(node: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in node.items() if key != "name"}
 
 
 def place(values: dict[str, Any], section: str, node: Any) -> None:

@@ -39,11 +39,12 @@ class Face:
         try:
             with path.open("rb") as file, TTFont(file, fontNumber=index, lazy=True) as font:
                 glyphs: dict[int, str] = font.getBestCmap() or {}  # leaves out glyph 0
-                text = {key: _text(font["name"].getDebugName(key)) for key in _NAMES}
+                said = {key: font["name"].getDebugName(key) or "" for key in _NAMES}
         except Exception as error:  # a damaged table may raise anything, AssertionError too
             raise FontError(f"{self.file} (face {index}) is no readable font: {error!r}") from error
         if not glyphs:
             raise FontError(f"{self.file} (face {index}) has no Unicode character map")
+        text = {key: " ".join(words.split()) for key, words in said.items()}
         self.mapped = np.array([code for code, glyph in glyphs.items() if glyph != ".notdef"], int)
         self.family = text[16] or text[1] or printable(path.stem)
         self.name = text[4] or self.family
@@ -58,10 +59,6 @@ class Face:
     def sha256(self) -> str:
         """Digest of the whole font file."""
         return hashlib.sha256(self.path.read_bytes()).hexdigest()
-
-
-def _text(value: str | None) -> str:
-    return " ".join((value or "").split())
 
 
 _LICENCES = {  # SPDX name: what the licence field of a font says

@@ -155,9 +155,12 @@ class Extended:
             **first.facts,
             MORE: first.facts.get(MORE, "") + "".join(added),
         }
-        told = [source.facts["styles"] for source in (first, more)]
-        both = {*first.names["style"]} & {*more.names["style"]}
-        self.styles = {id for id in both if _named_alike(*(facts[id] for facts in told))}
+        one, other = (source.facts["styles"] for source in (first, more))
+        self.styles = {
+            id
+            for id in {*first.names["style"]} & {*more.names["style"]}
+            if all(one[id].get(fact) == other[id].get(fact) for fact in ("name", "copyright"))
+        }
         if first.facts["prototype"] not in self.styles:
             raise ValueError(
                 f"data.more: {more.name} has other characters than {first.name}, and does not "
@@ -203,10 +206,6 @@ def _renumbered(
                 name = used[id]
                 fields = {"style": styles[name], "character": characters[character]}
                 yield Record(key(name, character), item.image, fields)
-
-
-def _named_alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    return all(one.get(fact) == other.get(fact) for fact in ("name", "copyright"))
 
 
 def apart(first: Source, more: Source) -> bool:

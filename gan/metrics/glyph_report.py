@@ -151,11 +151,12 @@ def told(
     found = verdict(rows, name, f"{name}, {SHUFFLED}", ceiling)
     how = "Told which characters its references show. " if paired else ""
     how += "When it has learnt its references by heart: " if name == ADAPTED else ""
+    right = ", ".join(f"{judge} {ceiling[field]:.1%}" for judge, field in FIELDS.items())
     sections = [
         table(rows, SHORT, AMONG),
         *(f"{what}\n{body(rows, LONG, [cell])}" for cell, what in SECTIONS.items()),
         "content, style: share that a judge reads as the right character, the right font.\n"
-        f"Of held-out real glyphs the judges read rightly: {_ceilings(ceiling)}.\n"
+        f"Of held-out real glyphs the judges read rightly: {right}.\n"
         "Shown another character's prototype, it is that one which is read, as it should be, in "
         f"{rows[WRONG].cells['UFUC'].mean('followed'):.1%} of UFUC.",
         *([PAIRED] if paired else []),
@@ -263,10 +264,6 @@ def _differences(rows: Mapping[str, Scores], name: str) -> str:
             return f"No intervals: {error}"
         lines.append(f"{row:{wide}}  {shown[0]:<28}  {shown[1]:<28}".rstrip())
     return "\n".join(lines)
-
-
-def _ceilings(ceiling: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {ceiling[field]:.1%}" for name, field in FIELDS.items())
 
 
 def _numbers(rows: Mapping[str, Scores]) -> dict[str, float]:

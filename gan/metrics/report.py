@@ -51,7 +51,8 @@ def write(report: Report, run: Mapping[str, Any], folder: Path) -> list[Path]:
         lines += [f"![{caption}]({path.name})", "", f"*{caption}*", ""]
     now = datetime.now(UTC).isoformat("T", "seconds")
     facts = {**run, "versions": versions(), "evaluated": now}
-    lines += ["## What was evaluated", "", "```", *_listed(facts), "```", ""]
+    said = [f"{key}: {_words(value)}" for key, value in facts.items()]
+    lines += ["## What was evaluated", "", "```", *said, "```", ""]
     page = folder / "evaluation.md"
     page.write_text("\n".join(lines), encoding="utf-8")
     everything = {**facts, "verdict": report.verdict, "numbers": report.numbers, **report.facts}
@@ -71,10 +72,6 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
-
-
-def _listed(facts: Mapping[str, Any]) -> list[str]:
-    return [f"{key}: {_words(value)}" for key, value in facts.items()]
 
 
 def _words(value: Any) -> str:

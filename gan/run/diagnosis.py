@@ -50,6 +50,7 @@ def _bundle(
     run: "Trainer", error: DivergedError, everywhere: list[dict[str, Any]]
 ) -> dict[str, Any]:
     last = error.last
+    own = run.recipe.get_submodule(last.player).named_parameters()
     newest = checkpoint.newest(run.monitor.run_dir / "checkpoints", notice=lambda skipped: None)
     shares = everywhere[0] if len(everywhere) == 1 else {"processes": everywhere}
     return {
@@ -58,7 +59,7 @@ def _bundle(
         "update": last.count,
         **run.counts(),
         "skipped": run.guard.skipped,
-        "gradient_norms": _gradient_norms(run.recipe.get_submodule(last.player)),
+        "gradient_norms": {n: p.grad.norm().item() for n, p in own if p.grad is not None},
         "weights_not_finite": [n for n, p in run.recipe.named_parameters() if not _finite(p)],
         "first_module_not_finite": first_module(run, last.player, last.count),
         **shares,
@@ -134,10 +135,6 @@ def _tensors(value: Any) -> list[Tensor]:
 
 def _finite(tensor: Tensor) -> bool:
     return bool(tensor.isfinite().all())
-
-
-def _gradient_norms(module: nn.Module) -> dict[str, float]:
-    return {n: p.grad.norm().item() for n, p in module.named_parameters() if p.grad is not None}
 
 
 def _in_words(value: Tensor) -> dict[str, Any]:
