@@ -2,7 +2,6 @@
 
 import io
 import random
-import shutil
 import signal
 import struct
 import subprocess
@@ -15,29 +14,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from test_store import SMALL, claim_4_gib, everything, in_child, put, value_of
+from test_store import claim_4_gib, everything, in_child, put, value_of
 from watching import CHANGES, CODE, PROCESSES, TALK, watched
 
 from gan.data import layout, pages
 from gan.data.archives import Archive, ArchiveError
 from gan.data.images import read_image, record
 from gan.data.layout import Record, Rejected
-from gan.data.store import PACKAGE, Store, StoreError, build, verify
+from gan.data.store import PACKAGE, Store, StoreError, verify
 
 Tried = Callable[[int], None]
 PAGE = 4096
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("store") / "small.lmdb"
-    build(SMALL, path)
-    return path
-
-
-@pytest.fixture
-def copy(built: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copy(built, tmp_path / "copy.lmdb"))
 
 
 # ---- crafted trees -------------------------------------------------------------------------------

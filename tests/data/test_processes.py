@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_store import SMALL, everything, in_child
+from test_store import everything, in_child
 from torch.utils.data import DataLoader, Dataset
 
 from gan.data.store import Store, build
@@ -27,13 +27,6 @@ class Rows(Dataset):
         out = np.empty((1, *self.store.shape), np.uint8)
         self.store.read(np.array([row]), out)
         return out[0]
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("store") / "small.lmdb"
-    build(SMALL, path)
-    return path
 
 
 slow = pytest.mark.slow

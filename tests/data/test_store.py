@@ -7,7 +7,6 @@ import os
 import pickle
 import random
 import resource
-import shutil
 import signal
 import subprocess
 import sys
@@ -80,20 +79,6 @@ class Given(Noise):
 
 SMALL = Noise(300)  # 294 images in 3 blocks
 IMAGE = np.zeros((8, 8, 1), np.uint8)
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small store, not to be changed."""
-    path = tmp_path_factory.mktemp("store") / "small.lmdb"
-    build(SMALL, path)
-    return path
-
-
-@pytest.fixture
-def copy(built: Path, tmp_path: Path) -> Path:
-    """A small store to be damaged."""
-    return Path(shutil.copy(built, tmp_path / "copy.lmdb"))
 
 
 def read(opened: Store, rows: np.ndarray | None = None) -> np.ndarray:
