@@ -106,10 +106,8 @@ def _over_floor(
     work = noted(desk.plays(game), host)
     alone = alternate(work, lambda: None, None, rounds, desk.timer, WARM, desk.seconds).ours
     paired = Paired(alone, *([steps * floor] * len(alone) for floor in floors))
-    settings = {
-        **{"model": model, "graphs": graphs, "steps": steps},
-        "host_ms": {"ours": milliseconds(host, steps)},
-    }
+    said = {"ours": milliseconds(host, steps)}
+    settings = {"model": model, "graphs": graphs, "steps": steps, "host_ms": said}
     goal = Goal(FLOORS.get(model, max(FLOORS.values())))
     return row("G2", "floor", "ms per step", paired, 1e3 / steps, goal, settings)
 

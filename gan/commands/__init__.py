@@ -59,7 +59,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="command")
     commands.add_parser("train", help="train a model; the same as train.py", add_help=False)
-    data.add_parser(commands)
-    for command in (classifier, relabel, sample, evaluate, compare, font, export, bench):
+    for command in (data, classifier, relabel, sample, evaluate, compare, font, export, bench):
         command.add_parser(commands)
     return parser

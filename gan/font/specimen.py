@@ -18,8 +18,8 @@ def specimen(font: Path, name: str, characters: Sequence[str]) -> Image.Image:
 
     Its head has the name, where this font or Pillow's own draws it, and the number of characters.
     """
-    shown = spread(characters, _ROWS * ((WIDTH - 2 * EDGE) // _CELL))
     across = (WIDTH - 2 * EDGE) // _CELL
+    shown = spread(characters, _ROWS * across)
     rows = -(-len(shown) // across)
     head = EDGE + 60 + sum(round(1.4 * size) for size in _LINES) + 40
     page = Image.new("L", (WIDTH, head + rows * _CELL + EDGE), 255)

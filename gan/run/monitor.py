@@ -235,9 +235,10 @@ class Monitor:
 
     def _measure(self, evaluation: Evaluation, counts: Counts, generators: Generators) -> None:
         values: dict[str, float] = {}
+        *_, last = generators.values()  # the one to use: averaged, where there is an average
         with self._pause():
             for source, generator in generators.items():
-                prefix = "" if generator is best(generators) else f"{source}_"
+                prefix = "" if generator is last else f"{source}_"
                 with evaluated(generator):
                     measured = evaluation.measure(generator)
                 values |= {f"metric/{prefix}{key}": value for key, value in measured.items()}
@@ -316,11 +317,6 @@ class Monitor:
             return
         ordered = sorted(columns.items(), key=lambda column: column[0] == "truth")  # truth last
         self.log.picture(step, name, images.table(dict(ordered)))
-
-
-def best(generators: Generators) -> nn.Module:
-    """The generator to use: the averaged one, where there is one."""
-    return list(generators.values())[-1]
 
 
 def _by_tag(
