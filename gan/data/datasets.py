@@ -67,6 +67,11 @@ def draw(seed: int, epoch: int, indices: np.ndarray, what: str) -> np.ndarray:
     return _mix(state)
 
 
+def coins(flip: bool, seed: int, epoch: int, indices: np.ndarray) -> np.ndarray | None:
+    """Who of these is mirrored [B], half of them; None where nobody is."""
+    return draw(seed, epoch, indices, "flip") % np.uint64(2) == 1 if flip else None
+
+
 def _mix(state: np.ndarray) -> np.ndarray:
     state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -134,9 +139,8 @@ class Images:
 
     def plan(self, seed: int, epoch: int, indices: np.ndarray) -> Plan:
         """The image at each index."""
-        flip = draw(seed, epoch, indices, "flip") % np.uint64(2) == 1 if self.flip else None
         fields = {name: values[indices] for name, values in self._fields.items()}
-        return Plan({"real": indices}, fields, flip)
+        return Plan({"real": indices}, fields, coins(self.flip, seed, epoch, indices))
 
     def shown(self, keys: Collection[str]) -> dict[str, Plan]:
         """Up to 64 images, evenly spaced."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from gan.data.archives import Archive
 from gan.data.building import listed
-from gan.data.datasets import Plan, Resident, draw, evenly, picked
+from gan.data.datasets import Plan, Resident, coins, draw, evenly, picked
 from gan.data.images import digest, fitted_halves, shared_folders, squared, whole
 from gan.data.layout import Record, Rejected
 from gan.data.pages import StoreError
@@ -209,7 +209,7 @@ class Pairs:
 
     def plan(self, seed: int, epoch: int, indices: np.ndarray) -> Plan:
         """The pair at each index."""
-        return _aligned(self.train[indices])._replace(flip=_coins(self.flip, seed, epoch, indices))
+        return _aligned(self.train[indices])._replace(flip=coins(self.flip, seed, epoch, indices))
 
     def shown(self, keys: Collection[str], many: int = 8, seed: int = 0) -> dict[str, Plan]:
         """So many pairs each that are trained on and held out."""
@@ -260,7 +260,7 @@ class Unpaired:
         a, b = self.train
         drawn = draw(seed, epoch, indices, "real_b") % np.uint64(len(b))
         images = {"real_a": a[indices], "real_b": b[drawn]}
-        return Plan(images, {}, _coins(self.flip, seed, epoch, indices))
+        return Plan(images, {}, coins(self.flip, seed, epoch, indices))
 
     def shown(self, keys: Collection[str], many: int = 8, seed: int = 0) -> dict[str, Plan]:
         """So many images of each kind that are trained on, and as many that are held out."""
@@ -346,7 +346,3 @@ def _aligned(pairs: np.ndarray) -> Plan:
 def _beside(a: np.ndarray, b: np.ndarray, many: int, seed: int = 0) -> Plan:
     many = min(many, len(a), len(b))
     return Plan({"real_a": picked(a, many, seed), "real_b": picked(b, many, seed)}, {})
-
-
-def _coins(flip: bool, seed: int, epoch: int, indices: np.ndarray) -> np.ndarray | None:
-    return draw(seed, epoch, indices, "flip") % np.uint64(2) == 1 if flip else None
