@@ -23,14 +23,14 @@ class Classification(nn.Module, ABC):
         self.checked = False
 
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:
-        """The mean over the batch.
+        """The mean over the batch, in float32 or finer: a sure sample leaves bf16 no digits.
 
         Raises: ValueError where the first batch holds probabilities instead of logits.
         """
         if not self.checked and not logits.is_meta:  # once: reading a tensor stalls the device
             require_logits(logits)
             self.checked = True
-        return self.loss(logits, label)
+        return self.loss(logits.to(torch.promote_types(logits.dtype, torch.float32)), label)
 
     @abstractmethod
     def loss(self, logits: Tensor, label: Tensor) -> Tensor:

@@ -169,7 +169,7 @@ class Encoder(nn.Module):
             maps.append(halve(maps[-1]))
         *shortcuts, code = maps
         code = code.flatten(1)  # [B, D]
-        return Code(code, self.head(code), tuple(reversed(shortcuts)))
+        return Code(code, in_full(self.head, code), tuple(reversed(shortcuts)))
 
 
 class Decoder(nn.Module):

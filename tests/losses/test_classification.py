@@ -46,6 +46,21 @@ def test_probabilities_are_refused_with_the_bound(loss, sample, dtype):
         loss(logits.to(dtype).softmax(1), label)
 
 
+def test_sure_logits_in_bf16_cost_and_teach_what_their_values_say(loss):
+    label = torch.arange(CLASSES)
+    noise = torch.randn(CLASSES, CLASSES, generator=torch.Generator().manual_seed(0))
+    logits = 10 * one_hot(label) + noise  # log p is about -1e-3
+    found = {}
+    for dtype in (torch.bfloat16, torch.float64):
+        given = logits.bfloat16().to(dtype).requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            value = loss(given, label)
+        found[dtype] = value.double(), torch.autograd.grad(value, given)[0].double()
+    (value, gradient), (true, slope) = found.values()
+    torch.testing.assert_close(value, true, rtol=1e-2, atol=0)
+    assert (gradient - slope).norm() < 1e-2 * slope.norm()
+
+
 def test_what_merely_resembles_probabilities_passes(loss, sample):
     logits, label = sample
     for batch in (logits.sigmoid(), logits * 0, logits.softmax(1) * 2, logits.softmax(1) - 0.1):

@@ -27,6 +27,19 @@ def test_logits_are_judged_in_full_precision(name):
         assert (logits != logits.bfloat16().float()).any()  # more than bf16's digits
 
 
+def test_classes_of_glyphs_are_named_in_full_precision():
+    torch.manual_seed(0)
+    network = create("generator", "wnet", **BOTH, styles=3, characters=5)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        codes = [
+            encode(torch.randn(3, 1, 16, 16))
+            for encode in (network.encode_content, network.encode_style)
+        ]
+    for code in codes:
+        assert code.logits.dtype == torch.float32
+        assert (code.logits != code.logits.bfloat16().float()).any()
+
+
 def test_a_difference_of_large_logits_is_not_lost():
     head = nn.Linear(8, 1)
     nn.init.constant_(head.bias, 1000.0)
