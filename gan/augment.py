@@ -114,13 +114,14 @@ class Ada(nn.Module):
     def adapt(self, logits: Tensor, batch: int, due: Tensor) -> None:
         """Count the signs of logits [B, ...]; where it is `due`, move p by sign(r - target).
 
-        A logit that is no number counts for neither side.
+        A logit that is no number counts for neither side. Signs are compared as sums: a mean is
+        rounded, and r at its target would not leave p as it is.
         """
         sign = torch.sign(logits.float()).reshape(len(logits), -1)  # [B, K]
         self.signs += distributed.mean(sign.mean(1).sum())
         looked_at = self.every * batch  # reals, over all processes
-        r = self.signs * (distributed.size() / looked_at)
-        step = torch.sign(r - self.target) * (looked_at / self.images)
+        beyond = self.signs * distributed.size() - self.target * looked_at
+        step = torch.sign(beyond) * (looked_at / self.images)
         moved = (self.probability + step).clamp(0, self.most)
         self.probability.copy_(torch.where(due, moved, self.probability))
         self.signs.masked_fill_(due, 0)

@@ -199,6 +199,14 @@ def test_the_mean_sign_of_all_updates_since_the_last_move_decides(patches):
     )  # what came before is gone
 
 
+@pytest.mark.parametrize("batch", [5, 10, 25, 50, 100])
+def test_the_probability_rests_where_the_mean_sign_is_the_target(batch):
+    logits = torch.ones(batch)
+    logits[batch * 4 // 5 :] = -1  # r = 0.6
+    augmentation = adaptive(images=1000, every=1, start=0.5)
+    assert probabilities(augmentation, logits, 3) == [0.5] * 3
+
+
 def test_a_logit_that_is_no_number_counts_for_neither_side():
     logits = torch.tensor([float("nan"), 1.0, 1.0])  # r = 2/3
     assert probabilities(adaptive(images=9, every=1, target=0.6), logits, 1)[0] == pytest.approx(
