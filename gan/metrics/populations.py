@@ -209,7 +209,7 @@ def distances(fake: Seen, real: Seen, extractor: Extractor) -> dict[str, float]:
     Raises:
         ValueError: too few images.
     """
-    if not torch.isfinite(fake.features).all():  # a diverged generator is told by its guard
+    if not torch.isfinite(fake.moments.mean).all():  # of all images; its guard tells why
         first = {"inception": "fid", "vgg16": "precision"}
         return {first.get(extractor.name, f"fd_{extractor.name}"): math.nan}
     dense = dict(zip(("density", "coverage"), density_coverage(*_both(fake, real)), strict=True))

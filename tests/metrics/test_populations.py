@@ -114,8 +114,10 @@ def test_distances_are_named_after_what_made_the_features():
     shifted = distances(seen([images[:30] + 0.5], extractor), real, extractor)
     assert shifted["fd_means"] > 3 * found["fd_means"]
     assert shifted["precision_means"] < found["precision_means"]
-    broken = seen([images[:30] * float("nan")], extractor)
-    assert np.isnan(distances(broken, real, extractor)["fd_means"])  # and training goes on
+    images[29] *= float("nan")
+    for kept in (20, 30):  # whether or not it is among those that are compared one by one
+        broken = seen([images[:30]], extractor, kept)
+        assert np.isnan(distances(broken, real, extractor)["fd_means"])  # and training goes on
 
 
 def test_the_same_noise_every_time_and_labels_in_the_shares_of_the_training():
