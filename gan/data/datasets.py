@@ -19,7 +19,10 @@ Resident = Literal["auto", "on", "off"]
 
 
 class Plan(NamedTuple):
-    """A batch: store rows [B] or [B, K] by key, integers [B] by field, who is mirrored [B]."""
+    """A batch: store rows [B] or [B, K] by key, integers [B] by field, who is mirrored.
+
+    `flip` is [B] where images of a sample are mirrored alike, or [B, keys] in the order of keys.
+    """
 
     images: dict[str, np.ndarray]
     fields: dict[str, np.ndarray]
@@ -67,9 +70,9 @@ def draw(seed: int, epoch: int, indices: np.ndarray, what: str) -> np.ndarray:
     return _mix(state)
 
 
-def coins(flip: bool, seed: int, epoch: int, indices: np.ndarray) -> np.ndarray | None:
-    """Who of these is mirrored [B], half of them; None where nobody is."""
-    return draw(seed, epoch, indices, "flip") % np.uint64(2) == 1 if flip else None
+def coins(seed: int, epoch: int, indices: np.ndarray, what: str = "flip") -> np.ndarray:
+    """Heads or tails for each index [B], one series for each `what`."""
+    return draw(seed, epoch, indices, what) % np.uint64(2) == 1
 
 
 def _mix(state: np.ndarray) -> np.ndarray:
@@ -140,7 +143,8 @@ class Images:
     def plan(self, seed: int, epoch: int, indices: np.ndarray) -> Plan:
         """The image at each index."""
         fields = {name: values[indices] for name, values in self._fields.items()}
-        return Plan({"real": indices}, fields, coins(self.flip, seed, epoch, indices))
+        flip = coins(seed, epoch, indices) if self.flip else None
+        return Plan({"real": indices}, fields, flip)
 
     def shown(self, keys: Collection[str]) -> dict[str, Plan]:
         """Up to 64 images, evenly spaced."""

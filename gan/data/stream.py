@@ -30,7 +30,7 @@ TICK = 0.5
 class _Ready(NamedTuple):
     images: dict[str, Tensor]  # uint8 [B, (K,) H, W, C]
     fields: dict[str, Tensor]
-    flip: Tensor | None
+    flip: dict[str, Tensor]
     copied: torch.cuda.Event | None
     slot: int
 
@@ -135,11 +135,10 @@ class Stream:
         if ready.copied is not None:
             current = torch.cuda.current_stream(self.device)
             current.wait_event(ready.copied)
-            sent = [*ready.images.values(), *ready.fields.values(), ready.flip]
-            for tensor in sent:
-                if tensor is not None:
+            for part in (ready.images, ready.fields, ready.flip):
+                for tensor in part.values():
                     tensor.record_stream(current)
-        images = {key: _floats(image, ready.flip) for key, image in ready.images.items()}
+        images = {key: _floats(image, ready.flip.get(key)) for key, image in ready.images.items()}
         return {**images, **ready.fields}
 
     def _order(self, epoch: int) -> np.ndarray:
@@ -209,7 +208,11 @@ class Stream:
                 for key, field in plan.fields.items()
                 if key in keys
             }
-            flip = None if plan.flip is None else move(torch.from_numpy(plan.flip))
+            flip = {
+                key: move(torch.from_numpy(who))
+                for key, who in _mirrored(plan).items()
+                if key in keys
+            }
             images = {
                 key: self._gather(rows, key, buffers, move)
                 for key, rows in plan.images.items()
@@ -265,6 +268,15 @@ def _floats(image: Tensor, flip: Tensor | None) -> Tensor:
     if flip is None:
         return values
     return torch.where(flip.view(-1, *(1,) * (values.ndim - 1)), values.flip(-1), values)
+
+
+def _mirrored(plan: Plan) -> dict[str, np.ndarray]:
+    """Who is mirrored of each key, [B]."""
+    if plan.flip is None:
+        return {}
+    columns = plan.flip.reshape(len(plan.flip), -1)  # [B, 1] or [B, keys]
+    columns = np.broadcast_to(columns, (len(columns), len(plan.images)))
+    return dict(zip(plan.images, columns.T.copy(), strict=True))
 
 
 def _join(parts: list[Plan]) -> Plan:

@@ -209,7 +209,8 @@ class Pairs:
 
     def plan(self, seed: int, epoch: int, indices: np.ndarray) -> Plan:
         """The pair at each index."""
-        return _aligned(self.train[indices])._replace(flip=coins(self.flip, seed, epoch, indices))
+        flip = coins(seed, epoch, indices) if self.flip else None
+        return _aligned(self.train[indices])._replace(flip=flip)
 
     def shown(self, keys: Collection[str], many: int = 8, seed: int = 0) -> dict[str, Plan]:
         """So many pairs each that are trained on and held out."""
@@ -245,7 +246,7 @@ class Unpaired:
     ) -> None:
         """`direction` ba swaps the kinds; `split` seeds what is held out of each, one at least.
 
-        `flip` mirrors half of the samples.
+        `flip` mirrors half of the images of each kind.
         """
         self.store, self.flip, self.resident = store, flip, resident
         step = 1 if direction == "ab" else -1
@@ -260,7 +261,9 @@ class Unpaired:
         a, b = self.train
         drawn = draw(seed, epoch, indices, "real_b") % np.uint64(len(b))
         images = {"real_a": a[indices], "real_b": b[drawn]}
-        return Plan(images, {}, coins(self.flip, seed, epoch, indices))
+        kinds = ("flip", "flip_b") if self.flip else ()
+        flips = [coins(seed, epoch, indices, kind) for kind in kinds]
+        return Plan(images, {}, np.stack(flips, 1) if flips else None)
 
     def shown(self, keys: Collection[str], many: int = 8, seed: int = 0) -> dict[str, Plan]:
         """So many images of each kind that are trained on, and as many that are held out."""

@@ -374,6 +374,27 @@ def test_held_out_images_of_each_kind_are_never_drawn(kinds):
         assert not seen & {*held[kind].tolist()}
 
 
+def test_each_kind_is_mirrored_by_a_coin_of_its_own(tmp_path):
+    """All images fall off to the right; mirrored ones rise."""
+    for kind in "ab":
+        for n in range(20):
+            picture(tmp_path / "falling" / kind / f"{n}.png", 100, gradient=1 + n // 2)
+    dataset = unpaired(tmp_path / "falling", flip=True)
+
+    def rises(*keys):
+        stream = Stream(dataset, 16, 0, CPU, keys)
+        batches = [next(stream) for _ in range(25)]
+        stream.close()
+        return [
+            torch.cat([b[key][:, 0, 0].diff(dim=-1).mean(-1) > 0 for b in batches]) for key in keys
+        ]
+
+    a, b = rises("real_a", "real_b")
+    for share in (a, b, a == b):
+        assert 0.4 < share.double().mean() < 0.6  # of 400: four deviations to each side
+    assert torch.equal(rises("real_b")[0], b)  # whatever else is read
+
+
 def test_cyclegans_own_folders_are_known(tmp_path):
     for name, value, count in (
         ("trainA", 0, 9),
