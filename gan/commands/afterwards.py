@@ -26,15 +26,15 @@ def evaluate(values: Mapping[str, Any], stop: Stop) -> None:
 
     Raises: KeyboardInterrupt where a signal asks to stop; the same command then writes the report.
     """
-    run_dir = Path(values["run_dir"])
-    if not values["trainer"].get("evaluate"):
+    run_dir, trainer = Path(values["run_dir"]), values.get("trainer") or {}
+    if not trainer.get("evaluate"):
         return
     devices = sweep.own_devices(values.get("processes", 1))
     if devices:  # a job that was found finished has chosen none
         torch.cuda.set_device(devices[0])
     try:
         with stop.interrupting():  # every process takes its turn: only the first one looks
-            distributed.by_first(partial(_evaluate, run_dir, values["trainer"]))
+            distributed.by_first(partial(_evaluate, run_dir, trainer))
     except distributed.FirstError:  # the first one was asked to stop: all else it tells itself
         raise KeyboardInterrupt from None
     except KeyboardInterrupt:
@@ -68,7 +68,7 @@ def _evaluate(run_dir: Path, trainer: Mapping[str, Any]) -> None:
     print(f"evaluating {run_dir}, as `gan evaluate` does")
     torch.set_float32_matmul_precision("highest")  # as in a process that has not trained
     try:
-        loaded = runs.every(run_dir, distributed.device(trainer["device"]))
+        loaded = runs.every(run_dir, distributed.device(trainer.get("device", "auto")))
         last = [*loaded.values()][-1]
         data = runs.dataset(last)
         with closing(data.store):

@@ -71,6 +71,16 @@ def test_a_finished_run_has_one_report_of_its_last_step(finished, written, capsy
     assert len(counted) == 3
 
 
+def test_settings_that_were_deleted_are_the_defaults(finished, written):
+    counted, _ = written
+    for trainer in ({"trainer": None}, {}):
+        afterwards.evaluate({"run_dir": "run", **trainer}, Stop())
+    assert not counted
+    del finished["trainer"]["device"]
+    afterwards.evaluate(finished, Stop())
+    assert REPORT.exists()
+
+
 def test_the_report_has_the_weights_that_the_trainer_has(finished, written, capsys):
     finished["trainer"] |= {"inception": "a.pth", "lpips": "b.pth"}
     afterwards.evaluate(finished, Stop())
