@@ -789,6 +789,16 @@ def test_a_directory_that_cannot_be_made_is_refused_before_data_are_built(comman
     assert not Path("data").exists()
 
 
+@pytest.mark.parametrize("run_dir", ["link", "link/run"])
+def test_a_link_that_leads_nowhere_is_refused_before_anything_is_built(
+    tmp_path, monkeypatch, run_dir
+):
+    monkeypatch.chdir(tmp_path)
+    Path("link").symlink_to("gone")
+    with pytest.raises(ConfigError, match=rf"run_dir={run_dir} .*link is no folder; choose anoth"):
+        rundir.previous(Path(run_dir), "auto", {}, print)
+
+
 def test_a_directory_without_permission_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("os.access", lambda *_: False)
     with pytest.raises(ConfigError, match=r"run_dir=.* may not be written; choose another"):

@@ -267,7 +267,8 @@ def release(run_dir: Path) -> None:
 
 def _require_usable(run_dir: Path) -> None:
     """Refuse a directory that cannot be made or written, before anything is built."""
-    there = next(folder for folder in (run_dir, *run_dir.absolute().parents) if folder.exists())
+    every = run_dir, *run_dir.absolute().parents
+    there = next(folder for folder in every if os.path.lexists(folder))  # a link may lead nowhere
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         reason = "may not be written" if there.is_dir() else "is no folder"
         raise ConfigError(f"run_dir={run_dir} cannot be used: {there} {reason}; choose another one")
