@@ -271,6 +271,26 @@ def test_a_kept_graph_is_refused_by_name(tmp_path, tried):
     tried(2)
 
 
+@pytest.mark.parametrize("first", [None, torch.zeros(())])
+def test_a_buffer_that_a_start_could_not_take_from_a_checkpoint_is_refused_by_name(tmp_path, first):
+    class Remembers(Synthesis):
+        persistent = True
+
+        def __init__(self, **parts):
+            super().__init__(**parts)
+            self.register_buffer("last", first, persistent=self.persistent)
+
+        def generator_losses(self, batch, fakes, step):
+            self.last = fakes["image"].detach()
+            return super().generator_losses(batch, fakes, step)
+
+    before = "no tensor" if first is None else r"\[\]"
+    with pytest.raises(ValueError, match=rf"recipe\.last was {before} at the start and is \[8, 2"):
+        played(tmp_path, Remembers)
+    Remembers.persistent = False
+    played(tmp_path, Remembers)
+
+
 def test_a_weight_that_is_made_anew_for_every_pass_is_no_kept_graph(tmp_path):
     class Normed(Discriminator):
         def __init__(self):

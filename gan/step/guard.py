@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from math import isfinite
 
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from gan import distributed
 from gan.step.buffers import Copies, places
@@ -95,6 +96,12 @@ def beside(recipe: nn.Module) -> Iterator[tuple[str, nn.Module | nn.Parameter]]:
                     yield place, held
 
 
+def kept(recipe: nn.Module) -> dict[str, list[int]]:
+    """The shapes of what a checkpoint keeps, by name."""
+    state = recipe.state_dict()
+    return {n: [*t.shape] for n, t in state.items() if isinstance(t, Tensor) and not is_lazy(t)}
+
+
 class Guard:
     """Keeps what a turn may move beside the weights, and counts the turns that were not taken.
 
@@ -108,7 +115,7 @@ class Guard:
         self._tell = tell
         self._places = places(recipe)
         self._copies = Copies(self.buffers())
-        self._recipe, self._unseen = recipe, FIRST
+        self._recipe, self._unseen, self._kept = recipe, FIRST, kept(recipe)
         require_owned(recipe)
 
     @contextmanager
@@ -134,7 +141,8 @@ class Guard:
     def _inspect(self) -> None:
         """Look for common slips once both players have moved: a step is over then.
 
-        Raises: ValueError naming a value that keeps the graph of a past update alive.
+        Raises: ValueError naming a value that keeps the graph of a past update alive, or a buffer
+            that no start could take from a checkpoint.
         """
         weights = dict(self._recipe.named_parameters())
         reached = {name for name, weight in weights.items() if weight.grad is not None}
@@ -162,6 +170,13 @@ class Guard:
                         "past update, which holds its memory and cannot be differentiated again: "
                         "keep `value.detach()`"
                     )
+        for name, shape in kept(self._recipe).items():
+            if shape != (before := self._kept.get(name, "no tensor")):
+                raise ValueError(
+                    f"recipe.{name} was {before} at the start and is {shape} now, so that no start "
+                    "could go on from its checkpoint: register it with the shape that it keeps, or "
+                    "with persistent=False"
+                )
 
     def buffers(self) -> list[Tensor]:
         """All buffers of the recipe, as they are now."""
