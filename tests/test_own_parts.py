@@ -196,6 +196,23 @@ def test_a_generator_that_gives_more_than_images_is_refused_where_nobody_says_wh
         build(config, lambda _: None)
 
 
+class Extra(Layers):
+    """State that torch keeps beside tensors."""
+
+    def get_extra_state(self):
+        return torch.tensor(3)
+
+    def set_extra_state(self, state):
+        raise AssertionError
+
+
+def test_state_that_a_resumed_run_would_lack_is_refused_at_the_start(own):
+    own[0]("generator", Extra, ())
+    config = recipe(own, Masked, generator={"name": "own", "size": 16, "channels": 1})
+    with pytest.raises(ConfigError, match=r"generator\._extra_state is kept by no checkpoint"):
+        build(config, lambda _: None)
+
+
 class Doubled(nn.Sequential):
     """Images of twice the size."""
 

@@ -157,7 +157,7 @@ def begin(run: "Trainer", resumed: Path | None, say: Callable[[str], None]) -> N
         _require_steps(run, parsed((resumed / CONFIG).read_text("utf-8")) or {})
         say(f"{folder} goes on at step {run.step}")
     else:
-        _require_finite(run.recipe.state_dict())
+        _require_kept(run.recipe.state_dict())
     if run.settings.precision == "auto" and multiplies_bf16(run.device):
         say("trainer.precision=auto: networks play in bf16, which this machine has units for")
     stated = {"config": run.run_id, "data": run.stream.content, **run.counts()}
@@ -175,8 +175,12 @@ def begin(run: "Trainer", resumed: Path | None, say: Callable[[str], None]) -> N
     disk.replace(folder / CONFIG, run.config)
 
 
-def _require_finite(tensors: Mapping[str, Tensor]) -> None:
-    """Raises: ConfigError for what no checkpoint keeps, as a mask of minus infinity."""
+def _require_kept(tensors: Mapping[str, Tensor]) -> None:
+    """Raises: ConfigError for what no checkpoint keeps: extra state, a mask of minus infinity."""
+    for name in [name for name in tensors if name.endswith("_extra_state")]:
+        raise ConfigError(
+            f"{name} is kept by no checkpoint: register_buffer what a run goes on from"
+        )
     dense = {n: t for n, t in tensors.items() if isinstance(t, Tensor) and not is_lazy(t)}
     for name, tensor in dense.items():
         if not tensor.isfinite().all():
