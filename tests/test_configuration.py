@@ -544,6 +544,21 @@ def test_a_mistake_in_an_interpolation_names_its_key(command, value, said):
 # ---- what is said of keys and choices that do not exist ------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("given_", "said"),
+    [
+        ("average=null", "average; did you mean 'none'? (known: both, ema, none, uniform)"),
+        ("average=[1,2]", "average; known: both, ema, none, uniform"),
+        ("experiment=1", "experiment; known: cyclegan_256, "),
+        ("optimizer@optimizer.generator=0", "optimizer; known: adam, adamw, rmsprop, sgd"),
+    ],
+)
+def test_what_could_name_no_choice_is_told_with_its_key(command, given_, said):
+    status, lines = command(given_)
+    assert (status, len(lines)) == (2, 1)
+    assert lines[0].startswith(f"gan: {given_} names no {said}")
+
+
 @pytest.mark.parametrize("given_", ["optimizer=adam", "optimizer@optimizer.genrator=adam"])
 def test_an_optimizer_of_nobody_is_given_to_either_player(command, given_):
     both = "optimizer@optimizer.discriminator=adam or optimizer@optimizer.generator=adam"

@@ -20,7 +20,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 from gan import distributed
 from gan.config.check import NAMED
-from gan.config.signature import ConfigError, coerce, flat
+from gan.config.signature import ConfigError, coerce, flat, nearest
 from gan.registry import Entry, entry, names
 from gan.step.guard import SIDES
 
@@ -60,6 +60,7 @@ def guarded() -> Iterator[list[DictConfig]]:
         loader: ConfigLoaderImpl, config_name: str | None, overrides: list[str], **options: Any
     ) -> DictConfig:
         try:
+            _require_words(loader, overrides)
             config = load(loader, config_name, overrides, **options)
         except (HydraException, ValueError) as error:
             raise CompositionError(
@@ -79,6 +80,19 @@ def guarded() -> Iterator[list[DictConfig]]:
 
     with mock.patch.object(ConfigLoaderImpl, "load_configuration", checked):
         yield composed
+
+
+def _require_words(loader: ConfigLoaderImpl, overrides: Iterable[str]) -> None:
+    """Refuse what could name no file of a group: Hydra would not say of which key."""
+    for given in parsed(overrides):
+        key, value = given.key_or_group, given.value()
+        words = all(
+            isinstance(word, str) for word in (value if isinstance(value, list) else [value])
+        )
+        if words or isinstance(value, dict) or given.is_delete() or given.is_sweep_override():
+            continue
+        if options := loader.get_group_options(key):
+            raise UsageError(f"{given.input_line} names no {key}; {nearest(value, options)}")
 
 
 def _require_one_process() -> None:
