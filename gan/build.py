@@ -40,7 +40,7 @@ def build(config: dict[str, Any], say: Say = distributed.say, stop: Stop | None 
     batch_size, seed, asked = settings.batch_size, checked.seed, stop.__bool__
     stream = Stream(dataset, batch_size, seed, device, reads, asked=asked, **ranks)
     recipe = _recipe(checked, dataset, stream, device, say)
-    if checked.init and resumed is None:
+    if checked.init is not None and resumed is None:
         say(finetune.adopt(recipe, checked.init))
     asleep = parts.freeze(recipe, checked.freeze)
     if settings.compile:

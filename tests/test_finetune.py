@@ -134,3 +134,5 @@ def test_a_place_without_a_checkpoint_is_refused(tiny):
     for place in ("nowhere", "empty"):
         with pytest.raises(ConfigError, match=f"init={place} holds no checkpoint"):
             tuned(tiny, init=place)
+    with pytest.raises(ConfigError, match="init=. holds no checkpoint"):
+        tuned(tiny, init="")  # as of a variable that the shell does not know
