@@ -205,7 +205,7 @@ def go_back(path: Path, updates: int) -> Path | None:
     """
     if not path.exists():
         return None
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    lines = path.read_text("utf-8", errors="replace").splitlines(keepends=True)
     kept = [line for line in lines if _updates(line) <= updates]
     aside, saved = None, any(path.parent.glob("checkpoints/*step-*"))
     if not updates and saved and any(0 < _updates(line) < math.inf for line in lines):

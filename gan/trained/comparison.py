@@ -177,7 +177,7 @@ def _idle(key: str, values: Mapping[str, Any]) -> bool:
 
 def _lines(path: Path) -> Iterable[dict[str, Any]]:
     """The log's lines, without a half one that a killed run has left."""
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text("utf-8", errors="replace").splitlines():
         try:
             values = json.loads(line)
         except ValueError:

@@ -145,9 +145,9 @@ def test_measures_of_one_kind_of_run_stay_beside_those_of_another(tmp_path):
 def test_unfinished_runs_are_read_and_marked(tmp_path):
     written(tmp_path / "a", 0, (0.9, 0.8, 0.7))
     killed = written(tmp_path / "b", 0, (0.7, 0.5), steps=30, recipe__feature=0.0)
-    with (killed / "metrics.jsonl").open("a") as lines:
-        lines.write('{"step": 24, "event": "save", "text": "full"}\n')
-        lines.write('{"step": 25, "metric/l1": "nan"}\n{"step": 26, "metr')
+    with (killed / "metrics.jsonl").open("ab") as lines:
+        lines.write(b'{"step": 24, "event": "save", "text": "full"}\n')
+        lines.write(b'{"step": 25, "metric/l1": "nan"}\n{"step": 26, "metr\xff')
     text = compare([tmp_path])
     assert "| recipe.feature=0*" in text
     assert f"- {killed}: step 25 of 30" in text
