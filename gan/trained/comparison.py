@@ -152,8 +152,11 @@ def read(path: Path) -> Record:
     Raises: ValueError where its configuration cannot be read.
     """
     config = parsed((path / "config.yaml").read_text(encoding="utf-8"))
-    if not isinstance(config, dict) or "seed" not in config or "trainer" not in config:
-        raise ValueError(f"{path / 'config.yaml'} is no configuration of a run")
+    match config:
+        case {"seed": int(seed), "trainer": {"steps": int(steps)}}:
+            pass
+        case _:
+            raise ValueError(f"{path / 'config.yaml'} is no configuration of a run")
     curves: dict[str, dict[int, float]] = {}
     step = 0
     for line in _lines(path / LINES):
@@ -162,10 +165,9 @@ def read(path: Path) -> Record:
             if tag not in CLOCKS and (number := _number(value)) is not None:
                 curves.setdefault(tag, {})[line["step"]] = number
     scores, families = _scores(path)
-    steps = config["trainer"]["steps"]
     values = {**fixed(config), "trainer.steps": steps}
     settings = {k: v for k, v in values.items() if k not in ASIDE and not _idle(k, values)}
-    repeat = config["seed"], values.get("data.split", 0)
+    repeat = seed, values.get("data.split", 0)
     return Record(path, repeat, settings, steps, step, curves, scores, families)
 
 

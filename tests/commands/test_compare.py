@@ -142,6 +142,14 @@ def test_measures_of_one_kind_of_run_stay_beside_those_of_another(tmp_path):
     assert comparison.measures(records) == ["metric/l1", "metric/validation_l1"]
 
 
+@pytest.mark.parametrize("config", ["", "seed: 0\ntrainer:", "seed: [1]\ntrainer: {steps: 1}"])
+def test_a_configuration_of_something_else_is_told_by_its_file(tmp_path, config):
+    other = written(tmp_path / "other") / "config.yaml"
+    other.write_text(config)
+    with pytest.raises(ValueError, match=f"{other} is no configuration of a run"):
+        compare([tmp_path])
+
+
 def test_unfinished_runs_are_read_and_marked(tmp_path):
     written(tmp_path / "a", 0, (0.9, 0.8, 0.7))
     killed = written(tmp_path / "b", 0, (0.7, 0.5), steps=30, recipe__feature=0.0)
