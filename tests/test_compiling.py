@@ -11,6 +11,7 @@ from gan.build import build
 from gan.step import compiling
 from gan.step.compiling import compile_calls, eager
 
+EXACT = "trainer.precision=fp32"  # in bf16 compiled arithmetic is rounded at other places
 COMPILED = "trainer.compile=true"
 
 
@@ -32,8 +33,7 @@ def counted(monkeypatch):
 
 
 def game(composed, model, *overrides):
-    exact = "trainer.precision=fp32"  # in bf16 compiled arithmetic is rounded at other places
-    return games.trainer(composed(*games.MODELS[model], *games.COMMON, exact, *overrides))
+    return games.trainer(composed(*games.MODELS[model], *games.COMMON, EXACT, *overrides))
 
 
 def told(recipe):
@@ -165,10 +165,10 @@ def test_two_sizes_of_image_are_compiled_beside_each_other(composed):
 @pytest.mark.slow
 def test_a_compiled_run_goes_on_from_an_eager_one_and_back(tiny, tmp_path):
     """Checkpoints do not know of compiling; averages and samples come along."""
-    whole = build(tiny("dcgan", "trainer.steps=4"))
+    whole = build(tiny("dcgan", EXACT, "trainer.steps=4"))
     whole.train()
-    build(tiny("dcgan", "trainer.steps=2", "run_dir=other", COMPILED)).train()
-    resumed = build(tiny("dcgan", "trainer.steps=4", "run_dir=other"))
+    build(tiny("dcgan", EXACT, "trainer.steps=2", "run_dir=other", COMPILED)).train()
+    resumed = build(tiny("dcgan", EXACT, "trainer.steps=4", "run_dir=other"))
     assert resumed.step == 2
     resumed.train()
     tensors, plain = everything(whole)
