@@ -178,7 +178,8 @@ def _leaves(name: str) -> bool:
 
 def _key(name: str, inside: str) -> str | None:
     """The name below the folder `inside`, if it is an image and not hidden."""
-    name, above = name.removeprefix("./"), f"{inside}/" if inside else ""
+    name = "/".join(part for part in name.split("/") if part != ".")  # as in `tar -c photos/.`
+    above = f"{inside}/" if inside else ""
     if name.endswith("/") or not is_image(name) or not name.startswith(above):
         return None
     key = name.removeprefix(above)

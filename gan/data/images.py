@@ -24,7 +24,7 @@ LARGEST_FILE = 64 << 20  # bytes
 MOST_PIXELS = 1 << 26
 MODES = {1: "L", 3: "RGB"}  # by channels
 RULES = 2  # raise it when the same file would give other pixels
-CHOICE = 2  # raise it when the same folder or archive would give other files or classes
+CHOICE = 3  # raise it when the same folder or archive would give other files or classes
 
 
 def is_image(name: str) -> bool:

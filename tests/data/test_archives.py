@@ -106,6 +106,15 @@ def test_a_path_may_lead_into_an_archive(tmp_path: Path) -> None:
         located(tmp_path / "none.zip")
 
 
+@pytest.mark.parametrize("suffix", ["zip", "tar"])
+def test_a_dot_between_folders_means_nothing(suffix: str, tmp_path: Path) -> None:
+    content = {"./photos/./cat/a.png": png(1), "././photos/dog/./b.png": png(2)}
+    path = make(tmp_path / f"photos.{suffix}", {**content, "photos/./.hidden/c.png": png(3)})
+    archive = Archive(path / "photos", 8)
+    assert archive.names == {"label": ["cat", "dog"]}
+    assert [item.key for item in archive] == ["cat/a.png", "dog/b.png"]
+
+
 def test_folders_that_all_images_share_are_no_classes(tmp_path: Path) -> None:
     wrapped = {f"photos/all/{name}": data for name, data in CONTENT.items()}
     assert Archive(make(tmp_path / "a.zip", wrapped), 8).names == {"label": ["cat", "dog"]}
