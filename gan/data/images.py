@@ -23,7 +23,8 @@ FONTS = {".ttf", ".otf", ".ttc", ".otc"}  # read by `gan.data.fonts`
 LARGEST_FILE = 64 << 20  # bytes
 MOST_PIXELS = 1 << 26
 MODES = {1: "L", 3: "RGB"}  # by channels
-RULES = 2  # raise it when the same file would give other pixels
+_TO_BYTES = {"L;2": 255 / 3, "L;4": 255 / 15, "RGB;16B": 1 / 256}  # by which Pillow scales them
+RULES = 3  # raise it when the same file would give other pixels
 CHOICE = 3  # raise it when the same folder or archive would give other files or classes
 
 
@@ -218,6 +219,7 @@ def decoded(data: Path | IO[bytes], size: int, channels: int, fit: Fit = fitted)
 def _upright(image: Image.Image, channels: int) -> Image.Image:
     """An opened image as `L` or `RGB`, turned as its EXIF data say."""
     _require_readable(image)
+    _scale_transparent(image)
     ImageOps.exif_transpose(image, in_place=True)
     return _flat(image, MODES[channels])
 
@@ -228,6 +230,16 @@ def _require_readable(image: Image.Image) -> None:
         raise ValueError(f"it has {image.width} x {image.height} pixels, too many")
     if getattr(image, "is_animated", False) and image.format != "MPO":
         raise ValueError("it is an animation")  # MPO: a photograph with its previews
+
+
+def _scale_transparent(image: Image.Image) -> None:
+    """Scales the colour that a PNG calls transparent as Pillow scales pixels, but not that one."""
+    clear, tiles = image.info.get("transparency"), getattr(image, "tile", ())
+    scale = _TO_BYTES.get(tiles[0].args) if tiles else None
+    if scale and isinstance(clear, int):
+        image.info["transparency"] = int(scale * clear)
+    elif scale and clear:
+        image.info["transparency"] = tuple(int(scale * value) for value in clear)
 
 
 def _flat(image: Image.Image, mode: str) -> Image.Image:

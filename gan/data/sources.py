@@ -52,10 +52,11 @@ class ImageFolder:
     folder. Names that begin with a dot are passed over.
 
     An image is turned as its EXIF data say and laid on white where it is transparent; palettes are
-    resolved, 16 bits become 8 by division by 257, CMYK becomes RGB without a profile, grey is
-    ITU-R 601 luma. Then the shorter side is resized by Pillow's antialiased Lanczos filter (the
-    choice of StyleGAN's data sets, Karras et al. 2019, arXiv:1812.04948) and the middle is cut out.
-    Refused are animations, damaged files, and by their header files above 64 MiB or 2^26 pixels.
+    resolved, 16 bits become 8 by division by 257 (of colours by 256, as Pillow does it), CMYK
+    becomes RGB without a profile, grey is ITU-R 601 luma. Then the shorter side is resized by
+    Pillow's antialiased Lanczos filter (the choice of StyleGAN's data sets, Karras et al. 2019,
+    arXiv:1812.04948) and the middle is cut out. Refused are animations, damaged files, and by their
+    header files above 64 MiB or 2^26 pixels.
     """
 
     def __init__(

@@ -315,6 +315,43 @@ def test_transparency_becomes_white_paper(tmp_path: Path, tried: Callable[[int],
 
 
 @pytest.mark.row("S13")
+@pytest.mark.parametrize("clear", [True, False])
+@pytest.mark.parametrize(
+    ("bits", "values", "shown"),
+    [
+        (1, [1], [255]),
+        (2, [1], [85]),
+        (4, [5], [85]),
+        (8, [85], [85]),
+        (16, [0x1234], [18]),
+        (16, [0x12FF, 0x5678, 0xFF00], [0x12, 0x56, 0xFF]),
+    ],
+)
+def test_the_transparent_colour_of_a_png_has_its_bits(
+    bits: int, values: list[int], shown: list[int], clear: bool, tmp_path: Path
+) -> None:
+    row = "".join(f"{value:0{bits}b}" for value in 8 * values)
+    pixels = b"".join(b"\0" + int(row, 2).to_bytes(len(row) // 8) for _ in range(8))
+    said = [value if clear else value ^ 1 << bits - 1 for value in values]  # or another colour
+    file = write_png(
+        tmp_path / "a.png",
+        IHDR=struct.pack(">2I5B", 8, 8, bits, len(values) - 1, 0, 0, 0),
+        tRNS=struct.pack(f">{len(values)}H", *said),
+        IDAT=zlib.compress(pixels),
+    )
+    assert pixel(file) == (3 * [255] if clear else shown * (3 // len(shown)))
+
+
+def write_png(path: Path, **chunks: bytes) -> Path:
+    data = b"\x89PNG\r\n\x1a\n"
+    for name, body in {**chunks, "IEND": b""}.items():
+        named = name.encode() + body
+        data += struct.pack(">I", len(body)) + named + struct.pack(">I", zlib.crc32(named))
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.row("S13")
 def test_sixteen_bits_become_eight(tmp_path: Path, tried: Callable[[int], None]) -> None:
     for value, expected in ((0, 0), (257 * 7, 7), (65535, 255)):
         deep = Image.fromarray(np.full((5, 5), value, np.uint16))
@@ -419,18 +456,8 @@ def test_warnings_of_pillow_are_errors(tmp_path: Path, monkeypatch: pytest.Monke
 
 def bomb(path: Path, width: int, height: int) -> Path:
     """A PNG of a few bytes that claims to be large."""
-    chunks = (
-        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)),
-        (b"IDAT", zlib.compress(bytes(1000))),
-        (b"IEND", b""),
-    )
-    data = b"\x89PNG\r\n\x1a\n"
-    for name, body in chunks:
-        data += (
-            struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-        )
-    path.write_bytes(data)
-    return path
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return write_png(path, IHDR=header, IDAT=zlib.compress(bytes(1000)))
 
 
 @pytest.mark.row("S14")
