@@ -233,7 +233,7 @@ def spare_a_core() -> None:
 def device(wanted: str) -> torch.device:
     """`auto` is CUDA where there is one; each process of a node has a device of its own.
 
-    Raises: ConfigError where there are fewer devices than processes.
+    Raises: ConfigError where there is no device, or fewer than processes.
     """
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
@@ -247,6 +247,8 @@ def device(wanted: str) -> torch.device:
                 "many processes (torchrun --nproc-per-node), or set trainer.device=cpu"
             )
         torch.cuda.set_device(local)
+    elif not torch.cuda.is_available():
+        raise ConfigError("device=cuda, but there is no CUDA device here; use auto or cpu")
     return torch.device("cuda", torch.cuda.current_device())
 
 

@@ -87,6 +87,13 @@ def test_a_node_with_fewer_devices_than_processes_is_refused(monkeypatch):
     assert distributed.device("cpu") == torch.device("cpu")
 
 
+def test_cuda_where_there_is_none_is_said(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert distributed.device("auto") == torch.device("cpu")
+    with pytest.raises(ConfigError, match="there is no CUDA device here; use auto or cpu"):
+        distributed.device("cuda")
+
+
 def test_batch_norm_is_synchronised_on_cuda_alone(monkeypatch):
     monkeypatch.setattr(distributed, "size", lambda: 2)
     here, there = Generator(), Generator()
