@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unicodedata import category
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ LEAST = 0.95  # SSIM of the rendered font and the drawn characters, on average
 BATCH = 64  # characters drawn at once
 _WORST = 5  # characters listed
 _BESIDE = 3  # styles named
+_LONGEST = 30_000  # characters of a text that a font holds
 
 
 def add_parser(commands: Any) -> None:
@@ -158,10 +160,28 @@ def run(args: argparse.Namespace) -> int:
 def _require_sound(args: argparse.Namespace) -> None:
     if args.out.suffix.lower() != ".ttf":
         raise ValueError(f"--out must end in .ttf, unlike {args.out}")
+    if args.out.is_dir():
+        raise ValueError(f"--out names a file, and {args.out} is a folder")
     if not args.style.strip():
         raise ValueError(f"--style must name a style, as Regular or Bold do, not {args.style!r}")
+    name = args.name or args.out.stem
+    if not name.strip():
+        raise ValueError(f"--name must name a family, not {name!r}")
+    _require_text("name", name, ("Cc", "Cs"))
+    _require_text("style", args.style, ("Cc", "Cs"))
+    _require_text("author", args.author)
+    _require_text("licence", args.licence)
+    _require_text("licence-url", args.licence_url)
     if args.prototype_face is not None and args.prototype_font is None:
         raise ValueError("--prototype-face needs --prototype-font: the TTC that has such a face")
+
+
+def _require_text(option: str, text: str, refused: Sequence[str] = ("Cs",)) -> None:
+    """Raises: ValueError for a text that a font cannot hold, as halves of characters are none."""
+    if any(category(character) in refused for character in text):
+        raise ValueError(f"--{option} holds what is no character: {text!r}")
+    if len(text) > _LONGEST:
+        raise ValueError(f"--{option} has {len(text)} characters, a font holds {_LONGEST} at most")
 
 
 def _prototypes(

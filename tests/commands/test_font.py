@@ -106,6 +106,24 @@ def test_a_font_unlike_the_drawings_is_not_written(command, monkeypatch, moved):
 EM_STEP = 2 * outlines.EM / 16  # two pixels to the right
 
 
+@pytest.mark.parametrize(
+    ("option", "text", "said"),
+    [
+        ("--name", " ", "--name must name a family, not ' '"),
+        ("--name", "My\nFont", r"--name holds what is no character: 'My\nFont'"),
+        ("--style", "Bold\0", r"--style holds what is no character: 'Bold\x00'"),
+        ("--author", "A\udcff", r"--author holds what is no character: 'A\udcff'"),
+        ("--licence", 40_000 * "x", "--licence has 40000 characters, a font holds 30000 at most"),
+        ("--out", "folder.ttf", "--out names a file, and folder.ttf is a folder"),
+    ],
+)
+def test_what_a_font_cannot_hold_is_said_first(option, text, said, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    Path("folder.ttf").mkdir()
+    assert main(["font", "no-run", "--reference", "no.png", option, text]) == 2
+    assert capsys.readouterr().err == f"gan: {said}\n"
+
+
 def test_characters_come_from_a_file_and_missing_ones_are_named(command):
     Path("few.txt").write_text("丁一\n一 龍", encoding="utf-8")
     status, _, err = command("--characters", "few.txt", "--out", "few.ttf")
