@@ -119,6 +119,8 @@ def kind(path: str | os.PathLike[str], wanted: Wanted | None = None) -> Kind:
         raise ValueError(
             f"there is nothing at {path}{_here(path)}: data.path names a folder or a .lmdb store"
         )
+    if not path.is_dir() and path.suffix == ".lmdb":
+        raise ValueError(f"{path} is to be a source of images, but it is named as a store of them")
     if not path.is_dir():
         raise ValueError(
             f"{path} is not read: data.path names a store that ends in .lmdb, an archive (.zip, "

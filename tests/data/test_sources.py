@@ -509,6 +509,12 @@ def test_kinds_of_folder(photos: Path, tmp_path: Path) -> None:
         kind(tmp_path / "photos.rar")
 
 
+def test_a_store_is_no_source_of_another(tmp_path: Path) -> None:
+    (tmp_path / "a.lmdb").touch()
+    with pytest.raises(ValueError, match=r"a\.lmdb is to be a source of images, but it is"):
+        guess(tmp_path / "a.lmdb", 8)
+
+
 def test_a_folder_of_fonts_and_images_is_what_is_wanted(photos: Path, tmp_path: Path) -> None:
     save_font(make_font({"一": BAR, "丁": CROSS}), photos / "dog" / "a.ttf")
     with pytest.raises(ValueError, match=r"photos holds fonts \(dog/a\.ttf\) and images \(cat/B"):
