@@ -183,8 +183,7 @@ def limit(seconds: float) -> None:
     """From now on wait at most so long for another process."""
     global _patience  # there is one group in a process's life, and torch's limit is one as well
     _patience = seconds
-    change = getattr(torch.distributed, "set_timeout", None)  # from torch 2.14 on
-    change = change or c10d._set_pg_timeout
+    change = getattr(torch.distributed, "set_timeout", None) or c10d._set_pg_timeout  # before 2.14
     change(timedelta(seconds=seconds))
 
 
@@ -360,9 +359,8 @@ def elsewhere(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def mean(values: Tensor) -> Tensor:
     """The mean over the processes, of values that each has its own of."""
     if size() > 1:
-        values = values.clone()
-        _collect(torch.distributed.all_reduce, values)
         values = values / size()
+        _collect(torch.distributed.all_reduce, values)
     return values
 
 
