@@ -24,6 +24,7 @@ from gan.font.outlines import ASCENT, EM
 from gan.font.places import GRID, Place, is_han
 from gan.metrics.images import ssim
 
+LINE = EM // 20  # thickness of a line under text, or through it
 VERSION = "1.000"
 SPACES = {" ": EM // 2, "\u3000": EM}  # their widths
 LICENCES = {  # what a short name stands for: text, URL
@@ -178,12 +179,19 @@ def write(path: Path, glyphs: Mapping[str, Any], names: Names, places: Places = 
         | (not (names.italic or names.bold)) << 6
         | 1 << 7
         | names.oblique << 9,
+        yStrikeoutSize=LINE,
+        yStrikeoutPosition=ASCENT - (EM - LINE) // 2,  # its upper edge, through the middle of Han
         achVendID="    ",
     )
     builder.font["head"].macStyle = names.bold | names.italic << 1
     builder.font["OS/2"].recalcUnicodeRanges(builder.font)
     builder.font["OS/2"].setCodePageRanges(_code_pages({*spaces, *glyphs}))
-    builder.setupPost(isFixedPitch=int(len({*advances.values()}) == 1), keepGlyphNames=False)
+    builder.setupPost(
+        isFixedPitch=int(len({*advances.values()}) == 1),
+        underlineThickness=LINE,
+        underlinePosition=ASCENT - EM + LINE,  # its upper edge, at the foot of Han
+        keepGlyphNames=False,
+    )
     _smooth(builder.font)
     builder.save(path)
 

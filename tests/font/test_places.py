@@ -83,6 +83,17 @@ def test_all_that_is_drawn_lies_within_the_metrics(written):
         assert made["OS/2"].sTypoAscender - made["OS/2"].sTypoDescender == EM
 
 
+def test_lines_under_and_through_text_can_be_seen(written):
+    with TTFont(written[0]) as made:
+        under = made["post"].underlinePosition, made["post"].underlineThickness
+        through = made["OS/2"].yStrikeoutPosition, made["OS/2"].yStrikeoutSize
+    for top, thickness in (under, through):
+        assert EM / 30 < thickness < EM / 10
+        assert ASCENT - EM <= top - thickness < top < ASCENT
+    assert under[0] < 0 < through[0] - through[1]
+    assert through[0] - through[1] / 2 == pytest.approx(ASCENT - EM / 2, abs=1)
+
+
 def test_the_check_takes_drawings_back_from_their_places(written):
     path, drawn, moved = written
     scores = truetype.likeness(path, drawn, moved)
