@@ -607,7 +607,11 @@ def test_a_key_of_some_jobs_alone_is_added_to_a_sweep(command):
     ("given_", "said"),
     [
         ("~model=dcgna", "Could not delete 'model=dcgna'. No match in the defaults list"),
-        ("model=3", "Config group override must be a string or a list. Got int"),
+        (
+            "model=3",
+            "model=3 names no model; known: acgan, cgan, cyclegan, dcgan, dragan, lsgan, pix2pix, "
+            "sngan, wgan, wgan_gp, wnet",
+        ),
         (
             "--config-dir {} experiment=broken",
             "In 'experiment/broken': optimizer chooses nothing: write "
