@@ -125,7 +125,7 @@ class Settings:
 def multiplies_bf16(device: torch.device) -> bool:
     """Whether a device has matrix units for bf16: CUDA ones from Ampere on, CPUs with AMX.
 
-    Others emulate it, which is slower than float32; cuDNN has no such convolutions for them.
+    Elsewhere it is slower than float32, and cuDNN has no such convolutions before Ampere.
     """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
