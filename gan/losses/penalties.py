@@ -6,7 +6,9 @@ alone. The norm is the full L2 norm of each sample, over C, H and W; one number 
 a pixel or one a batch.
 """
 
+import math
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,14 +22,30 @@ from gan.step.looks import look
 class GradientPenalty(ABC):
     """weight * every * E term(gradient at chosen points), outside autocast: fp32, on CUDA TF32."""
 
-    def __init__(self, weight: NonNegative = 10.0, every: Count = 1) -> None:
-        """The papers' lambda or gamma; paid at every `every`-th update, then scaled by it."""
-        self.weight, self.every = weight, every
+    def __init__(
+        self,
+        weight: NonNegative = 10.0,
+        every: Count = 1,
+        end: NonNegative = 1.0,
+        images: Count = 500_000,
+    ) -> None:
+        """The papers' lambda or gamma; paid at every `every`-th update, then scaled by it.
+
+        Over so many `images` it goes along half a cosine to `end` times the weight.
+        """
+        self.weight, self.every, self.end, self.images = weight, every, end, images
 
     def __call__(self, judge: Judge, real: Tensor, fake: Tensor, update: int) -> Tensor:
         """The penalty of this update, whether or not it is due."""
         points = self.points(real.detach().float(), fake.detach().float())
-        return self.weight * self.every * self.term(input_gradient(judge, points)).mean()
+        paid = self.weight * self.every * self.term(input_gradient(judge, points)).mean()
+        return paid if self.end == 1 else self.left(update, draws.batch(len(real))) * paid
+
+    def left(self, update: int, batch: int) -> Tensor:
+        """The share of the weight that is left at an update, which a recorded turn computes anew."""
+        number: Any = getattr(update, "tensor", update)
+        share = (torch.as_tensor(number) * (batch / self.images)).clamp(max=1)
+        return self.end + (1 - self.end) * 0.5 * (1 + torch.cos(math.pi * share))
 
     @abstractmethod
     def points(self, real: Tensor, fake: Tensor) -> Tensor:
@@ -84,9 +102,11 @@ class Dragan(WganGp):
         every: Count = 1,
         noise: NonNegative = 0.1,
         target: NonNegative = 1.0,
+        end: NonNegative = 1.0,
+        images: Count = 500_000,
     ) -> None:
         """`noise` is the standard deviation per element in half data ranges, `target` the k."""
-        super().__init__(weight, every)
+        super().__init__(weight, every, end, images)
         self.noise, self.target = noise, target
 
     def points(self, real: Tensor, fake: Tensor) -> Tensor:

@@ -1,3 +1,3 @@
 """Networks; importing this package registers all of them."""
 
-from gan.networks import classifier, dcgan, mlp, patch, resnet, translator, unet, wnet
+from gan.networks import classifier, dcgan, mlp, patch, resnet, resnext, translator, unet, wnet

@@ -10,10 +10,12 @@ Weights keep the shape that they have in the papers.
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, conv2d, conv_transpose2d, linear, pad
 
 from gan.networks.blocks import Padding
+from gan.networks.penalised import convolved
 
 
 class _Joined(nn.Conv2d):
@@ -78,6 +80,34 @@ class StridedConvTranspose2d(nn.ConvTranspose2d):
         bias = None if self.bias is None else self.bias.repeat(4)
         pixels = linear(input.flatten(1), _middle(self).mT, bias)
         return pixels.unflatten(1, (2, 2, -1)).permute(0, 3, 1, 2)
+
+
+class _Bilinear(nn.Module):
+    """Weights of the nearest 2 x 2 pixels, at half pixels; beyond the border is nothing."""
+
+    weight: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        line = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 4
+        weight = (line[:, None] * line).expand(channels, 1, 4, 4)
+        self.register_buffer("weight", weight, persistent=False)
+
+
+class BilinearTwice(_Bilinear):
+    """Maps at twice the size, by bilinear interpolation."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Maps [B, C, H, W] to maps [B, C, 2 * H, 2 * W]."""
+        return conv_transpose2d(input, self.weight, stride=2, padding=1, groups=input.shape[1])
+
+
+class BilinearHalf(_Bilinear):
+    """Maps at half the size, by bilinear interpolation between means: what doubles, transposed."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Maps [B, C, H, W] to maps [B, C, H // 2, W // 2]."""
+        return convolved(input, self.weight / 4, (2, 1, input.shape[1]))
 
 
 def _middle(layer: nn.Conv2d | nn.ConvTranspose2d) -> Tensor:

@@ -173,7 +173,7 @@ class Turn:
 
     def record(self, recorder: Recorder, count: int) -> None:
         """Raises: RuntimeError and others where that cannot be done."""
-        self.number, guard = Number(count), self.trainer.guard
+        self.number, guard = Number(count, self.trainer.device), self.trainer.guard
         before = [buffer.data_ptr() for buffer in guard.buffers()]
         self._halves = recorder(self._differentiate), recorder(self._move)
         if before != [buffer.data_ptr() for buffer in guard.buffers()]:
@@ -186,8 +186,11 @@ class Turn:
 
         Raises: NonFiniteError between the halves.
         """
-        self.number = count
-        differentiate, move = (self._differentiate, self._move) if self.eager else self._halves
+        if self.eager:
+            self.number, differentiate, move = count, self._differentiate, self._move
+        else:
+            self.number.move(count)
+            differentiate, move = self._halves
         differentiate()
         terms = dict(zip(self.names, self.values.clone().unbind(), strict=True))
         if not isfinite(self.size.item()):
@@ -234,11 +237,17 @@ def _host_randomness() -> list[object]:
 class Number:
     """An update's number while a turn is recorded: what is computed from it would be frozen in.
 
-    It can be shown, and handed on to a penalty; `value` is for what is part of a turn's kind.
+    It can be shown, and handed on to a penalty; `value` is for what is part of a turn's kind, and
+    `tensor` is on the device, where replays read what it is by then.
     """
 
-    def __init__(self, value: int) -> None:
+    def __init__(self, value: int, device: torch.device | None = None) -> None:
+        self.value, self.tensor = value, torch.tensor(value, device=device)
+
+    def move(self, value: int) -> None:
+        """From now on the number of another update."""
         self.value = value
+        self.tensor.fill_(value)
 
     def __str__(self) -> str:
         return str(self.value)
