@@ -144,6 +144,18 @@ def test_every_combination_of_due_penalties_is_a_turn_of_its_own():
     assert sorted(kind[-1] == "r1" for kind in kinds) == [False, True]
 
 
+def test_a_weight_that_falls_falls_in_replays():
+    found = {}
+    for way, options in (("played", {}), ("replayed", {"graphed": graphed(Again())})):
+        with doubles():
+            run = started("synthesis", "bce", "r1", **options)
+            run.recipe.penalties["r1"].end, run.recipe.penalties["r1"].images = 0.0, TOTAL * STEPS
+            _, terms = played(run)
+        found[way] = terms["discriminator/r1"]
+    assert torch.allclose(found["replayed"], found["played"], rtol=1e-10)
+    assert found["played"][-1] < 0.1 * found["played"][0]
+
+
 def test_rates_of_a_schedule_reach_the_tensor_that_a_recorded_step_reads():
     run = started("synthesis", "hinge", None, graphed=graphed(Again()))
     groups = [group for player in run.players for group in player.optimizer.param_groups]

@@ -20,7 +20,8 @@ from gan import checkpoint, disk, distributed, log
 from gan.average import Uniform
 from gan.build import build
 from gan.checkpoint import CONFIG, CheckpointError
-from gan.registry import ConfigError, create
+from gan.losses.penalties import GradientPenalty
+from gan.registry import ConfigError, create, entry, names
 from gan.run import rundir, state
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
@@ -437,10 +438,27 @@ def test_a_run_from_before_a_free_setting_existed_goes_on(tiny):
 def test_settings_that_came_later_are_known():
     recipe = {f"recipe.{name}" for name in ("bend", "turn", "hollow")}
     generator = {f"generator.{name}" for name in ("self_ensemble", "paired")}
-    assert {*rundir.LATER} == {*generator, "data.more", *recipe}
+    kinds = [
+        name
+        for name in names("penalty")
+        if issubclass(entry("penalty", name).build, GradientPenalty)
+    ]
+    penalties = {f"penalties.{name}.{key}" for name in kinds for key in ("end", "images")}
+    assert {*rundir.LATER} == {*generator, "data.more", *recipe, *penalties}
 
 
-@pytest.mark.parametrize("key", rundir.LATER)
+def test_a_penalty_from_before_weights_could_fall_goes_on(tiny):
+    run = build(tiny("wnet"))
+    older = yaml.safe_load(run.config)
+    assert (older["penalties"]["wgan_gp"].pop("end"), run.stream.close()) == (1.0, None)
+    del older["penalties"]["wgan_gp"]["images"]
+    assert rundir.run_id(older) == run.run_id
+    now = yaml.safe_load(run.config)
+    now["penalties"]["wgan_gp"]["end"] = 0.5
+    assert rundir.differences(older, now) == [("penalties.wgan_gp.end", None, 0.5)]
+
+
+@pytest.mark.parametrize("key", [key for key in rundir.LATER if not key.startswith("penalties.")])
 def test_a_run_from_before_a_setting_existed_goes_on_with_what_was_so_then(tiny, key):
     section, name = key.split(".")
     run = build(tiny("wnet"))

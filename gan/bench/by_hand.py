@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import (
     avg_pool2d,
+    conv2d,
     cross_entropy,
     interpolate,
     l1_loss,
@@ -23,7 +24,9 @@ from torch.nn.functional import (
 from torch.nn.utils import parametrize
 
 from gan.losses.reconstruction import feature_distance
+from gan.networks.penalised import PenalisedConv2d
 from gan.networks.resample import (
+    BilinearHalf,
     PooledConv2d,
     StridedConv2d,
     StridedConvTranspose2d,
@@ -103,8 +106,8 @@ def _lean(
 def _synthesis_losses(game: Trainer) -> Losses:
     recipe: Any = game.recipe
     generator, judge = recipe.generator, recipe.discriminator
+    on_real, on_fake, fool = _formulas(recipe)
     real = next(game.stream)["real"]
-    on_real, on_fake, fool = FORMULAS[type(recipe.adversarial).__name__]
 
     def make() -> Tensor:
         return generator(torch.randn(len(real), generator.latent, device=real.device))
@@ -171,16 +174,12 @@ def usual(game: Trainer) -> Step:
     it, float32 and maps as they come (NCHW), weights normalised at every forward pass, pooling and
     doubling as steps of their own; no average.
 
-    Raises: ValueError for a game that does not start from noise.
+    Raises: ValueError for a game that does not start from noise, or has other losses.
     """
     recipe: Any = game.recipe
-    if "real" not in recipe.reads:
-        raise ValueError(
-            "the usual loop draws from noise: choose model=dcgan, resnet or sngan for this case"
-        )
     generator, judge = recipe.generator, recipe.discriminator
+    on_real, on_fake, fool = _formulas(recipe)
     real = next(game.stream)["real"].contiguous()
-    on_real, on_fake, fool = FORMULAS[type(recipe.adversarial).__name__]
     optimizers = []
     for network in (judge, generator):
         as_written(network)
@@ -200,6 +199,16 @@ def usual(game: Trainer) -> Step:
     return step
 
 
+def _formulas(recipe: Any) -> tuple[Callable[[Tensor], Tensor], ...]:
+    name = type(getattr(recipe, "adversarial", None)).__name__
+    if "real" not in recipe.reads or name not in FORMULAS or recipe.penalties:
+        raise ValueError(
+            "this loop by hand draws from noise and pays no penalty: choose model=dcgan, resnet or "
+            "sngan for this case"
+        )
+    return FORMULAS[name]
+
+
 def as_written(network: nn.Module) -> None:
     """Have convolutions do all the arithmetic that most code does: that of their plain forms."""
     for module in network.modules():
@@ -213,4 +222,6 @@ PLAIN: dict[type[nn.Module], Callable[..., Tensor]] = {
     UpsampledConv2d: lambda layer, x: nn.Conv2d.forward(layer, interpolate(x, scale_factor=2)),
     StridedConv2d: nn.Conv2d.forward,
     StridedConvTranspose2d: nn.ConvTranspose2d.forward,
+    PenalisedConv2d: nn.Conv2d.forward,
+    BilinearHalf: lambda layer, x: conv2d(x, layer.weight / 4, None, 2, 1, 1, x.shape[1]),
 }

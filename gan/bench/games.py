@@ -43,6 +43,13 @@ MODELS: Mapping[str, tuple[str, ...]] = {  # small enough for two cores, with th
         "discriminator.width=64",
         "trainer.batch_size=8",
     ),
+    "r3gan": (
+        "model=r3gan",
+        "image.channels=3",
+        "generator.width=64",
+        "discriminator.width=64",
+        "trainer.batch_size=8",
+    ),
     "wnet": ("model=wnet",),
     "tiny": (
         "model=dcgan",

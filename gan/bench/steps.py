@@ -64,9 +64,12 @@ def penalties(options: Options, compose: Compose) -> Iterator[Row]:
 
 
 def convolutions(options: Options, compose: Compose) -> Iterator[Row]:
-    """T8: convolutions that leave arithmetic out, against the same ones as most code has them."""
+    """T8: convolutions that leave arithmetic out, against the same ones as most code has them.
+
+    In R3GAN what differs is the second derivative, for its penalties.
+    """
     desk = _desk(options, compose)
-    for model in options.model or ("sngan", "wnet"):
+    for model in options.model or ("sngan", "wnet", "r3gan"):
         yield desk.over_written("T8", "convolutions", model, Goal(1.05, "at least"))
 
 

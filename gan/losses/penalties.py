@@ -42,7 +42,7 @@ class GradientPenalty(ABC):
         return paid if self.end == 1 else self.left(update, draws.batch(len(real))) * paid
 
     def left(self, update: int, batch: int) -> Tensor:
-        """The share of the weight that is left at an update, which a recorded turn computes anew."""
+        """The share of the weight that is left at an update; a replayed turn computes it anew."""
         number: Any = getattr(update, "tensor", update)
         share = (torch.as_tensor(number) * (batch / self.images)).clamp(max=1)
         return self.end + (1 - self.end) * 0.5 * (1 + torch.cos(math.pi * share))

@@ -24,9 +24,9 @@ class Generator(nn.Module):
 
     Images are not bounded in training; in evaluation mode they are cut to [-1, 1]. `width` is the
     number of channels at the image's size; each halving doubles it, up to `cap` * `width`: 768 and
-    1 at 32 pixels, 384 and 2 at 64, 96 and 8 at 256. Each size has as many `blocks`, whose inner
-    maps are `expansion` times as many, convolved in groups of `group` channels. With `classes` an
-    embedding of the label joins the latent vector; 0: no labels.
+    1 at 32 pixels, 384 and 2 at 64, 96 and 8 at 256. Each size has as many `blocks`, with
+    `expansion` times as many maps inside, convolved in groups of `group` where that divides them.
+    With `classes` an embedding of the label joins the latent vector; 0: no labels.
     """
 
     def __init__(
@@ -96,8 +96,8 @@ class Discriminator(nn.Module):
         self.gather = PenalisedConv2d(inner[-1], inner[-1], 4, groups=inner[-1], bias=False)
         self.critic = Critic(inner[-1], classes, condition)
         _start(self)
-        for embedding in self.critic.embeddings:
-            nn.init.normal_(embedding.weight, std=1 / math.sqrt(inner[-1]))
+        for weight in self.critic.embeddings.parameters():
+            nn.init.normal_(weight, std=1 / math.sqrt(inner[-1]))
 
     def forward(self, image: Tensor, label: Tensor | None = None) -> Tensor:
         """Images [B, C, size, size] and labels [B] to logits [B]."""
@@ -114,13 +114,9 @@ class Block(nn.Module):
     def __init__(self, width: int, expansion: int, group: int, slope: float) -> None:
         super().__init__()
         inner = width * expansion
-        if inner % group:
-            raise ValueError(
-                f"group must divide the {inner} channels (expansion times the width) that it "
-                f"splits, unlike {group}"
-            )
+        groups = inner // math.gcd(inner, group)
         self.widen = PenalisedConv2d(width, inner, 1)
-        self.convolve = PenalisedConv2d(inner, inner, 3, padding=1, groups=inner // group)
+        self.convolve = PenalisedConv2d(inner, inner, 3, padding=1, groups=groups)
         self.narrow = PenalisedConv2d(inner, width, 1, bias=False)
         self.activate = nn.LeakyReLU(slope)
 

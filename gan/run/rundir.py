@@ -65,6 +65,10 @@ LATER = {
     "recipe.turn": 0.0,
     "recipe.hollow": 0.0,
     "data.more": None,
+} | {
+    f"penalties.{name}.{key}": value
+    for name in ("wgan_gp", "wgan_gp_one_sided", "dragan", "r1", "r2")
+    for key, value in (("end", 1.0), ("images", 500_000))
 }
 FOLDERS = "data.path", "data.more", "init"  # with or without a slash at their end
 

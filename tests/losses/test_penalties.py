@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from gan import draws
 from gan.losses import penalties
 from gan.losses.penalties import input_gradient
 from gan.registry import create, names
@@ -188,6 +189,27 @@ def test_lazy_penalty_is_scaled_by_its_interval(name):
     judge = linear(torch.randn(2, 4, 4, generator=torch.Generator().manual_seed(3)))
     every = create("penalty", name, weight=2.0, every=4)(judge, real, fake, 0)
     torch.testing.assert_close(every, 4 * pay(name, judge, real, fake))
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_a_weight_falls_along_half_a_cosine(name):
+    real, fake = images((4, 2, 4, 4))
+    judge = linear(torch.randn(2, 4, 4, generator=torch.Generator().manual_seed(3)))
+    penalty = create("penalty", name, weight=2.0, end=0.1, images=80)  # of batches of 4
+    first = pay(name, judge, real, fake)
+    for update, left in [(0, 1.0), (5, 0.55 + 0.45 * 2**-0.5), (10, 0.55), (20, 0.1), (99, 0.1)]:
+        torch.testing.assert_close(penalty(judge, real, fake, update), left * first)
+    straight = 0.1 + 0.9 * 0.75  # control
+    assert (penalty(judge, real, fake, 5) - straight * first).abs() > 0.05 * first
+
+
+def test_a_weight_falls_with_the_images_of_the_whole_batch():
+    penalty = create("penalty", "r1", end=0.0, images=80)
+    real, fake = images((2, 2, 4, 4))  # a piece of it, in one of two processes
+    judge = linear(torch.ones(2, 4, 4))
+    with draws.shared(draws.Share(0, 2, 8), seed=1):
+        paid = penalty(judge, real, fake, 5)
+    torch.testing.assert_close(paid, 0.5 * create("penalty", "r1")(judge, real, fake, 5))
 
 
 @pytest.mark.parametrize("name", LINEAR)

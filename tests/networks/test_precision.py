@@ -11,7 +11,7 @@ from gan.registry import create
 BOTH = {"size": 16, "channels": 1, "width": 4}
 
 
-@pytest.mark.parametrize("name", ["dcgan", "resnet", "mlp", "patch", "wnet"])
+@pytest.mark.parametrize("name", ["dcgan", "resnet", "resnext", "mlp", "patch", "wnet"])
 def test_logits_are_judged_in_full_precision(name):
     torch.manual_seed(0)
     given = {

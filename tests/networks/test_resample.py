@@ -6,11 +6,14 @@ from typing import get_args
 import pytest
 import torch
 from torch import nn
-from torch.nn.functional import conv2d, conv_transpose2d
+from torch.nn.functional import avg_pool2d, conv2d, conv_transpose2d, interpolate
 
 from gan.bench.by_hand import PLAIN, as_written
 from gan.networks.blocks import Padding, reparametrise
+from gan.networks.penalised import PenalisedConv2d
 from gan.networks.resample import (
+    BilinearHalf,
+    BilinearTwice,
     PooledConv2d,
     StridedConv2d,
     StridedConvTranspose2d,
@@ -109,10 +112,38 @@ def test_most_code_takes_two_steps(kind):
 @pytest.mark.parametrize("kind", PLAIN)
 @pytest.mark.parametrize("side", [1, 2, 4])
 def test_half_precision_stays_half(kind, side):
-    layer = kind(2, 5, 4) if kind in (StridedConv2d, StridedConvTranspose2d) else kind(2, 5)
-    side *= 2 if kind in (PooledConv2d, StridedConv2d) else 1
+    arguments = {StridedConv2d: (2, 5, 4), StridedConvTranspose2d: (2, 5, 4), BilinearHalf: (2,)}
+    layer = kind(2, 5, 1) if kind is PenalisedConv2d else kind(*arguments.get(kind, (2, 5)))
+    side *= 2 if kind in (PooledConv2d, StridedConv2d, BilinearHalf) else 1
     x = torch.randn(3, 2, side, side)
     with torch.autocast("cpu", torch.bfloat16):
         ours, plain = layer(x), PLAIN[kind](layer, x)
     assert ours.dtype == plain.dtype == torch.bfloat16
     torch.testing.assert_close(ours, plain, rtol=0.05, atol=0.05)
+
+
+def test_bilinear_maps_are_torchs_inside_the_border():
+    x = torch.randn(SHAPE, dtype=torch.double)
+    twice = BilinearTwice(2).double()(x)
+    expected = interpolate(x, scale_factor=2, mode="bilinear")
+    torch.testing.assert_close(twice[..., 1:-1, 1:-1], expected[..., 1:-1, 1:-1])
+    half = BilinearHalf(2).double()(x)
+    expected = interpolate(x, scale_factor=0.5, mode="bilinear", antialias=True)
+    torch.testing.assert_close(half[..., 1:-1, 1:-1], expected[..., 1:-1, 1:-1])
+    assert (half - avg_pool2d(x, 2)).abs().max() > 0.1  # control: means of 2 x 2 alone
+
+
+def test_bilinear_maps_are_mirrored_with_their_images_and_each_others_transposes():
+    x, y = torch.randn(SHAPE), torch.randn(3, 2, 3, 5)
+    for layer in (BilinearTwice(2), BilinearHalf(2)):
+        torch.testing.assert_close(layer(x.flip(3)), layer(x).flip(3))
+        assert not layer.state_dict()  # nothing that a checkpoint would hold
+    half, twice = BilinearHalf(2)(x), BilinearTwice(2)(y)
+    torch.testing.assert_close((half * y).sum(), (x * twice).sum() / 4)
+
+
+def test_halves_are_differentiated_twice_as_torch_would():
+    layer, x = BilinearHalf(2).double(), torch.randn(SHAPE, dtype=torch.double, requires_grad=True)
+    plain = penalised(PLAIN[BilinearHalf], layer, x)
+    for one, other in zip(penalised(BilinearHalf.__call__, layer, x), plain, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
