@@ -83,9 +83,12 @@ def compose(*overrides: str) -> dict[str, Any]:
     import hydra
     from omegaconf import OmegaConf
 
+    from gan.commands.composing import fitted
     from gan.commands.train import conf_dir, switched_on
 
+    given = [*map(switched_on, overrides)]
     with hydra.initialize_config_dir(str(conf_dir().resolve()), version_base="1.3"):
-        config = hydra.compose("config", [*map(switched_on, overrides)])
+        config = hydra.compose("config", given)
+        fitted(config, given)
         values: Any = OmegaConf.to_container(config, resolve=True)
     return values
