@@ -18,6 +18,7 @@ from tiny_glyphs import SIZE, TinyGlyphs
 from tqdm import tqdm
 
 from gan.build import build as build_trainer
+from gan.commands.composing import fitted
 from gan.commands.train import conf_dir, switched_on
 from gan.data.store import build
 from gan.metrics import evaluation, image_evaluation, judges
@@ -71,6 +72,7 @@ def _composed(overrides):
     ]
     config = copy.deepcopy(_chosen(tuple(o.input_line for o in parsed if o not in values)))
     ConfigLoaderImpl._apply_overrides_to_config(values, config)
+    fitted(config, [o.input_line for o in parsed])
     return OmegaConf.to_container(config, resolve=True)
 
 

@@ -610,7 +610,7 @@ def test_a_key_of_some_jobs_alone_is_added_to_a_sweep(command):
         (
             "model=3",
             "model=3 names no model; known: acgan, cgan, cyclegan, dcgan, dragan, lsgan, pix2pix, "
-            "sngan, wgan, wgan_gp, wnet",
+            "r3gan, sngan, wgan, wgan_gp, wnet",
         ),
         (
             "--config-dir {} experiment=broken",

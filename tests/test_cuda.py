@@ -179,6 +179,7 @@ def test_training_on_the_device_resumes_to_the_bit(tiny, exact, model, graphs):
     [
         ("dcgan64", ["graphs"]),
         ("sngan", ["graphs"]),
+        ("r3gan", ["graphs"]),
         ("wnet", ["graphs"]),
         ("wnet", []),
         ("dcgan", ["compile"]),

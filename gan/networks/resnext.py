@@ -97,7 +97,7 @@ class Discriminator(nn.Module):
         self.critic = Critic(inner[-1], classes, condition)
         _start(self)
         for weight in self.critic.embeddings.parameters():
-            nn.init.normal_(weight, std=1 / math.sqrt(inner[-1]))
+            nn.init.normal_(weight, std=1 / math.sqrt(classes * inner[-1]))
 
     def forward(self, image: Tensor, label: Tensor | None = None) -> Tensor:
         """Images [B, C, size, size] and labels [B] to logits [B]."""
@@ -145,6 +145,8 @@ def _start(network: nn.Module) -> None:
             nn.init.normal_(module.weight, std=1 / math.sqrt(module.weight[0].numel()))
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):  # a linear layer of as many numbers, one of them 1
+            nn.init.normal_(module.weight, std=1 / math.sqrt(module.num_embeddings))
     for block in blocks:
         gain = math.sqrt(2 / (1 + block.activate.negative_slope**2)) * len(blocks) ** -0.25
         for layer in (block.widen, block.convolve):

@@ -90,6 +90,18 @@ def test_weights_start_with_the_variance_of_their_inputs(blocks):
     assert network.maps.std().item() == pytest.approx(1, rel=0.05)
 
 
+def test_labels_start_smaller_than_noise():
+    generator = resnext.Generator(8, 3, classes=25, width=4)
+    critic = resnext.Discriminator(8, 3, classes=25, width=64)
+    spreads = [
+        m.weight.std().item()
+        for n in (generator, critic)
+        for m in n.modules()
+        if isinstance(m, nn.Embedding)
+    ]
+    assert spreads == pytest.approx([1 / 5, 1 / 5 / 8], rel=0.1)
+
+
 def test_at_the_start_blocks_change_nothing_and_logits_are_of_order_one():
     network = resnext.Discriminator(16, 3, classes=4, width=64)
     x = torch.randn(3, 64, 8, 8)
