@@ -92,9 +92,10 @@ def rostered(groups: np.ndarray, classes: int) -> Tensor:
 def apart(prediction: Tensor, roster: Tensor) -> Tensor:
     """Predictions [N, K] of images that are of different classes within each group of a roster.
 
-    Rows and columns of a group's table are scaled in turn, until every image has one class in all
-    and no class more than one image: of all such tables the one nearest to the predictions
-    (Cuturi 2013, arXiv:1306.0895; with inequalities Chizat et al. 2016, arXiv:1607.05816).
+    Rows and columns of a group's table are scaled in turn, so that every image has one class in all
+    and no class more than one image: towards that of all such tables which is nearest to the
+    predictions (Cuturi 2013, arXiv:1306.0895; with inequalities Chizat et al. 2016,
+    arXiv:1607.05816). Where these are sharp and wrong the rounds leave a class a tenth too much.
     """
     count, classes = prediction.shape
     least = torch.finfo(prediction.dtype).tiny  # log 0 has no neighbours
