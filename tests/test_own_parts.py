@@ -528,6 +528,49 @@ def test_a_state_that_no_checkpoint_keeps_is_refused_at_the_start(counting, more
         check(config)
 
 
+class Growing(Counting):
+    """Remembers more with each step, in tensors and numbers of its own types."""
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        super().step()
+        for weight, own in self.state.items():
+            weight.mul_(1 + 0.01 * own.get("past", torch.zeros(1)).mean())
+            if own["step"] > 1:
+                own["late"] = own.get("late", 0) + 1
+                own["slow"] = own.get("slow", weight).lerp(weight, 0.5)
+                own["seen"] = own.get("seen", torch.zeros(3, dtype=torch.uint8)) + 1
+            past = own.get("past", weight.new_zeros(0))
+            own["past"] = torch.cat([past, weight.flatten()[:1]])
+
+
+def test_a_state_that_grows_after_its_first_step_survives_every_resume(own):
+    add, compose = own
+    add("optimizer", lambda parameters: Growing(parameters, {}), ("parameters",))
+    sides = {side: {"name": "own"} for side in ("generator", "discriminator")}
+    config = compose("trainer.steps=4", optimizer=sides)
+    whole, numbers = played(config, "whole", 4)
+    for _ in range(3):
+        played(config, "parts", 1)
+    again, others = played(config, "parts", 1)
+    assert_same(whole, again)
+    assert numbers == others
+    assert {type(named["late"]) for named in others} == {int}
+
+
+def test_a_state_that_no_checkpoint_keeps_is_refused_also_of_a_second_step(counting, monkeypatch):
+    step = Counting.step
+
+    def later(self):
+        for own in self.state.values():
+            own["seen"] = []
+        step(self)
+
+    monkeypatch.setattr(Counting, "step", later)
+    with pytest.raises(ConfigError, match=r"optimizer\.generator=own: 'seen' in its state is \[\]"):
+        check(counting[0])
+
+
 def test_a_state_of_no_parameter_is_refused_at_the_start(counting, monkeypatch):
     step = Counting.step
 

@@ -306,10 +306,11 @@ def _rehearse_optimizers(checked: "Checked") -> None:
 
 
 def _require_storable(optimizer: torch.optim.Optimizer, weight: Tensor) -> None:
-    """Refuse a state that no checkpoint keeps, as found by a step like that of a resumed run."""
+    """Refuse a state that no checkpoint keeps, as found by steps like that of a resumed run."""
     weight.grad = torch.zeros_like(weight)
     try:
-        optimizer.step()
+        for _ in range(2):
+            optimizer.step()
     except Exception as error:
         raise ValueError(
             "its step fails on a gradient of 0, by which a resumed run learns what its state is "

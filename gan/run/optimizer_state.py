@@ -60,7 +60,18 @@ def unflatten(
 
     Raises: CheckpointError as `fitting`.
     """
-    optimizer.load_state_dict(fitting(optimizer, tensors, groups))
+    put(optimizer, fitting(optimizer, tensors, groups))
+
+
+def put(optimizer: Optimizer, packed: dict[str, Any]) -> None:
+    """Load what `fitting` gave; torch alone would cast tensors to the type of their parameter."""
+    optimizer.load_state_dict(packed)
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for index, state in packed["state"].items():
+        live = optimizer.state[parameters[index]]
+        for key, value in state.items():
+            if isinstance(value, Tensor) and value.dtype != live[key].dtype:
+                live[key] = value.to(live[key].device)
 
 
 def fitting(
@@ -69,6 +80,7 @@ def fitting(
     """The same as a state that the optimizer can load; it stays as it is.
 
     Options come from the checkpoint, but how a step is computed (`fused`, ...) is the optimizer's.
+    One that is not torch's may have more of a parameter than its first step makes, and larger.
 
     Raises:
         CheckpointError: groups, names, shapes or dtypes that this optimizer would not have.
@@ -87,6 +99,12 @@ def fitting(
         if str(index) in stepped
     }
     values = {f"{index}/{name}": v for index, named in state.items() for name, v in named.items()}
+    if not _of_torch(optimizer):
+        values |= {
+            name: _later(tensor, values.get(name))
+            for name, tensor in tensors.items()
+            if name.partition("/")[0] in map(str, state)
+        }
     forms = {name: _form(value, tensors.get(name)) for name, value in values.items()}
     restore(forms, tensors, what)
     for name, form in forms.items():
@@ -134,9 +152,22 @@ def _form(value: Any, stored: Tensor | None) -> Tensor:
     return torch.empty((), dtype=found if found in _NUMBERS.values() else _NUMBERS[type(value)])
 
 
+def _of_torch(optimizer: Optimizer) -> bool:
+    return type(optimizer).__module__.startswith("torch.optim")
+
+
+def _later(stored: Tensor, first: Any) -> Any:
+    """A value formed like a stored one, of which `first` is what one step would make, if at all."""
+    if first is None:
+        number = stored.dim() == 0 and stored.dtype in _NUMBERS.values()
+        return stored.item() if number else stored
+    larger = isinstance(first, Tensor) and first.shape != stored.shape
+    return first.new_empty(stored.shape) if larger else first
+
+
 def _blank(optimizer: Optimizer, options: dict[str, Any], parameter: Tensor) -> dict[str, Any]:
     """Values formed like the state of this parameter, found by one step of a stand-in for it."""
-    state = optimizer.state.get(parameter)
+    state = optimizer.state.get(parameter) if _of_torch(optimizer) else None
     if not state:
         stand_in = torch.zeros_like(parameter).requires_grad_()
         stand_in.grad = torch.zeros_like(parameter)

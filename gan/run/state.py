@@ -179,7 +179,7 @@ def spread(
         _networks(recipe, averages), _own(stored.networks), f"checkpoint {stored.path}"
     )
     for optimizer, state in states:
-        optimizer.load_state_dict(state)
+        optimizer_state.put(optimizer, state)
     for name, average in averages.items():
         average.updates, average.images = counts[name]
 
