@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -42,8 +43,8 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--label",
         metavar="CLASS",
-        help="the class of all images, by number or by the name that the data have for it (each "
-        "has its share)",
+        help="the class of all images, by the name that the data have for it or, where none is "
+        "called that, by its number from 0 (each has its share)",
     )
     parser.add_argument(
         "--truncation", type=float, help="draw noise beyond this size again, as 0.7 (off)"
@@ -99,19 +100,24 @@ def pictures(args: argparse.Namespace, loaded: Run, out: Path) -> Iterator[Path]
 
 
 def _class(loaded: Run, said: str | None) -> int | None:
-    """The number of a class; names are in the store that was trained on."""
+    """The number of a class: of a name where the data have it, as names may be numbers too."""
     if said is None:
         return None
-    if re.fullmatch(r"-?\d+", said):
-        return int(said)
+    number = int(said) if re.fullmatch(r"-?\d+", said) else None
     if not loaded.classes:
         raise ValueError(f"--label={said}, but {loaded.path} was trained without classes")
-    data = runs.dataset(loaded)
+    try:
+        data = runs.dataset(loaded)
+    except ValueError as error:
+        if number is None:
+            raise
+        warnings.warn(f"--label={said} is taken as a number, not a name: {error}", stacklevel=2)
+        return number
     names = [*data.store.names.get(getattr(data, "label", None), ())]
-    if said not in names:
+    if said not in names and number is None:
         known = f": {nearest(said, names)}" if names else ", which has numbers alone"
         raise ValueError(f"--label={said} is no class of {data.store.path}{known}")
-    return names.index(said)
+    return names.index(said) if said in names else number
 
 
 def class_sheet(loaded: Run, seed: int = 0, truncation: float | None = None) -> np.ndarray:

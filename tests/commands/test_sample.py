@@ -1,6 +1,7 @@
 """`gan sample`: which pictures it makes, and what seed, classes, arcs and truncation do."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -65,6 +66,32 @@ def test_a_class_is_chosen_by_number_or_by_name(trained, capsys):
     assert f"did you mean {names[1]!r}?" in said
     assert main(["sample", "run", "--label", "999"]) == 2
     assert "label=999 must be from 0 to" in capsys.readouterr().err
+
+
+def test_a_class_that_is_named_by_a_number_is_that_class(trained, monkeypatch):
+    trained("dcgan", *CONDITIONAL)
+    run = gan.load("run")
+    numbered = {"style": [str(number) for number in range(1, run.classes + 1)]}
+    data = SimpleNamespace(store=SimpleNamespace(names=numbered), label="style")
+    monkeypatch.setattr(runs, "dataset", lambda loaded: data)
+    for said, number in (("2", 1), ("0", 0)):
+        assert main(["sample", "run", "--only", "grid", "--count", "4", "--label", said]) == 0
+        shown = grid(run.sample(4, label=number))
+        np.testing.assert_array_equal(pixels("run/sampled/grid.png"), shown)
+
+
+def test_a_number_needs_no_data_and_a_name_does(trained, monkeypatch, capsys):
+    trained("dcgan", *CONDITIONAL)
+
+    def missing(loaded):
+        raise ValueError("no data here")
+
+    monkeypatch.setattr(runs, "dataset", missing)
+    with pytest.warns(UserWarning, match="label=1 is taken as a number, not a name: no data here"):
+        assert main(["sample", "run", "--only", "grid", "--label", "1"]) == 0
+    capsys.readouterr()
+    assert main(["sample", "run", "--only", "grid", "--label", "cat"]) == 2
+    assert "no data here" in capsys.readouterr().err
 
 
 def test_names_of_classes_are_asked_for_only_where_there_are_classes(trained, capsys):
