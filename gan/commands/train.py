@@ -67,15 +67,19 @@ def conf_dir() -> Path:
 
 
 def job_folder(overrides: str) -> str:
-    """A folder name for a job of a multirun: its sorted overrides, made safe and short enough."""
+    """A folder name for a job of a multirun: its sorted overrides, made safe and short enough.
+
+    Where another character than those of lists and mappings is replaced, a digest tells of which.
+    """
     kept = [
         part for part in overrides.split(",") if part.split("=")[0].lstrip("+~") not in INVISIBLE
     ]
     visible = ",".join(kept)
     name = re.sub(r"[^\w.=,+~-]", "_", visible) or "defaults"
     digest = hashlib.sha256(visible.encode()).hexdigest()[:8]
+    whole = len(name.encode()) <= 200 and re.fullmatch(r"[\w.=,+~[\]{}:-]*", visible)
     cut = name.encode()[:190].decode(errors="ignore")  # file systems count bytes
-    return name if len(name.encode()) <= 200 else f"{cut}-{digest}"
+    return name if whole else f"{cut}-{digest}"
 
 
 OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)

@@ -396,6 +396,11 @@ def test_a_failed_job_leaves_no_trainer_behind(run, glyph_store, monkeypatch):
 def test_a_job_folder_is_short_safe_and_its_own():
     assert job_folder("model=wnet,seed=1") == "model=wnet,seed=1"
     assert "/" not in job_folder("data.path=photos/x,seed=1")
+    alike = {job_folder(f"data.path=photos{sign}x,seed=1") for sign in "/_ @-"}
+    assert len(alike) == 5
+    assert job_folder("data.path=photos_x,rates={a:1},seed=1") == (
+        "data.path=photos_x,rates=_a_1_,seed=1"
+    )
     long = job_folder(",".join(f"recipe.l{n}=1" for n in range(100)))
     assert len(long) <= 200
     assert long != job_folder(",".join(f"recipe.l{n}=2" for n in range(100)))
