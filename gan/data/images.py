@@ -191,7 +191,8 @@ def read_image(file: Path, size: int, channels: int, fit: Fit = fitted) -> np.nd
     Raises:
         Exception: the file breaks a rule, or is damaged in a way that its decoder notices.
     """
-    problem = unread(file.name, file.stat().st_size)
+    length = file.stat().st_size
+    problem = unread(file.name, length) if file.is_file() else "it is no regular file"
     if problem:
         raise ValueError(problem)
     return strictly_decoded(file, size, channels, fit)

@@ -149,8 +149,9 @@ def _here(path: Path) -> str:
 
 def _is_sheets(path: Path) -> bool:
     """Whether there is an index.json of glyph sheets, whole or damaged."""
+    file = path / "index.json"
     try:
-        content = (path / "index.json").read_bytes()
+        content = file.read_bytes() if file.is_file() else b""
     except OSError:
         return False
     try:

@@ -47,6 +47,18 @@ def test_build_makes_a_store_and_lists_what_it_left_out(
     opened.close()
 
 
+def test_pipes_are_left_out_and_not_waited_for(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("pipe.png", "index.json"):
+        os.mkfifo(photos / name)
+    assert run("build", photos, tmp_path / "a.lmdb", "--size", 16) == 0
+    out = capsys.readouterr().out
+    assert "3 images of" in out
+    assert "2 left out:" in out
+    assert "pipe.png: it is no regular file" in out
+
+
 def test_build_replaces_only_on_request(photos: Path, tmp_path: Path) -> None:
     target = tmp_path / "a.lmdb"
     run("build", photos, target, "--size", 16)
