@@ -37,14 +37,14 @@ class Report:
     content_hash: str
 
 
-def refusal(name: str, rejected: Sequence[Rejected], count: int) -> str:
-    """Why a source is refused: its `count` rejected inputs, or that it has none at all."""
+def refusal(name: str, rejected: Sequence[Rejected], count: int, others: bool = True) -> str:
+    """Why a source is refused: its `count` rejected inputs, or that it has none, nor `others`."""
     if not count:
         return f"{name} holds no image"
-    return (
-        f"{name}: {count} image{'s' * (count > 1)} cannot be used; repair, remove or leave out "
-        f"(data.on_error=skip) what follows:\n{listed(rejected, count)}"
-    )
+    what = f"{name}: {count} image{'s' * (count > 1)} cannot be used"
+    skip = "; repair, remove or leave out (data.on_error=skip)"
+    way = skip if others else ", and there is no other; repair"
+    return f"{what}{way} what follows:\n{listed(rejected, count)}"
 
 
 def listed(rejected: Sequence[Rejected], count: int) -> str:
@@ -114,7 +114,7 @@ def _fill(source: Source, building: Path, stamp: str, on_error: str) -> Report:
     if not builder.count:
         building.unlink()  # nothing to go on with
     if refused:
-        raise StoreError(refusal(source.name, rejected, len(rejected)))
+        raise StoreError(refusal(source.name, rejected, len(rejected), bool(builder.count)))
     return Report(building, builder.count, rejected, content_hash)
 
 

@@ -781,6 +781,7 @@ def test_rejected_inputs_are_listed_or_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="25 images cannot be used") as caught:
         build(source, tmp_path / "a.lmdb", on_error="raise")
     assert "19.png: reason 19\n  and 5 more" in str(caught.value)
+    assert "leave out (data.on_error=skip)" in str(caught.value)
     report = build(source, tmp_path / "a.lmdb")
     assert source.asked[-1] == 26  # nothing is done twice
     assert (report.count, report.rejected) == (1, bad)
@@ -790,8 +791,9 @@ def test_rejected_inputs_are_listed_or_refused(tmp_path: Path) -> None:
 def test_a_source_without_images_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="noise holds no image"):
         build(Given(), tmp_path / "a.lmdb")
-    with pytest.raises(StoreError, match="1 image cannot be used"):
-        build(Given(Rejected("a", "b")), tmp_path / "a.lmdb")
+    for on_error in ("skip", "raise"):  # neither of which would help
+        with pytest.raises(StoreError, match="1 image cannot be used, and there is no other; rep"):
+            build(Given(Rejected("a", "b")), tmp_path / "a.lmdb", on_error=on_error)
     assert not (tmp_path / "a.lmdb").exists()
 
 
