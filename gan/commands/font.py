@@ -268,14 +268,22 @@ def make(
         bar.update()
     bar.close()
     partial = out.with_name(f".{out.name}.partial")
-    truetype.write(partial, glyphs, names, places)
-    scores = truetype.likeness(partial, drawn, places)
+    try:
+        truetype.write(partial, glyphs, names, places)
+        return _kept(partial, out, truetype.likeness(partial, drawn, places), glyphs)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _kept(
+    partial: Path, out: Path, scores: dict[str, float], glyphs: Mapping[str, Any]
+) -> str | None:
+    """Give the font its name if it is as `scores` have to be for that; what `make` returns."""
     scores |= {c: 0.0 for c, glyph in glyphs.items() if not glyph.numberOfContours}  # blank
     mean = sum(scores.values()) / len(scores)
     worst = sorted(scores, key=scores.__getitem__)[:_WORST]
     listed = " ".join(f"{character} {scores[character]:.3f}" for character in worst)
     if not mean >= LEAST:  # nor where it is no number
-        partial.unlink()
         print(
             f"gan: {out} was not written: as rendered it is like the drawn characters to an SSIM "
             f"of {mean:.3f}, which must be {LEAST}; the worst: {listed}",

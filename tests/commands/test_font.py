@@ -103,6 +103,17 @@ def test_a_font_unlike_the_drawings_is_not_written(command, monkeypatch, moved):
     assert ("without --shows strokes may fade less" in err) == moved
 
 
+def test_a_font_that_cannot_be_written_leaves_nothing_behind(command, monkeypatch):
+    def full(self, file, **options):
+        Path(file).write_bytes(b"half")
+        raise OSError("no space left")
+
+    monkeypatch.setattr(TTFont, "save", full)
+    status, _, err = command("--out", "font.ttf")
+    assert (status, "gan: no space left" in err) == (2, True)
+    assert not [path for path in Path().iterdir() if path.suffix in (".ttf", ".partial")]
+
+
 EM_STEP = 2 * outlines.EM / 16  # two pixels to the right
 
 
