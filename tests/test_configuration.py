@@ -808,6 +808,15 @@ def test_a_directory_that_cannot_be_made_is_refused_before_data_are_built(comman
     assert not Path("data").exists()
 
 
+@pytest.mark.parametrize("key", ["hydra.run.dir", "hydra.sweep.dir"])
+def test_a_folder_of_hydra_that_cannot_be_made_is_refused(command, key):
+    Path("file").write_text("")
+    sweep = ["-m", "seed=0,1"] * (key == "hydra.sweep.dir")
+    status, said = command(*sweep, "model=dcgan", f"{key}=file/a")
+    assert status == 2
+    assert said == [f"gan: {key}=file/a cannot be made (Not a directory): choose another folder"]
+
+
 @pytest.mark.parametrize("run_dir", ["link", "link/run"])
 def test_a_link_that_leads_nowhere_is_refused_before_anything_is_built(
     tmp_path, monkeypatch, run_dir

@@ -7,6 +7,7 @@ variables of the environment. A file of somebody else's settings must not be abl
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any, cast
 from unittest import mock
 
@@ -75,6 +76,8 @@ def guarded() -> Iterator[list[DictConfig]]:
             _require_one_folder(config, given)
         if mode is None:  # to be shown: before a run `plain` does it, and says so
             fitted(config, given)
+        else:
+            _require_made(config, "sweep" if mode == RunMode.MULTIRUN else "run")
         composed.append(config)
         return config
 
@@ -115,6 +118,17 @@ def _require_one_folder(config: DictConfig, overrides: Iterable[str]) -> None:
                 f"{key}={given.get_value_string()} cannot be the folder of a multirun, which is "
                 "one for all its jobs: write a folder out, or name it by sweep=NAME"
             )
+
+
+def _require_made(config: DictConfig, kind: str) -> None:
+    """Make the folder of Hydra's; it would not say of which key."""
+    try:
+        Path(config.hydra[kind].dir).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"hydra.{kind}.dir={config.hydra[kind].dir} cannot be made ({error.strerror}): choose "
+            "another folder"
+        ) from error
 
 
 def _files(loader: ConfigLoaderImpl, name: str | None, overrides: list[str]) -> dict[str, Any]:
