@@ -817,6 +817,14 @@ def test_a_folder_of_hydra_that_cannot_be_made_is_refused(command, key):
     assert said == [f"gan: {key}=file/a cannot be made (Not a directory): choose another folder"]
 
 
+@pytest.mark.parametrize(("name", "kind"), rundir.PARTS.items())
+def test_a_part_of_another_kind_in_a_run_directory_is_refused(tmp_path, name, kind):
+    path = tmp_path / name
+    path.touch() if kind == "folder" else path.mkdir()
+    with pytest.raises(ConfigError, match=rf"run_dir=.* its {name} is no {kind}; remove that"):
+        rundir.previous(tmp_path, "auto", {}, print)
+
+
 @pytest.mark.parametrize("run_dir", ["link", "link/run"])
 def test_a_link_that_leads_nowhere_is_refused_before_anything_is_built(
     tmp_path, monkeypatch, run_dir

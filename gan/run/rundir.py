@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from gan.trainer import Trainer
 
 LOCK, FINISHED = ".lock", "finished.json"
+PARTS = dict.fromkeys(("checkpoints", "samples", "tensorboard"), "folder")
+PARTS |= dict.fromkeys(("metrics.jsonl", CONFIG, FINISHED), "file")  # of a run directory
 _held: dict[tuple[int, Path], Lock] = {}  # by process, since a fork inherits it
 _keeping = threading.Lock()  # logs are written by threads of their own
 
@@ -280,6 +282,13 @@ def _require_usable(run_dir: Path) -> None:
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         reason = "may not be written" if there.is_dir() else "is no folder"
         raise ConfigError(f"run_dir={run_dir} cannot be used: {there} {reason}; choose another one")
+    for name, kind in PARTS.items():
+        path = run_dir / name
+        if path.exists() and not (path.is_dir() if kind == "folder" else path.is_file()):
+            raise ConfigError(
+                f"run_dir={run_dir} cannot be used: its {name} is no {kind}; remove that, or "
+                "choose another one"
+            )
 
 
 def fix_lengths(checked: Checked) -> None:
