@@ -15,6 +15,7 @@ import numpy as np
 from gan.data.labels import read_labels
 from gan.data.store import Store, StoreError
 
+MOST_CLASSES = 1 << 20  # networks have weights for every number up to the highest
 Resident = Literal["auto", "on", "off"]
 
 
@@ -114,6 +115,11 @@ class Images:
             )
         if label is not None and store.fields[label].min() < 0:
             raise StoreError(f"data.label={label} has negative values, which are no classes")
+        if label is not None and store.fields[label].max() >= MOST_CLASSES:
+            raise StoreError(
+                f"data.label={label} has the value {store.fields[label].max()}, but classes are "
+                f"numbered from 0 to {MOST_CLASSES - 1} at most: build the store with such numbers"
+            )
         self.store, self.label, self.flip, self.resident = store, label, flip, resident
         self.gives = ("real",) if label is None else ("real", "label")
         self._fields: dict[str, np.ndarray] = {}

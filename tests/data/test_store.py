@@ -24,6 +24,7 @@ import pytest
 from gan.data import building, layout, pages, reading, store
 from gan.data.builder import fingerprint
 from gan.data.building import build
+from gan.data.datasets import Images
 from gan.data.store import Record, Rejected, Store, StoreBusyError, StoreError, verify
 
 PLAIN = {"subdir": False, "lock": False, "sync": False}
@@ -795,6 +796,18 @@ def test_a_source_without_images_is_refused(tmp_path: Path) -> None:
         with pytest.raises(StoreError, match="1 image cannot be used, and there is no other; rep"):
             build(Given(Rejected("a", "b")), tmp_path / "a.lmdb", on_error=on_error)
     assert not (tmp_path / "a.lmdb").exists()
+
+
+@pytest.mark.parametrize(
+    ("code", "said"), [(-1, "has negative values"), (2**31 - 1, "has the value 2147483647, but")]
+)
+def test_numbers_that_are_no_classes_are_refused(tmp_path: Path, code: int, said: str) -> None:
+    fields = ({"label": 0, "code": 0}, {"label": 1, "code": code})
+    build(Given(*(Record(str(n), IMAGE, f) for n, f in enumerate(fields))), tmp_path / "a.lmdb")
+    with contextlib.closing(Store(tmp_path / "a.lmdb")) as store:
+        assert Images(store, "label").facts == {"classes": 3}
+        with pytest.raises(StoreError, match=f"data.label=code {said}"):
+            Images(store, "code")
 
 
 @pytest.mark.row("S12", "odd names and fields: refused while building")
