@@ -43,6 +43,37 @@ class Layers(nn.Module):
         return made[:, 1:].tanh(), made[:, :1].sigmoid()
 
 
+class Painted(nn.Module):
+    """A generator whose only layer is made by `layer(latent, pixels)`."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.latent, self.layer = 8, layer(8, 256)
+
+    def forward(self, noise):
+        return self.layer(noise).unflatten(1, (1, 16, 16)).tanh()
+
+
+class Turned(nn.Linear):
+    """A layer of complex weights."""
+
+    def __init__(self, *sizes):
+        super().__init__(*sizes, dtype=torch.complex64)
+
+    def forward(self, x):
+        return super().forward(x.to(torch.complex64)).real
+
+
+class Sparse(nn.Embedding):
+    """A layer that reads a few of its rows."""
+
+    def __init__(self, count, size):
+        super().__init__(count, size, sparse=True)
+
+    def forward(self, x):
+        return super().forward(x.argmax(1))
+
+
 class Masked(Synthesis):
     """A generator that gives more than images."""
 
@@ -194,6 +225,29 @@ def test_a_generator_that_gives_more_than_images_is_refused_where_nobody_says_wh
     config = recipe(own, Unmasked, generator=masks(own))
     with pytest.raises(ConfigError, match=r"`draw` must give images .*, not a tuple: override"):
         build(config, lambda _: None)
+
+
+@pytest.mark.parametrize(
+    ("layer", "said"),
+    [
+        (lambda latent, pixels: nn.LazyLinear(pixels), r"layer is a LazyLinear, .* give all its"),
+        (Sparse, r"layer: sparse gradients are .*: set sparse=False"),
+        (Turned, r"layer\.weight is complex, and the fused optimizer\.generator .* rmsprop"),
+    ],
+)
+def test_weights_that_cannot_be_trained_are_refused_at_the_start(own, layer, said):
+    add, compose = own
+    add("generator", lambda: Painted(layer))
+    with pytest.raises(ConfigError, match=rf"^generator\.{said}"):
+        check(compose(generator={"name": "own"}))
+
+
+def test_complex_weights_are_trained_by_an_optimizer_that_takes_them(own):
+    add, compose = own
+    add("generator", lambda: Painted(Turned))
+    config = compose(generator={"name": "own"})
+    config["optimizer"]["generator"] = {"name": "rmsprop"}
+    assert build(config, lambda _: None).train()
 
 
 class Extra(Layers):

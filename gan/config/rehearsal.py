@@ -63,13 +63,13 @@ def rehearse(checked: "Checked") -> None:
     _require_facts_taken(checked)
     networks = _networks(checked, facts)
     _require_parts(checked, networks)
+    _rehearse_optimizers(checked, networks)
     _require_memory(checked, networks)
     require_logits(networks["discriminator"], "discriminator")
     _mind_the_norm(checked, networks["discriminator"])
     _mind_the_slope(checked, networks["discriminator"])
     _mind_the_cost(checked)
     _mind_the_split(checked, networks)
-    _rehearse_optimizers(checked)
     if set(checked.reads) <= {*IMAGES, *FIELDS}:
         _play(checked, facts, networks, _imagined(checked))
 
@@ -293,7 +293,7 @@ def _field(count: int) -> Tensor:
     return torch.empty(count, dtype=torch.int64, device="meta")
 
 
-def _rehearse_optimizers(checked: "Checked") -> None:
+def _rehearse_optimizers(checked: "Checked", networks: Mapping[str, nn.Module]) -> None:
     for side in SIDES:
         parts.schedule(checked, side)
         chosen, weight = checked.entries[f"optimizer.{side}"][0], torch.zeros(1, requires_grad=True)
@@ -303,6 +303,7 @@ def _rehearse_optimizers(checked: "Checked") -> None:
                 _require_storable(optimizer, weight)
         except ValueError as error:
             raise ConfigError(f"optimizer.{side}={chosen.name}: {error}") from error
+        parts.require_movable(side, networks[side], optimizer)
 
 
 def _require_storable(optimizer: torch.optim.Optimizer, weight: Tensor) -> None:

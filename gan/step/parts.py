@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 from torch.nn import Parameter
+from torch.nn.parameter import is_lazy
+from torch.optim import Optimizer
 
 from gan import distributed
 from gan.config.signature import nearest
@@ -113,6 +115,25 @@ def player(checked: "Checked", recipe: Recipe, side: str, asleep: Asleep) -> Pla
         _waking(asleep[side]),
         partial(checked.settings.autocast, distributed.device(checked.settings.device)),
     )
+
+
+def require_movable(side: str, network: nn.Module, optimizer: Optimizer) -> None:
+    """Refuse a network whose weights have no shape yet, or gradients that no update takes.
+
+    Raises: ConfigError naming the first of them.
+    """
+    for name, module in network.named_modules(prefix=side):
+        kind = type(module).__name__
+        if any(map(is_lazy, [*module.parameters(False), *module.buffers(False)])):
+            raise ConfigError(f"{name} is a {kind}, which has no weights yet: give all its sizes")
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.sparse:
+            raise ConfigError(f"{name}: sparse gradients are not trained with: set sparse=False")
+    imaginary = [name for name, p in network.named_parameters(prefix=side) if p.is_complex()]
+    if imaginary and optimizer.param_groups[0].get("fused"):
+        raise ConfigError(
+            f"{imaginary[0]} is complex, and the fused optimizer.{side} takes real numbers: choose "
+            "rmsprop, or keep real and imaginary parts (torch.view_as_complex)"
+        )
 
 
 def schedule(checked: "Checked", side: str) -> Callable[[int], float]:
