@@ -402,6 +402,25 @@ def test_a_schedule_that_would_climb_is_refused(own, factor):
         trainer.train()
 
 
+@pytest.mark.parametrize("base", [2.0, 2])
+def test_a_schedule_whose_factor_overflows_is_refused(own, base):
+    add, compose = own
+    add("schedule", lambda: lambda update: base ** (20_000 * update))
+    trainer = build(compose(schedule={side: {"name": "own"} for side in SIDES}), lambda _: None)
+    with pytest.raises(ConfigError, match=r"schedule\.\w+=own gives inf for update 1: the"):
+        trainer.train()
+
+
+def test_a_rate_that_overflows_is_refused(tiny):
+    for key in ("optimizer.generator.lr=1e308", "rates={generator.grow: 1e39}"):
+        with pytest.raises(ConfigError, match=r"rate of optimizer\.generator or rates, 1e\+\d+, "):
+            check(tiny("dcgan", key))
+    later = "schedule@schedule.generator=exponential", "schedule.generator.end=1e308"
+    trainer = build(tiny("dcgan", "schedule.generator.length=2", *later), lambda _: None)
+    with pytest.raises(ConfigError, match=r"0\.0002, times 1e\+154 .* for update 1: lower it"):
+        trainer.train()
+
+
 @pytest.mark.parametrize("half", [0.5, np.float32(0.5), torch.tensor(0.5)])
 def test_a_schedules_factor_is_any_number(own, half):
     add, compose = own

@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 from torch.nn import Parameter
 from torch.nn.parameter import is_lazy
@@ -21,6 +22,7 @@ from gan.step.guard import SIDES
 if TYPE_CHECKING:
     from gan.config.check import Checked
 
+LARGEST = torch.finfo(torch.float32).max
 Freeze = list[str] | dict[str, int]
 Sleepers = Sequence[tuple[int, list[Parameter]]]  # the update at which they wake up
 Asleep = dict[str, list[tuple[int, list[Parameter]]]]  # by player
@@ -139,23 +141,38 @@ def require_movable(side: str, network: nn.Module, optimizer: Optimizer) -> None
 def schedule(checked: "Checked", side: str) -> Callable[[int], float]:
     """A side's schedule. It raises ConfigError for a factor that would climb, or is no number."""
     factor, where = checked.create(f"schedule.{side}"), f"schedule.{side}"
+    usual = checked.entries[f"optimizer.{side}"][1].get("lr")
+    own = [rate for name, rate in checked.rates.items() if _side(name) == side]
+    largest = max(*own, usual if isinstance(usual, int | float) else 0.0, 0.0)
 
     def at(update: int) -> float:
-        value = factor(update)
         try:
-            number = float(value)
-        except (TypeError, ValueError):
-            number = math.nan
+            value: Any = factor(update)
+            number = _number(value)
+        except OverflowError:
+            value = number = math.inf
         if not 0 <= number < math.inf:
             name = checked.entries[where][0].name
             raise ConfigError(
                 f"{where}={name} gives {value!r} for update {update}: the learning rate's factor "
                 "must be a finite number of at least 0"
             )
+        if number * largest > LARGEST:
+            raise ConfigError(
+                f"a rate of optimizer.{side} or rates, {largest:g}, times {number:g} ({where}) is "
+                f"more than a float32 holds, for update {update}: lower it"
+            )
         return number
 
     at(0)
     return at
+
+
+def _number(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return math.nan
 
 
 def rates(checked: "Checked", side: str) -> Mapping[str, float]:
