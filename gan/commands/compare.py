@@ -15,9 +15,9 @@ from gan.trained.rows import pooled
 
 EXPLAINED = """\
 Means and standard deviations over repeats: other seeds, or other splits of what is held out.
-Differences are paired over the repeats of both, with Student's 95 % intervals; those by font are
-means over repeats, with bootstrap intervals over families of fonts. A difference counts if its
-interval leaves 0 out."""
+Differences are paired over the repeats of both, with Student's 95 % intervals over splits (means
+over their seeds) or, of one split, over seeds; those by font are means over repeats, with bootstrap
+intervals over families of fonts. A difference counts if its interval leaves 0 out."""
 
 
 def add_parser(commands: Any) -> None:

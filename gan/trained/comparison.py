@@ -110,7 +110,7 @@ class Difference(NamedTuple):
     mean: float
     low: float | None
     high: float | None
-    pairs: int
+    pairs: int  # of fonts, of splits or, in one split, of seeds
 
 
 def found(patterns: Iterable[str | Path]) -> list[Path]:
@@ -342,24 +342,30 @@ def spread(values: Iterable[float]) -> tuple[float, float | None]:
 def paired(group: Group, baseline: Group, tag: str) -> Difference | None:
     """The group less the baseline, paired over the repeats of both, with Student's interval.
 
-    Two runs are compared at the last step that both have measured.
+    Two runs are compared at the last step that both have measured. Seeds of one split share what
+    it holds out, so of several splits each counts once, with the mean of its seeds.
     """
-    apart = []
+    apart: dict[int, list[float]] = {}  # split -> its seeds' differences
     for repeat in sorted(group.runs.keys() & baseline.runs.keys()):
-        mine, other = group.runs[repeat], baseline.runs[repeat]
-        if tag in mine.curves and tag in other.curves:
-            common = mine.curves[tag].keys() & other.curves[tag].keys()
-            if common:
-                apart.append(mine.curves[tag][max(common)] - other.curves[tag][max(common)])
-        elif (a := mine.last(tag)) is not None and (b := other.last(tag)) is not None:
-            apart.append(a - b)
-    if not apart:
+        difference = _apart(group.runs[repeat], baseline.runs[repeat], tag)
+        apart.setdefault(repeat[1], []).extend(() if difference is None else [difference])
+    splits = [seeds for seeds in apart.values() if seeds]
+    if not splits:
         return None
-    mean, deviation = spread(apart)
+    values = [spread(seeds)[0] for seeds in splits] if len(splits) > 1 else splits[0]
+    mean, deviation = spread(values)
     if deviation is None:
         return Difference(mean, None, None, 1)
-    reach = student(len(apart) - 1) * deviation / math.sqrt(len(apart))
-    return Difference(mean, mean - reach, mean + reach, len(apart))
+    reach = student(len(values) - 1) * deviation / math.sqrt(len(values))
+    return Difference(mean, mean - reach, mean + reach, len(values))
+
+
+def _apart(mine: Record, other: Record, tag: str) -> float | None:
+    if tag in mine.curves and tag in other.curves:
+        common = mine.curves[tag].keys() & other.curves[tag].keys()
+        return mine.curves[tag][max(common)] - other.curves[tag][max(common)] if common else None
+    a, b = mine.last(tag), other.last(tag)
+    return None if a is None or b is None else a - b
 
 
 def by_font(group: Group, baseline: Group, tag: str) -> Difference | None:

@@ -1,5 +1,6 @@
 """`gan compare`: groups of seeds, paired differences, values by font, unfinished runs, curves."""
 
+import functools
 import json
 import math
 import sys
@@ -110,6 +111,42 @@ def test_means_deviations_and_paired_intervals_are_those_of_the_formulas(sweep):
     mine, other = (np.array(list(g.values("metric/l1").values())) for g in (second, first))
     unpaired = math.sqrt(mine.var(ddof=1) / 3 + other.var(ddof=1) / 3) * T[4]
     assert abs(reach - unpaired) > 0.01  # the control
+
+
+def repeats(values):
+    """A group with the values [S, N] of N seeds of each of S splits."""
+    runs = {
+        (seed, split): comparison.Record(Path(), (seed, split), {}, 1, 1, {"metric/l1": {1: value}})
+        for split, seeds in enumerate(values)
+        for seed, value in enumerate(seeds)
+    }
+    return comparison.Group({}, runs)
+
+
+def test_seeds_of_one_split_count_once_where_there_are_several_splits():
+    values = np.array([[0.1, 0.3], [0.5, 0.9], [0.2, 0.4]])
+    zeros = repeats(np.zeros((3, 2)))
+    means = values.mean(1)
+    reach = T[2] * means.std(ddof=1) / math.sqrt(3)
+    expected = (0.4, 0.4 - reach, 0.4 + reach, 3)
+    assert comparison.paired(repeats(values), zeros, "metric/l1") == pytest.approx(expected)
+    one = values[:1]  # of one split seeds are all that differs
+    low = 0.2 - T[1] * one.std(ddof=1) / math.sqrt(2)
+    assert comparison.paired(repeats(one), zeros, "metric/l1")[1::2] == pytest.approx((low, 2))
+
+
+def test_intervals_hold_the_truth_where_splits_differ_more_than_their_seeds(monkeypatch):
+    monkeypatch.setattr(comparison, "student", functools.cache(comparison.student))
+    random, zeros = np.random.default_rng(0), repeats(np.zeros((3, 3)))
+    held, alone = 0, 0
+    for _ in range(400):  # the truth is 0
+        values = random.normal(size=(3, 1)) + 0.1 * random.normal(size=(3, 3))
+        difference = comparison.paired(repeats(values), zeros, "metric/l1")
+        held += difference.low <= 0 <= difference.high
+        reach = comparison.student(8) * values.std(ddof=1) / 3
+        alone += abs(values.mean()) <= reach  # the control: nine runs taken for independent
+    assert held == pytest.approx(0.95 * 400, abs=13)  # three standard deviations
+    assert alone < 0.8 * 400
 
 
 def test_only_common_seeds_are_paired_and_one_pair_has_no_interval(tmp_path):
