@@ -115,24 +115,6 @@ class Store:
             indices = [read_index(v, len(file.meta.fields), n) for v, n in file.indices()]
         return tuple(key for index in indices for key in index.keys)
 
-    def row(self, key: str) -> int:
-        """The row of a key.
-
-        Raises:
-            StoreError: there is no such image, naming the key and the store.
-        """
-        try:
-            return self._rows[key]
-        except KeyError:
-            raise StoreError(
-                f"{self.path}: there is no image {key!r}; it holds {self.count} images of "
-                f"{self.source}, such as {self.keys[0]!r}"
-            ) from None
-
-    @cached_property
-    def _rows(self) -> dict[str, int]:
-        return {key: row for row, key in enumerate(self.keys)}
-
     def read(self, rows: np.ndarray, out: np.ndarray) -> None:
         """Copies the images of `rows`, int [n], into `out`, contiguous uint8 [n, H, W, C].
 

@@ -85,7 +85,6 @@ def test_lsun_is_read_as_it_is(lsun: Path, tmp_path: Path) -> None:
     store = ForeignStore(lsun, 8, 3)
     assert store.source == "LSUN's LMDB church_train_lmdb"
     assert store.keys == ((b"\x00\xfe" * 20).hex(), "0a3f" * 10, "ffff" * 10)
-    assert store.row("ffff" * 10) == 2
     assert (len(store), store.shape, store.fields) == (3, (8, 8, 3), {})
     images = np.stack([expected(value, tmp_path) for _, value in sorted(LSUN.items())])
     assert np.array_equal(everything(store), images)
@@ -254,8 +253,6 @@ def test_what_read_is_given_is_checked(lsun: Path) -> None:
     for row in (-1, 3):
         with pytest.raises(StoreError, match="leaves 0 to 2"):
             store.read(np.array([row]), np.empty((1, 8, 8, 3), np.uint8))
-    with pytest.raises(StoreError, match="no image 'none'"):
-        store.row("none")
     store.read(np.arange(0), np.empty((0, 8, 8, 3), np.uint8))
     with pytest.raises(ValueError, match=r"image\.channels must be 1 or 3"):
         ForeignStore(lsun, 8, 4)
