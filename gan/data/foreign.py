@@ -185,18 +185,12 @@ class ForeignStore(Store):
         """The key of each row."""
         return tuple(map(self._encoded.text, range(self.count)))
 
-    def read(self, rows: np.ndarray, out: np.ndarray) -> None:
-        """Decodes the images of `rows`, int [n], into `out`, uint8 [n, H, W, C].
+    def _copy(self, rows: np.ndarray, out: np.ndarray) -> None:
+        """Decodes the images into `out`.
 
         Raises:
-            StoreError: the file was changed, an image is damaged, or a row is out of range.
+            StoreError: the file was changed, or an image is damaged.
         """
-        if out.shape != (len(rows), *self.shape) or out.dtype != np.uint8:
-            raise ValueError(
-                f"out must be uint8 {(len(rows), *self.shape)}, not {out.dtype} {out.shape}"
-            )
-        if len(rows) and (rows.min() < 0 or rows.max() >= self.count):
-            raise StoreError(f"{self.path}: a row of {rows} leaves 0 to {self.count - 1}")
         numbers, threads = rows.tolist(), self.threads
         values = self._encoded.read(numbers)
 

@@ -135,6 +135,9 @@ class Store:
         if int(np.maximum.reduce(unsigned)) >= self.count:
             low, high = rows.min(), rows.max()
             raise StoreError(f"{self.path}: rows {low} to {high} leave 0 to {self.count - 1}")
+        self._copy(rows, out)
+
+    def _copy(self, rows: np.ndarray, out: np.ndarray) -> None:
         file = self._open_file()
         with file.readers:
             file.check_size()

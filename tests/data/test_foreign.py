@@ -251,7 +251,7 @@ def test_what_read_is_given_is_checked(lsun: Path) -> None:
     with pytest.raises(ValueError, match="out must be uint8"):
         store.read(np.arange(2), np.empty((3, 8, 8, 3), np.uint8))
     for row in (-1, 3):
-        with pytest.raises(StoreError, match="leaves 0 to 2"):
+        with pytest.raises(StoreError, match="leave 0 to 2"):
             store.read(np.array([row]), np.empty((1, 8, 8, 3), np.uint8))
     store.read(np.arange(0), np.empty((0, 8, 8, 3), np.uint8))
     with pytest.raises(ValueError, match=r"image\.channels must be 1 or 3"):
