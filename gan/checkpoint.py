@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from gan.disk import move, sync
+from gan.disk import move, room, sync
 from gan.run.sealed import (
     CONFIG,
     FILES,
@@ -262,7 +262,7 @@ def _write_folder(folder: Path, files: Mapping[str, bytes], needed: int) -> None
     if not folder.parent.is_dir():
         folder.parent.mkdir(parents=True)
         sync(folder.parent.parent)
-    if shutil.disk_usage(folder.parent).free < needed:
+    if room(folder.parent) < needed:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     shutil.rmtree(folder, ignore_errors=True)  # left by the same save, killed earlier
     folder.mkdir()
@@ -313,11 +313,10 @@ def _owner(path: Path) -> str | None:
 
 def _explained(error: OSError, target: Path, needed: int) -> OSError:
     """The error in words: what was to be written where, and the way out."""
-    free = shutil.disk_usage(next(place for place in target.parents if place.exists())).free
     return OSError(
         error.errno,
         f"{target} was not saved ({error.strerror or error}): {needed >> 20} MiB needed, "
-        f"{free >> 20} MiB free; make room, mend the disk, or choose another run_dir",
+        f"{room(target) >> 20} MiB free; make room, mend the disk, or choose another run_dir",
     )
 
 

@@ -1,6 +1,7 @@
 """Files that are whole at any time, and stay after a power cut."""
 
 import os
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,12 @@ from typing import Any
 from gan.system import POSIX
 
 PAUSES = () if POSIX else (0.01, 0.05, 0.1, 0.2, 0.4, 0.8)  # seconds
+
+
+def room(path: Path) -> int:
+    """The bytes that are free where a path is, or will be."""
+    there = next(place for place in (path, *path.absolute().parents) if place.exists())
+    return shutil.disk_usage(there).free
 
 
 def replace(path: Path, text: str) -> None:

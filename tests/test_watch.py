@@ -1,7 +1,6 @@
 """Watchdogs: what they know is seen, healthy runs are left in peace, nothing is changed."""
 
 import json
-import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -199,10 +198,9 @@ def test_waiting_for_data_is_seen(tmp_path, tried):
 
 @pytest.mark.row("K2", "little room is told before a save fails")
 def test_a_disk_running_full_is_seen(tmp_path, monkeypatch, tried):
-    usage = shutil.disk_usage(tmp_path)
     trainer(tmp_path / "roomy", steps=4, save_every=2).train()
     assert events(tmp_path / "roomy", "disk") == []
-    monkeypatch.setattr(watch, "disk_usage", lambda path: usage._replace(free=50 << 20))
+    monkeypatch.setattr(watch, "room", lambda path: 50 << 20)
     trainer(tmp_path / "full", steps=4, save_every=2).train()
     (event,) = events(tmp_path / "full", "disk")
     assert "50 MiB are free" in event["text"]
@@ -232,8 +230,7 @@ def test_watching_changes_nothing(tmp_path, monkeypatch):
 def test_warnings_stand_in_tensorboard_as_text(tmp_path, monkeypatch, capsys):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(watch, "disk_usage", lambda path: usage._replace(free=1 << 20))
+    monkeypatch.setattr(watch, "room", lambda path: 1 << 20)
     trainer(tmp_path, steps=2).train()
     assert "watch disk: 1 MiB are free" in capsys.readouterr().out
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()

@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import math
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -33,6 +32,7 @@ from gan.data.layout import (
 )
 from gan.data.pages import StoreError
 from gan.data.reading import explained
+from gan.disk import room
 
 SHOWN = 20  # rejected inputs listed by name
 
@@ -82,9 +82,7 @@ def writing(building: Path, source: Source) -> Iterator[None]:
     try:
         yield
     except (OSError, lmdb.Error) as error:
-        folder = next(parent for parent in building.parents if parent.exists())
-        free = shutil.disk_usage(folder).free
-        needed = round(1.03 * len(source) * math.prod(source.shape))
+        free, needed = room(building), round(1.03 * len(source) * math.prod(source.shape))
         raise StoreError(
             f"{building} cannot be written: {error}; {free >> 20} MiB are free, the store needs "
             f"{(needed >> 20) + 1} MiB in all; the same command goes on after the last commit"

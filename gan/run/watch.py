@@ -6,11 +6,12 @@ drawn. Each speaks once, and is switched off by leaving it out of `trainer.watch
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from shutil import disk_usage
 from statistics import fmean
 
 import torch
 from torch import Tensor
+
+from gan.disk import room
 
 SHARE = 0.5  # of the time spent waiting for data, over at least PATIENCE updates
 PATIENCE = 100
@@ -97,8 +98,7 @@ class Watch:
 
     def disk(self, folder: Path, size: int) -> dict[str, str]:
         """Whether two more checkpoints of so many bytes find room."""
-        place = next(p for p in (folder, *folder.absolute().parents) if p.exists())
-        free = disk_usage(place).free
+        free = room(folder)
         if free >= 2 * size + ROOM:
             return {}
         return self._once(
