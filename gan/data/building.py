@@ -80,22 +80,26 @@ def build(
         StoreError: a record breaks the rules, the disk is full, or the target exists.
         ConfigError: LMDB or Pillow is a version with known holes.
     """
-    floors.require("lmdb", "pillow")
     path = Path(path)
     if path.suffix != ".lmdb":
         raise StoreError(f"a store's name ends in .lmdb, unlike {path}")
+    with exclusive(path, source):
+        return build_held(source, path, stamp, overwrite, on_error)
+
+
+def build_held(
+    source: Source, path: Path, stamp: str, overwrite: bool, on_error: Literal["raise", "skip"]
+) -> Report:
+    """The same, by who holds the lock."""
+    floors.require("lmdb", "pillow")
+    if path.is_dir() or (path.exists() and not overwrite):
+        raise StoreError(f"{path} exists; give another name, or overwrite it (--overwrite)")
     building = path.with_name(f".{path.name}.building")
-    with contextlib.ExitStack() as held:
-        with writing(building, source):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            held.enter_context(_exclusive(path))
-        if path.is_dir() or (path.exists() and not overwrite):
-            raise StoreError(f"{path} exists; give another name, or overwrite it (--overwrite)")
-        if overwrite and not _resumable(building, source):
-            building.unlink(missing_ok=True)
-        report = _fill(source, building, stamp, on_error)
-        with writing(building, source):
-            _publish(building, path, report.content_hash)
+    if overwrite and not _resumable(building, source):
+        building.unlink(missing_ok=True)
+    report = _fill(source, building, stamp, on_error)
+    with writing(building, source):
+        _publish(building, path, report.content_hash)
     return replace(report, path=path)
 
 
@@ -139,7 +143,7 @@ def _publish(building: Path, path: Path, content_hash: str) -> None:
 def _opened_forwriting(building: Path, source: Source) -> Iterator[lmdb.Environment]:
     """The environment of a building file, new or whole; without writemap, which a full disk kills.
 
-    It has no lock of its own: `_exclusive` has seen to it that nobody else writes.
+    It has no lock of its own: `exclusive` has seen to it that nobody else writes.
     """
     size = building.stat().st_size if building.exists() else 0
     if size:
@@ -169,12 +173,14 @@ def _resumable(building: Path, source: Source) -> bool:
 
 
 @contextlib.contextmanager
-def _exclusive(path: Path) -> Iterator[None]:
-    """Holds the lock file beside a store: only one process builds it."""
-    try:
-        lock = Lock(path.with_name(f".{path.name}.lock"))
-    except HeldError as holder:
-        raise StoreBusyError(f"{path} is being built by {holder}") from None
+def exclusive(path: Path, source: Source) -> Iterator[None]:
+    """Holds the lock file beside a store, whose folder it makes: only one process builds it."""
+    with writing(path, source):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock = Lock(path.with_name(f".{path.name}.lock"))
+        except HeldError as holder:
+            raise StoreBusyError(f"{path} is being built by {holder}") from None
     try:
         if lock.stale:
             print(f"{path}: going on after {lock.stale}, which has ended", file=sys.stderr)

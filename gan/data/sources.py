@@ -1,6 +1,5 @@
 """What holds images, as a source and as an open store: folders, archives, fonts, glyph sheets."""
 
-import contextlib
 import hashlib
 import json
 import os
@@ -13,8 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gan.data.archives import Archive, archive_of, located
-from gan.data.builder import Source, writing
-from gan.data.building import StoreBusyError, build, listed, refusal
+from gan.data.builder import Source
+from gan.data.building import StoreBusyError, build_held, exclusive, listed, refusal
 from gan.data.foreign import ForeignImages, ForeignStore, is_foreign
 from gan.data.images import (
     CHOICE,
@@ -36,7 +35,6 @@ from gan.data.images import (
 from gan.data.layout import Record, Rejected
 from gan.data.pages import StoreError
 from gan.data.store import Store
-from gan.locks import HeldError, Lock
 
 Kind = Literal["archive", "lmdb", "sheets", "fonts", "images"]
 Wanted = Literal["glyphs", "images"]  # of a folder that holds both fonts and images
@@ -363,12 +361,12 @@ def _built(source: Source, target: Path, stamp: str, on_error: Literal["raise", 
     waiting = False
     while True:
         try:
-            with _alone(source, target):
+            with exclusive(target, source):
                 if store := _kept(target, stamp, quiet=True):
                     return store
                 if not waiting:
                     _notice(f"building {target} from {source.name}")
-                made = build(source, target, stamp=stamp, overwrite=True, on_error=on_error)
+                made = build_held(source, target, stamp, True, on_error)
                 if left := made.rejected:
                     _notice(f"{len(left)} left out of {target}:\n{listed(left, len(left))}")
                 return Store(target)
@@ -377,21 +375,6 @@ def _built(source: Source, target: Path, stamp: str, on_error: Literal["raise", 
                 _notice(f"{busy}; waiting for it")
             waiting = True
         time.sleep(0.2)
-
-
-@contextlib.contextmanager
-def _alone(source: Source, target: Path) -> Iterator[None]:
-    """One process at a time asks whether a kept store is there, and builds it where it is not."""
-    with writing(target, source):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            lock = Lock(target.with_name(f".{target.name}.kept.lock"))
-        except HeldError as holder:
-            raise StoreBusyError(f"{target} is being built by {holder}") from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _notice(text: str) -> None:

@@ -666,7 +666,7 @@ def test_a_second_process_waits_for_the_first(
         capsys.readouterr()
     looks = iter(["one", "two", "three"])
     monkeypatch.setattr(sources.time, "sleep", lambda _: next(looks, None) or waiting.set())
-    with building._exclusive(target):
+    with building.exclusive(target, ImageFolder(photos, 8)):
         second = threading.Thread(
             target=lambda: opened.append(open_store(photos, 8, 3, folder=folder))
         )
@@ -689,10 +689,10 @@ def test_a_store_that_another_process_has_finished_meanwhile_is_taken(
 ) -> None:
     """Built once more, it would be replaced under the process that reads it."""
     target, mark = store_path(photos, 8, 3, tmp_path / "data"), stamp(photos, "images")
-    lock, others = sources.Lock, []
+    lock, others = building.Lock, []
 
     def other() -> None:
-        monkeypatch.setattr(sources, "Lock", lock)
+        monkeypatch.setattr(building, "Lock", lock)
         others.append(open_store(photos, 8, 3, folder=tmp_path / "data"))
 
     def listed() -> ImageFolder:
@@ -705,7 +705,7 @@ def test_a_store_that_another_process_has_finished_meanwhile_is_taken(
         return lock(path)
 
     if moment == "before it has the lock":
-        monkeypatch.setattr(sources, "Lock", locked)
+        monkeypatch.setattr(building, "Lock", locked)
     store = kept_store(listed, target, mark, "raise")
     assert store.count == others[0].count == 4
     assert os.path.samestat(os.fstat(others[0]._file.descriptor), target.stat())

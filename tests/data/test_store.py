@@ -750,7 +750,7 @@ def test_a_full_disk_is_explained_and_resumed(tmp_path: Path, content_hash: str)
 def test_only_one_process_builds_a_store(tmp_path: Path) -> None:
     path = tmp_path / "a.lmdb"
     busy = f"a.lmdb is being built by process {os.getpid()}"
-    with building._exclusive(path), pytest.raises(StoreBusyError, match=busy):
+    with building.exclusive(path, Noise(10)), pytest.raises(StoreBusyError, match=busy):
         build(Noise(10), path)
     build(Noise(10), path)
 
