@@ -13,7 +13,7 @@ import numpy as np
 
 from gan.data.embedded import REGION_NEUTRAL
 from gan.data.faces import Face, FontError, faces, font_files
-from gan.data.glyphs import RENDERING, Glyphs, Pixels, render, versions
+from gan.data.glyphs import RENDERING, Pixels, Rendered, render, versions
 from gan.data.images import digest, printable
 from gan.data.store import Record, Rejected
 
@@ -145,7 +145,7 @@ def key(style: str, character: str) -> str:
 
 
 def records(
-    id: str, style: int, characters: Sequence[str], glyphs: Glyphs
+    id: str, style: int, characters: Sequence[str], glyphs: Rendered
 ) -> Iterator[Record | Rejected]:
     """One style's glyphs as records in the order of the characters; others are passed over."""
     for number, character in enumerate(characters):
@@ -182,7 +182,7 @@ def spread(items: Sequence[str], count: int) -> list[str]:
 
 def _standard(
     path: Path, found: Sequence[Face], wanted: Sequence[str], size: int, prototype: str | None
-) -> tuple[Face, Glyphs]:
+) -> tuple[Face, Rendered]:
     """The prototype face and its drawings of the wanted characters."""
     if not found:
         raise FontError(f"{path} holds no usable font (.ttf, .otf, .ttc)")
@@ -207,12 +207,12 @@ def _standard(
     )
 
 
-def _drawn(face: Face, characters: Sequence[str], size: int) -> Glyphs:
+def _drawn(face: Face, characters: Sequence[str], size: int) -> Rendered:
     """The drawings of a face that may not open, in which case every character says so."""
     try:
         return render(face, characters, size)
     except FontError as error:
-        return Glyphs({}, dict.fromkeys(characters, str(error)))
+        return Rendered({}, dict.fromkeys(characters, str(error)))
 
 
 def _same_drawing(images: Mapping[str, Pixels]) -> dict[str, str]:

@@ -119,7 +119,7 @@ class Spot(NamedTuple):
     advance: float
 
 
-class Glyphs(NamedTuple):
+class Rendered(NamedTuple):
     """The usable glyphs of a face, [size, size] with ink 0 on 255, and why the others are not.
 
     `spots` are the places in a line of all that are drawn, and of blanks, which have no ink.
@@ -136,7 +136,7 @@ def render(
     size: int,
     levels: int = 256,
     framed: Sequence[str] | None = None,
-) -> Glyphs:
+) -> Rendered:
     """Draw characters at one scale for the whole font, each centred by its ink.
 
     The canvas is a square around the largest ink side among the usable characters, or `framed`
@@ -180,7 +180,7 @@ def render(
             spots[character] = _spot(ink, pen.advance(character), side)
     repeated = _repeated(images)
     kept = {character: image for character, image in images.items() if character not in repeated}
-    return Glyphs(kept, rejected | repeated, spots)
+    return Rendered(kept, rejected | repeated, spots)
 
 
 def _measure(pen: _Pen, characters: Iterable[str]) -> tuple[int, dict[str, str]]:

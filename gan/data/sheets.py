@@ -21,7 +21,7 @@ from gan import disk
 from gan.data.embedded import ALLOWED_LICENCES, PACKAGES, PROTOTYPE, REGION_RULE, STYLES, Pick
 from gan.data.faces import Face
 from gan.data.fonts import records, spread, twins
-from gan.data.glyphs import RENDERING, Glyphs, Pixels, area_reduce, render, versions
+from gan.data.glyphs import RENDERING, Pixels, Rendered, area_reduce, render, versions
 from gan.data.images import digest, printable
 from gan.data.store import Record, Rejected
 
@@ -87,7 +87,7 @@ class GlyphSheets:
         for style, id in enumerate(self.index["styles"]):
             yield from records(id, style, self.names["character"], self.glyphs(id))
 
-    def glyphs(self, id: str) -> Glyphs:
+    def glyphs(self, id: str) -> Rendered:
         """What one style draws, and why it does not draw the rest of its characters.
 
         Raises:
@@ -99,7 +99,7 @@ class GlyphSheets:
         small = np.concatenate([area_reduce(part, self.size) for part in parts])
         unusable: dict[str, str] = entry["unusable"]
         drawn = zip(drawn_of(self.index, entry), small, strict=True)
-        return Glyphs({one: cell for one, cell in drawn if one not in unusable}, unusable)
+        return Rendered({one: cell for one, cell in drawn if one not in unusable}, unusable)
 
     def _cells(self, id: str, entry: Mapping[str, Any]) -> Pixels:
         """The cells of one sheet, [characters, cell, cell]."""
@@ -317,14 +317,14 @@ def _decoded(encoding: str, codes: range) -> set[str]:
     return {text for text in texts if len(text) == 1 and not text.isascii()}
 
 
-def _refuse_twins(glyphs: Mapping[str, Glyphs]) -> None:
+def _refuse_twins(glyphs: Mapping[str, Rendered]) -> None:
     original = twins({id: drawn.images for id, drawn in glyphs.items()})
     for id, first in original.items():
         if id != first:
             raise SheetError(f"style {id} is a near-duplicate of {first}: embed one of them")
 
 
-def _entry(face: Face, pick: Pick, glyphs: Glyphs, characters: str) -> dict[str, Any]:
+def _entry(face: Face, pick: Pick, glyphs: Rendered, characters: str) -> dict[str, Any]:
     package = PACKAGES[pick.package]
     return {
         "name": face.name,
@@ -354,7 +354,7 @@ def _dpkg(*arguments: str) -> str:
     return subprocess.run(["dpkg-query", *arguments], capture_output=True, encoding="utf-8").stdout
 
 
-def _sheet(glyphs: Glyphs, characters: str) -> Pixels:
+def _sheet(glyphs: Rendered, characters: str) -> Pixels:
     """The glyphs side by side; an unusable one leaves its cell empty."""
     paper = np.full((CELL, CELL), 255, np.uint8)
     return paste([glyphs.images.get(character, paper) for character in characters], COLUMNS)
