@@ -4,7 +4,11 @@ import copy
 import functools
 import os
 import shutil
+import signal
+import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 
 import hydra
@@ -17,6 +21,7 @@ from tensorboard.summary.writer import event_file_writer
 from tiny_glyphs import SIZE, TinyGlyphs
 from tqdm import tqdm
 
+from gan import checkpoint
 from gan.build import build as build_trainer
 from gan.commands.composing import fitted
 from gan.commands.train import conf_dir, switched_on
@@ -27,6 +32,7 @@ from gan.run.monitor import Monitor
 
 tqdm.set_lock(threading.RLock())  # its own is shared with forks, and one that is killed may hold it
 
+TRAIN = Path(__file__).parents[1] / "train.py"
 ALONE = ("run_dir", "seed", "resume", "init", "plugins", "freeze", "rates")  # values, not files
 SMALL = [  # of a run that is started as a process
     "model=dcgan",
@@ -47,6 +53,55 @@ def glyph_store(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("glyphs") / "tiny.lmdb"
     build(TinyGlyphs(), path)
     return path
+
+
+@pytest.fixture
+def script(tmp_path, glyph_store):
+    """Start `train.py` on the tiny glyphs as a process of its own, in an empty directory.
+
+    It hears SIGINT, which a process that a shell has started by `&` would ignore, and its children.
+    """
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(TRAIN.parent), str(tmp_path), *sys.path])
+    children = []
+
+    def start(*arguments, under=(), **variables):
+        child = subprocess.Popen(
+            [sys.executable, *under, str(TRAIN), *arguments, f"data.path={glyph_store}"],
+            cwd=tmp_path,
+            env={**environment, **variables},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+        )
+        children.append(child)
+        return child
+
+    yield start
+    for child in children:
+        child.kill()
+        child.wait()
+
+
+def ended(child):
+    """A process's status and all that it said."""
+    said, _ = child.communicate(timeout=900)
+    return child.returncode, said
+
+
+def waited_for(found, seconds=300):
+    """What is found in time."""
+    for _ in range(10 * seconds):
+        if result := found():
+            return result
+        time.sleep(0.1)
+    raise TimeoutError
+
+
+def last(folder):
+    """A run's newest checkpoint, which must be whole."""
+    return checkpoint.load(checkpoint.newest(folder / "checkpoints", notice=pytest.fail))
 
 
 @pytest.fixture

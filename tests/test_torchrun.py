@@ -1,21 +1,14 @@
 """The commands themselves: torchrun on one node and on two, stopped, killed and started again."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
-from shared import SMALL
+from shared import SMALL, ended, last
 
-from gan import checkpoint
-
-TRAIN = Path(__file__).parents[1] / "train.py"
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
+TORCHRUN = ["-m", "torch.distributed.run"]
 FAULTY = """
 import os, signal
 from gan.recipes.synthesis import Synthesis
@@ -34,29 +27,16 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def launched(tmp_path, glyph_store):
+def launched(script):
     """Start the script under torchrun with these options and overrides, in an empty folder."""
-    children = []
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(TRAIN.parent)}
 
     def launch(options, *overrides, alone=False):
-        command = [sys.executable] if alone else [*TORCHRUN, *options]
         flags = [given for given in overrides if given == "-m"]  # before all overrides
         given = [given for given in overrides if given != "-m"]
-        command += [str(TRAIN), *flags, *SMALL, "run_dir=run", f"data.path={glyph_store}", *given]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        children.append(subprocess.Popen(command, cwd=tmp_path, env=environment, **pipes))
-        return children[-1]
+        under = [] if alone else [*TORCHRUN, *options]
+        return script(*flags, *SMALL, "run_dir=run", *given, under=under)
 
-    yield launch
-    for child in children:
-        child.kill()
-        child.wait()
-
-
-def ended(child, timeout=300):
-    said, _ = child.communicate(timeout=timeout)
-    return child.returncode, said
+    return launch
 
 
 def until(child, line):
@@ -64,10 +44,6 @@ def until(child, line):
         if said.startswith(line):
             return
     raise AssertionError(f"{line} was never said")
-
-
-def last(folder):
-    return checkpoint.load(checkpoint.newest(folder / "checkpoints", notice=pytest.fail))
 
 
 TWO = ["--standalone", "--nproc-per-node=2"]

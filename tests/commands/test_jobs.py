@@ -5,30 +5,24 @@ import io
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from ast import literal_eval
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import slurm
 import torch
-from shared import SMALL
-from test_sweep import waited_for
+from shared import SMALL, ended, last, waited_for
 
-from gan import checkpoint, distributed
+from gan import distributed
 from gan.build import build
 from gan.commands import composing, ranks, sweep, train
 from gan.commands.composing import UsageError
 from gan.commands.ranks import DIVERGED, DONE, FAILED, LOST, MISTAKE, STOPPED, RankError, Ranks
 from gan.registry import ConfigError
 from gan.run.signals import Stop
-
-TRAIN = Path(__file__).parents[2] / "train.py"
-
 
 # -- processes that a run starts
 
@@ -305,38 +299,14 @@ def test_how_a_rank_has_failed_is_how_the_job_has(tmp_path):
 
 
 @pytest.fixture
-def command(tmp_path, glyph_store):
-    """Start `train.py` as a process of its own, in an empty directory.
-
-    It hears SIGINT, which a process that a shell has started by `&` would ignore, and its children.
-    """
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    environment["PYTHONPATH"] = os.pathsep.join([str(TRAIN.parent), str(tmp_path), *sys.path])
-    children = []
+def command(script):
+    """Start `train.py` as a process of its own, in an empty directory."""
 
     def start(*arguments, multirun=True, **variables):
-        given = [*["-m"] * multirun, *SMALL, f"data.path={glyph_store}", "sweep=all", *arguments]
-        child = subprocess.Popen(
-            [sys.executable, str(TRAIN), *given],
-            cwd=tmp_path,
-            env={**environment, **variables},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
-        )
-        children.append(child)
-        return child
+        given = [*["-m"] * multirun, *SMALL, "sweep=all", *arguments]
+        return script(*given, **variables)
 
-    yield start
-    for child in children:
-        child.kill()
-        child.wait()
-
-
-def ended(child):
-    said, _ = child.communicate(timeout=900)
-    return child.returncode, said
+    return start
 
 
 def living(folder):
@@ -347,10 +317,6 @@ def living(folder):
             if (process / "cwd").readlink() == folder and process.name != str(os.getpid()):
                 found.append((process / "cmdline").read_text())
     return found
-
-
-def last(folder):
-    return checkpoint.load(checkpoint.newest(folder / "checkpoints", notice=pytest.fail))
 
 
 def steps(run):

@@ -3,50 +3,30 @@
 import json
 import os
 import signal
-import subprocess
 import sys
-import time
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import yaml
 from omegaconf import OmegaConf
+from shared import TRAIN, ended, waited_for
 
 from gan.build import build
 from gan.commands import composing, sweep, train
 from gan.commands.composing import UsageError
 from gan.run.signals import Stop
 
-TRAIN = Path(__file__).parents[2] / "train.py"
 SMALL = ["data=fonts", "image.size=16", "trainer.batch_size=8", "trainer.log_every=1"]
 DCGAN = ["model=dcgan", "generator.width=4", "discriminator.width=4", "generator.latent=8"]
 WNET = ["model=wnet", "generator.width=2", "discriminator.width=2", "recipe.feature=0"]
 
 
 @pytest.fixture
-def command(tmp_path, glyph_store):
+def command(script):
     """Start `train.py -m` as a process of its own, in an empty directory."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    environment["PYTHONPATH"] = os.pathsep.join([str(TRAIN.parent), str(tmp_path), *sys.path])
-
-    def start(*arguments):
-        given = ["-m", *SMALL, f"data.path={glyph_store}", "sweep=all", *arguments]
-        return subprocess.Popen(
-            [sys.executable, str(TRAIN), *given],
-            cwd=tmp_path,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-
-    return start
-
-
-def ended(child):
-    said, _ = child.communicate(timeout=900)
-    return child.returncode, said
+    return partial(script, "-m", *SMALL, "sweep=all")
 
 
 def runs(folder):
@@ -344,14 +324,6 @@ def test_a_preempted_job_saves_is_submitted_again_and_goes_on(command, tmp_path)
     assert "stopped by SIGUSR2" in text
     assert "goes on at step" in text
     assert runs(tmp_path) == {0: [*range(1, 801)]}
-
-
-def waited_for(found, seconds=300):
-    for _ in range(10 * seconds):
-        if result := found():
-            return result
-        time.sleep(0.1)
-    raise TimeoutError
 
 
 @pytest.mark.slow

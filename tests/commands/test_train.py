@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 import weakref
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from shared import TRAIN, ended
 
 from gan import features
 from gan.commands import train
@@ -19,7 +19,6 @@ from gan.config.check import check
 from gan.data import builder
 from gan.run.signals import Stop
 
-TRAIN = Path(__file__).parents[2] / "train.py"
 TINY = {
     "dcgan": ["generator.width=4", "discriminator.width=4", "generator.latent=8"],
     "wnet": ["generator.width=2", "discriminator.width=2", "recipe.feature=0"],
@@ -409,21 +408,19 @@ def test_a_job_folder_is_short_safe_and_its_own():
     assert len(drawn.encode()) <= 200
 
 
-def test_a_stopped_process_saves_and_the_same_command_finishes(run, tmp_path, glyph_store):
+def test_a_stopped_process_saves_and_the_same_command_finishes(run, script, tmp_path, glyph_store):
     """The script itself, stopped by a signal from outside."""
-    same = ["model=dcgan", *glyphs(glyph_store), *TINY["dcgan"], "run_dir=run"]
-    command = [sys.executable, str(TRAIN), *same, "trainer.steps=100000", "trainer.log_every=1"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(TRAIN.parent)}
-    pipe = {"stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, cwd=tmp_path, env=environment, **pipe) as child:
-        for line in child.stdout:
-            if line.startswith("step 3/"):
-                break
-        child.send_signal(signal.SIGTERM)
-        said = child.stdout.read()
-        assert child.wait(timeout=60) == 1
+    same = ["model=dcgan", "data=fonts", *SMALL, *TINY["dcgan"], "run_dir=run"]
+    child = script(*same, "trainer.steps=100000", "trainer.log_every=1")
+    for line in child.stdout:
+        if line.startswith("step 3/"):
+            break
+    child.send_signal(signal.SIGTERM)
+    status, said = ended(child)
+    assert status == 1
     assert "stopped by SIGTERM" in said
     step = int(max((tmp_path / "run/checkpoints").glob("step-*")).name.removeprefix("step-"))
+    same.append(f"data.path={glyph_store}")
     status, errors = run(*same, f"trainer.steps={step + 2}", "trainer.log_every=1")
     assert status == 0, errors
     lines = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
