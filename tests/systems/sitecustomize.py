@@ -1,7 +1,8 @@
 """Takes away from a process what Python lacks on Windows or macOS, before `gan` is imported.
 
 Python imports this at its start where its folder is in PYTHONPATH; GAN_LACKS names the system.
-Libraries that need more than Python has there, since they believe to be on Linux, come first.
+Libraries that need more than Python has there, since they believe to be on Linux, come first, but
+for those in GAN_UNUSED.
 """
 
 import builtins
@@ -212,7 +213,8 @@ class Watcher:
         sys.meta_path.remove(self)
         first = [*PYTHONS, *(["numpy"] if name == "gan.data" else [])]  # a child that scans a store
         for module in (*PYTHONS, *LIBRARIES) if name == "gan" else first:
-            importlib.import_module(module)
+            if module not in os.environ.get("GAN_UNUSED", "").split():
+                importlib.import_module(module)
         if name == "gan":
             sys.modules["hydra.core.plugins"].Plugins.instance()
         warnings.filterwarnings("error", category=EncodingWarning, module=r"gan\b")
