@@ -94,7 +94,8 @@ def _require_words(loader: ConfigLoaderImpl, overrides: Iterable[str]) -> None:
         )
         if words or isinstance(value, dict) or given.is_delete() or given.is_sweep_override():
             continue
-        if options := loader.get_group_options(key):
+        # the loader's own method copies all that is registered, each time
+        if options := loader.repository.get_group_options(key):
             raise UsageError(f"{given.input_line} names no {key}; {nearest(value, options)}")
 
 
