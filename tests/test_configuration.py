@@ -390,6 +390,8 @@ BOTH = {  # two settings that cannot hold together -> what must be named
     ("model=dcgan", "freeze={augment: 3}"): ("freeze: augment", "generator or discriminator"),
     ("model=dcgan", "rates={augment: 3}"): ("rates: augment", "generator or discriminator"),
     ("model=dcgan", "generator.width=100000"): ("generator.width", "GiB"),
+    ("model=dcgan", "data.size=16"): ("data.size=16", "image.size=32"),
+    ("model=dcgan", "data.channels=3"): ("data.channels=3", "image.channels=1"),
     (
         "model=wnet",
         "reconstruction.perceptual.network=discriminator",

@@ -12,7 +12,7 @@ from gan import distributed, registry
 from gan.config import floors
 from gan.config.rehearsal import rehearse
 from gan.config.settings import Clip, Image, Settings
-from gan.config.signature import Bounds, coerce, conform, nearest
+from gan.config.signature import SHAPE, Bounds, coerce, conform, nearest
 from gan.recipe import Recipe
 from gan.registry import ConfigError, Entry, NonNegative, Whole
 from gan.step.guard import SIDES
@@ -232,9 +232,21 @@ def _only(node: Mapping[str, Any], allowed: tuple[str, ...], path: str) -> None:
             raise ConfigError(f"{path}{key} is unknown; {nearest(key, allowed)}")
 
 
+def _require_one_shape(checked: Checked) -> None:
+    """Refuse data of other images than the networks are built for."""
+    image, data = checked.values["image"], checked.entries["data"][1]
+    for key in SHAPE if SHAPE.keys() <= data.keys() else ():
+        if data[key] != image[key]:
+            raise ConfigError(
+                f"data.{key}={data[key]} must be image.{key}={image[key]}, which networks are "
+                f"built for: leave data.{key} out, and set image.{key}"
+            )
+
+
 def _contradictions(checked: Checked) -> None:
     """Settings that cannot hold together; the message names both keys."""
     settings = checked.settings
+    _require_one_shape(checked)
     if settings.batch_size % distributed.size():
         raise ConfigError(
             f"trainer.batch_size={settings.batch_size} cannot be split over "
