@@ -221,6 +221,21 @@ def test_logged_terms_are_means_over_the_processes(tmp_path):
     assert forked(work) == [2.0, 2.0]
 
 
+def test_terms_between_two_lines_are_those_of_all_processes_where_a_run_goes_on(tmp_path):
+    """A checkpoint keeps what each of them has noted since the last line, as means over them."""
+
+    def work(rank, resumed=None):
+        run = started(tmp_path, steps=8, save_every=4, log_every=8)
+        if resumed:
+            run.resume(resumed)
+        run.train()
+        return {k: v for k, v in run.monitor._last.items() if not k.startswith("speed/")}
+
+    whole = forked(work)
+    assert forked(lambda rank: work(rank, tmp_path / "checkpoints/step-00000004")) == whole
+    assert "generator/adversarial" in whole[0]
+
+
 # -- averaging
 
 

@@ -3,7 +3,7 @@
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -132,6 +132,11 @@ class Monitor:
         A statistic may be NaN, which JSON does not know: it is kept as a word.
         """
         return plain({tag: torch.stack(terms) for tag, terms in self.terms().items()})
+
+    def join(self, device: torch.device) -> None:
+        """Put means over the processes in the place of each one's terms: a checkpoint has one."""
+        if distributed.size() > 1:
+            self.restore(_means(distributed.gathered(self.pending())), device)
 
     def restore(self, pending: Mapping[str, list[float | str]], device: torch.device) -> None:
         """Go on from the terms of a checkpoint."""
@@ -328,6 +333,17 @@ def _by_tag(
         for name, term in terms.items():
             found.setdefault(f"{player}/{name}", []).append(term)
     return found
+
+
+def _means(everywhere: Sequence[Mapping[str, list[float | str]]]) -> dict[str, list[float | str]]:
+    """Terms of the first process as means over those that have them, update by update."""
+    return {
+        tag: [
+            sum(map(float, terms)) / len(terms)
+            for terms in zip(*(said[tag] for said in everywhere if tag in said), strict=False)
+        ]
+        for tag in everywhere[0]
+    }
 
 
 @contextmanager

@@ -52,6 +52,7 @@ class Saves:
         if distributed.size() > 1:
             distributed.require_same(state.fingerprints(run), run.device, "before saving")
         own = distributed.elsewhere(dict(run.recipe.named_buffers()))
+        run.monitor.join(run.device)
         started, failure = time.monotonic(), ""
 
         def save() -> None:
