@@ -3,7 +3,9 @@
 import ast
 import faulthandler
 import re
+import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -79,6 +81,25 @@ def test_the_table_sees_imports(tmp_path):
     )
     found = set().union(*imported(tmp_path / "x.py"))
     assert found == {"build", "data", "trainer", "recipes", "recipes.x"}
+
+
+def test_an_interrupt_while_numpy_is_imported_ends_the_program():
+    """torch imports it as well, and would go on with half of it, which stores no checkpoint."""
+    program = """
+        import sys
+        class Interrupting:
+            def find_spec(self, name, *given):
+                if name == "numpy.linalg":
+                    sys.meta_path.remove(self)
+                    raise KeyboardInterrupt
+        sys.meta_path.insert(0, Interrupting())
+        import gan
+        print("went on")
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    ended = subprocess.run(command, cwd=PACKAGE.parent, capture_output=True, encoding="utf-8")
+    assert ended.stderr.strip().endswith("KeyboardInterrupt")
+    assert not ended.stdout
 
 
 def test_a_crash_shows_its_stack_where_stderr_is_real(monkeypatch):
