@@ -26,15 +26,21 @@ class Lock:
     def __init__(self, path: Path) -> None:
         """Take the lock at once.
 
-        Raises: HeldError naming the process that holds it.
+        Raises:
+            HeldError: naming the process that holds it.
+            OSError: it cannot be written; then it is not held, and no file is left.
         """
         self.path = path
         self._descriptor = _locked(path)
-        self.stale = _read(self._descriptor)
-        now = time.strftime("%Y-%m-%d %H:%M:%S")
-        os.ftruncate(self._descriptor, 0)
-        holder = f"process {os.getpid()} on {socket.gethostname()}, {now}"
-        system.pwrite(self._descriptor, holder.encode(), 0)
+        try:
+            self.stale = _read(self._descriptor)
+            now = time.strftime("%Y-%m-%d %H:%M:%S")
+            os.ftruncate(self._descriptor, 0)
+            holder = f"process {os.getpid()} on {socket.gethostname()}, {now}"
+            system.pwrite(self._descriptor, holder.encode(), 0)
+        except OSError:  # a full disk has no room for the names
+            self.release()
+            raise
 
     def release(self) -> None:
         """Give the lock up and remove its file, unless that is another process's by now."""

@@ -17,7 +17,7 @@ import torch
 from small import Numbers, differing, everything, newest, resumed, trainer
 from torch import nn
 
-from gan import checkpoint
+from gan import checkpoint, system
 from gan.locks import HeldError, Lock
 from gan.registry import ConfigError
 from gan.run import rundir, saves, signals
@@ -592,6 +592,19 @@ def test_a_run_folder_that_is_removed_is_made_again(tmp_path, tried):
     assert [line["step"] for line in lines] == [6, 7, 8]
     assert (folder / "config.yaml").read_text() == run.config
     tried(1)
+
+
+def test_a_lock_that_a_full_disk_has_no_room_for_is_not_held(tmp_path, monkeypatch):
+    def full(*given):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as disk:
+        disk.setattr(system, "pwrite", full)
+        with pytest.raises(ConfigError, match="cannot be written .No space left"):
+            rundir.hold(tmp_path)
+    assert not [*tmp_path.iterdir()]
+    rundir.hold(tmp_path)
+    rundir.release(tmp_path)
 
 
 def removed_at(run, step, then):
