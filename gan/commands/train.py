@@ -103,7 +103,13 @@ def _alone(config: DictConfig, stop: Stop) -> None:
         if _verbose():
             raise
         raise SystemExit(fail(error)) from error  # Hydra adds nothing to this one
-    if not trainer.train():
+    try:
+        done = trainer.train()
+    except RankError as error:
+        if error.status == MISTAKE:  # the rank has said which
+            raise SystemExit(MISTAKE) from error
+        raise
+    if not done:
         raise KeyboardInterrupt
     afterwards.evaluate(values, stop)
 
@@ -223,7 +229,7 @@ def _called(given: Sequence[str]) -> int:
         return 2
     except RankError as error:
         fail(error)
-        return 2 if error.status == MISTAKE else 1
+        return 1
     except (UsageError, ConfigError) as error:
         if _verbose():
             raise
