@@ -2,7 +2,7 @@
 
 import argparse
 import re
-import warnings
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -24,6 +24,7 @@ from gan.styles import mixed
 from gan.trained.sheets import kind_of, sheets
 
 KINDS = ("grid", "images", "interpolation", "classes")
+ROWS = 100  # classes of a picture, which nothing could open with thousands of them
 LEGS, FRAMES, COLUMNS = 4, 16, 10  # legs of an animation, frames of each, columns of its picture
 PAUSE = 60  # milliseconds a frame is shown
 
@@ -43,8 +44,8 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--label",
         metavar="CLASS",
-        help="the class of all images, by the name that the data have for it or, where none is "
-        "called that, by its number from 0 (each has its share)",
+        help="the class of all images, by the name that the data have for it, or else by number "
+        "(each has its share)",
     )
     parser.add_argument(
         "--truncation", type=float, help="draw noise beyond this size again, as 0.7 (off)"
@@ -97,33 +98,40 @@ def pictures(args: argparse.Namespace, loaded: Run, out: Path) -> Iterator[Path]
         yield from _interpolations(args, loaded, out)
     if "classes" in kinds:
         yield _saved(class_sheet(loaded, args.seed, args.truncation), out / "classes.png")
+        if loaded.classes > ROWS:
+            print(f"classes.png has the first {ROWS} of {loaded.classes}: --label draws another")
 
 
 def _class(loaded: Run, said: str | None) -> int | None:
-    """The number of a class: of a name where the data have it, as names may be numbers too."""
+    """The number of a class; names are in the store that was trained on, and go before numbers."""
     if said is None:
         return None
-    number = int(said) if re.fullmatch(r"-?\d+", said) else None
+    number = re.fullmatch(r"-?\d+", said)
     if not loaded.classes:
+        if number:
+            return int(said)
         raise ValueError(f"--label={said}, but {loaded.path} was trained without classes")
     try:
         data = runs.dataset(loaded)
     except ValueError as error:
-        if number is None:
+        if not number:
             raise
-        warnings.warn(f"--label={said} is taken as a number, not a name: {error}", stacklevel=2)
-        return number
+        print(f"gan: --label={said} is taken as a number, not as a name: {error}", file=sys.stderr)
+        return int(said)
     names = [*data.store.names.get(getattr(data, "label", None), ())]
-    if said not in names and number is None:
-        known = f": {nearest(said, names)}" if names else ", which has numbers alone"
-        raise ValueError(f"--label={said} is no class of {data.store.path}{known}")
-    return names.index(said) if said in names else number
+    if said in names:
+        return names.index(said)
+    if number:
+        return int(said)
+    known = f": {nearest(said, names)}" if names else ", which has numbers alone"
+    raise ValueError(f"--label={said} is no class of {data.store.path}{known}")
 
 
 def class_sheet(loaded: Run, seed: int = 0, truncation: float | None = None) -> np.ndarray:
-    """A row for each class and a column for each of ten latent vectors."""
-    noise = loaded.noise(COLUMNS, seed, truncation).repeat(loaded.classes, 1)
-    label = torch.arange(loaded.classes).repeat_interleave(COLUMNS)
+    """A row for each class, the first hundred, and a column for each of ten latent vectors."""
+    rows = min(loaded.classes, ROWS)
+    noise = loaded.noise(COLUMNS, seed, truncation).repeat(rows, 1)
+    label = torch.arange(rows).repeat_interleave(COLUMNS)
     made = loaded.draw(noise, label)
     return images.grid(made, COLUMNS)
 

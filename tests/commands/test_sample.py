@@ -68,30 +68,34 @@ def test_a_class_is_chosen_by_number_or_by_name(trained, capsys):
     assert "label=999 must be from 0 to" in capsys.readouterr().err
 
 
-def test_a_class_that_is_named_by_a_number_is_that_class(trained, monkeypatch):
+def test_a_name_of_digits_goes_before_a_number(trained, monkeypatch, capsys):
+    """Folders 0 to 19 as classes: in the order of their names the second one is 1, the third 10."""
     trained("dcgan", *CONDITIONAL)
-    run = gan.load("run")
-    numbered = {"style": [str(number) for number in range(1, run.classes + 1)]}
-    data = SimpleNamespace(store=SimpleNamespace(names=numbered), label="style")
-    monkeypatch.setattr(runs, "dataset", lambda loaded: data)
-    for said, number in (("2", 1), ("0", 0)):
-        assert main(["sample", "run", "--only", "grid", "--count", "4", "--label", said]) == 0
-        shown = grid(run.sample(4, label=number))
-        np.testing.assert_array_equal(pixels("run/sampled/grid.png"), shown)
+    digits, run = ["0", "1", "10", "2"], gan.load("run")
+    store = SimpleNamespace(names={"style": digits})
+    monkeypatch.setattr(runs, "dataset", lambda run: SimpleNamespace(store=store, label="style"))
+    for said in ("2", "3"):  # of the class 3 there is no name
+        arguments = ["--only", "grid", "--count", "4", "--out", said, "--label", said]
+        assert main(["sample", "run", *arguments]) == 0
+        shown = grid(run.sample(4, label=3))
+        np.testing.assert_array_equal(pixels(f"{said}/grid.png"), shown)
+
+    def gone(run):
+        raise ValueError("there is nothing at photos")
+
+    monkeypatch.setattr(runs, "dataset", gone)
+    assert main(["sample", "run", *arguments]) == 0
+    assert "--label=3 is taken as a number, not as a name: there is" in capsys.readouterr().err
 
 
-def test_a_number_needs_no_data_and_a_name_does(trained, monkeypatch, capsys):
+def test_a_class_sheet_shows_no_more_classes_than_can_be_looked_at(trained, monkeypatch, capsys):
     trained("dcgan", *CONDITIONAL)
-
-    def missing(loaded):
-        raise ValueError("no data here")
-
-    monkeypatch.setattr(runs, "dataset", missing)
-    with pytest.warns(UserWarning, match="label=1 is taken as a number, not a name: no data here"):
-        assert main(["sample", "run", "--only", "grid", "--label", "1"]) == 0
-    capsys.readouterr()
-    assert main(["sample", "run", "--only", "grid", "--label", "cat"]) == 2
-    assert "no data here" in capsys.readouterr().err
+    monkeypatch.setattr(sample, "ROWS", 2)
+    assert main(["sample", "run", "--only", "classes"]) == 0
+    assert "classes.png has the first 2 of" in capsys.readouterr().out
+    loaded = gan.load("run")
+    made = loaded.draw(loaded.noise(COLUMNS, 0).repeat(2, 1), torch.arange(2).repeat_interleave(10))
+    np.testing.assert_array_equal(pixels("run/sampled/classes.png"), grid(made, COLUMNS))
 
 
 def test_names_of_classes_are_asked_for_only_where_there_are_classes(trained, capsys):
