@@ -6,6 +6,7 @@ import math
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from gan.run import rundir
 from gan.run.hand import Hand
 
 PATIENCE = 10.0  # seconds that training waits for a write
+ROOM = 1 << 20  # free bytes with which TensorBoard's log is begun again
 BOARD, LINES = "tensorboard", "metrics.jsonl"
 
 
@@ -37,6 +39,7 @@ class Log:
         self.run_dir, self.active, self._warmup = run_dir, distributed.rank() == 0, warmup
         self._path = run_dir / LINES
         self._told: set[str] = set()
+        self._ended = False  # TensorBoard's writer, as it does with the first write that fails
         if not self.active:
             return
         self._hands = {BOARD: Hand(), LINES: Hand()}
@@ -121,10 +124,26 @@ class Log:
             writer.add_summary(summary)
 
     def _open(self, purge: int | None = None) -> None:
+        self._open_board(purge)
+        self._lines = self._path.open("a", encoding="utf-8")
+
+    def _open_board(self, purge: int | None = None) -> None:
         from torch.utils.tensorboard import SummaryWriter  # slow to import
 
         self._board = SummaryWriter(str(self.run_dir / BOARD), purge_step=purge, flush_secs=10)
-        self._lines = self._path.open("a", encoding="utf-8")
+        self._ended = False
+
+    def _on_board(self, write: Callable[[], Any]) -> None:
+        """Write to TensorBoard; in another file where a write failed and there is room since."""
+        if self._ended and disk.room(self.run_dir) > ROOM:
+            with contextlib.suppress(OSError):  # what it still held found no room
+                self._board.close()
+            self._open_board()
+        try:
+            write()
+        except OSError:
+            self._ended = True
+            raise
 
     def _return(self) -> None:
         """Make the files again where somebody has removed the folder under the run.
@@ -160,8 +179,9 @@ class Log:
         Image.fromarray(pixels).save(self.run_dir / "samples" / f"{name}-{step:08d}.png")
 
     def _try(self, file: str, write: Callable[[], Any]) -> None:
+        act = partial(self._on_board, write) if file == BOARD else write
         try:
-            self._hands[file].do(write, PATIENCE)
+            self._hands[file].do(act, PATIENCE)
         except OSError as error:
             where = self.run_dir / file
             self._once("logs", f"logging to {where} failed, training goes on: {error}")

@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 from small import differing, everything, trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer.record_writer import RecordWriter
 
-from gan import distributed, log
+from gan import disk, distributed, log
 from gan.log import Log
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
@@ -77,6 +78,32 @@ def test_a_log_that_cannot_be_written_is_told_once_and_changes_nothing(
     answered(run.monitor.log)
     run.monitor.log.close()
     tried(1)
+
+
+def test_tensorboard_is_written_again_once_there_is_room(tmp_path, monkeypatch):
+    write, free = RecordWriter.write, [log.ROOM + 1]
+    monkeypatch.setattr(RecordWriter, "write", lambda *given: write(*given) if free[0] else full())
+    monkeypatch.setattr(disk, "room", lambda path: free[0])
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)  # of the thread that writes
+    told = Log(tmp_path, {"step": 0, "images": 0, "discriminator_updates": 0}, steps=9)
+
+    def noted(*steps):
+        for step in steps:
+            clocks = {"step": step, "images": step, "discriminator_updates": step}
+            told.scalars(clocks, {"x": float(step)})
+            told.picture(step, "x", np.zeros((2, 2, 3), np.uint8))  # waits for what is written
+
+    noted(1)
+    free[0] = 0
+    with pytest.warns(UserWarning, match=FAULTS["full"]) as caught:
+        noted(2, 3)
+    assert len(caught) == 1
+    free[0] = log.ROOM + 1
+    noted(4)
+    told.close()
+    assert [line["step"] for line in lines_of(tmp_path)] == [1, 2, 3, 4]
+    seen = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [event.step for event in seen.Scalars("x")] == [1, 4]
 
 
 class Broken(io.StringIO):
