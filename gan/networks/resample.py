@@ -90,7 +90,7 @@ class _Bilinear(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         line = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 4
-        weight = (line[:, None] * line).expand(channels, 1, 4, 4)
+        weight = (line[:, None] * line).repeat(channels, 1, 1, 1)
         self.register_buffer("weight", weight, persistent=False)
 
 
