@@ -15,7 +15,8 @@ def node(kind, name):
 
 
 def test_defaults_of_a_signature_become_a_hydra_node():
-    assert node("penalty", "r1") == {"name": "r1", "weight": 10.0, "every": 1}
+    falling = {"end": 1.0, "images": 500_000}
+    assert node("penalty", "r1") == {"name": "r1", "weight": 10.0, "every": 1, **falling}
 
 
 def test_interpolations_replace_defaults_and_given_parameters_are_no_configuration():

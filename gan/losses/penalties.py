@@ -6,17 +6,14 @@ alone. The norm is the full L2 norm of each sample, over C, H and W; one number 
 a pixel or one a batch.
 """
 
-import math
 from abc import ABC, abstractmethod
-from typing import Any
 
-import torch
 from torch import Tensor
 
 from gan import draws
 from gan.recipe import Judge
 from gan.registry import Count, NonNegative, register
-from gan.step.looks import look
+from gan.step.looks import falling, input_gradient
 
 
 class GradientPenalty(ABC):
@@ -29,9 +26,8 @@ class GradientPenalty(ABC):
         end: NonNegative = 1.0,
         images: Count = 500_000,
     ) -> None:
-        """The papers' lambda or gamma; paid at every `every`-th update, then scaled by it.
-
-        Over so many `images` it goes along half a cosine to `end` times the weight.
+        """The papers' lambda or gamma, paid at every `every`-th update and scaled by it; along half
+        a cosine it goes to `end` times as much over so many `images`.
         """
         self.weight, self.every, self.end, self.images = weight, every, end, images
 
@@ -39,13 +35,7 @@ class GradientPenalty(ABC):
         """The penalty of this update, whether or not it is due."""
         points = self.points(real.detach().float(), fake.detach().float())
         paid = self.weight * self.every * self.term(input_gradient(judge, points)).mean()
-        return paid if self.end == 1 else self.left(update, draws.batch(len(real))) * paid
-
-    def left(self, update: int, batch: int) -> Tensor:
-        """The share of the weight that is left at an update; a replayed turn computes it anew."""
-        number: Any = getattr(update, "tensor", update)
-        share = (torch.as_tensor(number) * (batch / self.images)).clamp(max=1)
-        return self.end + (1 - self.end) * 0.5 * (1 + torch.cos(math.pi * share))
+        return falling(self.end, self.images, update, len(real)) * paid
 
     @abstractmethod
     def points(self, real: Tensor, fake: Tensor) -> Tensor:
@@ -54,14 +44,6 @@ class GradientPenalty(ABC):
     @abstractmethod
     def term(self, gradient: Tensor) -> Tensor:
         """One number a sample [B] from its gradient [B, C, H, W]."""
-
-
-def input_gradient(judge: Judge, images: Tensor) -> Tensor:
-    """Gradient [B, C, H, W] of each sample's score (mean over patches), differentiable again."""
-    with torch.autocast(images.device.type, enabled=False):
-        images, logits = look(judge, images)
-        scores = logits.reshape(len(logits), -1).mean(1)  # [B]
-        return torch.autograd.grad(scores.sum(), images, create_graph=True)[0]
 
 
 def norm(gradient: Tensor) -> Tensor:

@@ -3,12 +3,14 @@
 R1 and R2 take their gradient where the adversarial term has just looked: one forward serves both.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from gan import draws
 from gan.recipe import Judge, Penalty, due, penalise
 from gan.step.compiling import eager
 
@@ -63,6 +65,27 @@ class Looks:
             said = self.critic(images)
         self.kept.append((images, said))
         return said
+
+
+def input_gradient(judge: Judge, images: Tensor) -> Tensor:
+    """Gradient [B, C, H, W] of each sample's score (mean over patches), differentiable again."""
+    with torch.autocast(images.device.type, enabled=False):
+        images, logits = look(judge, images)
+        scores = logits.reshape(len(logits), -1).mean(1)  # [B]
+        return torch.autograd.grad(scores.sum(), images, create_graph=True)[0]
+
+
+def falling(end: float, images: int, update: int, rows: int) -> Tensor | float:
+    """What is left at an update of a weight that goes along half a cosine to `end` times itself.
+
+    It does so over `images` of batches of which `rows` are played at once; in a recorded turn the
+    number of the update is on the device.
+    """
+    if end == 1:
+        return 1.0
+    number: Any = getattr(update, "tensor", update)
+    share = (torch.as_tensor(number) * (draws.batch(rows) / images)).clamp(max=1)
+    return end + (1 - end) * 0.5 * (1 + torch.cos(math.pi * share))
 
 
 def look(judge: Judge, images: Tensor) -> tuple[Tensor, Tensor]:

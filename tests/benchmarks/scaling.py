@@ -43,6 +43,7 @@ PRESETS = {
     "dragan": Sent(4.27, 2.65),
     "lsgan": Sent(4.73, 2.65, 2),
     "pix2pix": Sent(16.65, 0.67),
+    "r3gan": Sent(82.92, 82.73),
     "sngan": Sent(17.09, 4.21, 5),
     "wgan": Sent(4.27, 2.65, 5),
     "wgan_gp": Sent(4.81, 4.21, 5),
