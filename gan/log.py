@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -22,6 +23,7 @@ from gan.run.hand import Hand
 
 PATIENCE = 10.0  # seconds that training waits for a write
 ROOM = 1 << 20  # free bytes with which TensorBoard's log is begun again
+REST = 60.0  # seconds before that
 BOARD, LINES = "tensorboard", "metrics.jsonl"
 
 
@@ -39,7 +41,7 @@ class Log:
         self.run_dir, self.active, self._warmup = run_dir, distributed.rank() == 0, warmup
         self._path = run_dir / LINES
         self._told: set[str] = set()
-        self._ended = False  # TensorBoard's writer, as it does with the first write that fails
+        self._ended: float | None = None  # when TensorBoard's writer did, as the first write failed
         if not self.active:
             return
         self._hands = {BOARD: Hand(), LINES: Hand()}
@@ -131,18 +133,20 @@ class Log:
         from torch.utils.tensorboard import SummaryWriter  # slow to import
 
         self._board = SummaryWriter(str(self.run_dir / BOARD), purge_step=purge, flush_secs=10)
-        self._ended = False
+        self._ended = None
 
     def _on_board(self, write: Callable[[], Any]) -> None:
-        """Write to TensorBoard; in another file where a write failed and there is room since."""
-        if self._ended and disk.room(self.run_dir) > ROOM:
+        """Write to TensorBoard; to another file where a write failed and there is room since."""
+        now = time.monotonic()
+        if self._ended and now > self._ended + REST and disk.room(self.run_dir) > ROOM:
+            self._ended = now
             with contextlib.suppress(OSError):  # what it still held found no room
                 self._board.close()
             self._open_board()
         try:
             write()
         except OSError:
-            self._ended = True
+            self._ended = self._ended or now
             raise
 
     def _return(self) -> None:

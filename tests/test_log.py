@@ -84,6 +84,7 @@ def test_tensorboard_is_written_again_once_there_is_room(tmp_path, monkeypatch):
     write, free = RecordWriter.write, [log.ROOM + 1]
     monkeypatch.setattr(RecordWriter, "write", lambda *given: write(*given) if free[0] else full())
     monkeypatch.setattr(disk, "room", lambda path: free[0])
+    monkeypatch.setattr(log, "REST", 0.0)
     monkeypatch.setattr(threading, "excepthook", lambda _: None)  # of the thread that writes
     told = Log(tmp_path, {"step": 0, "images": 0, "discriminator_updates": 0}, steps=9)
 
