@@ -45,6 +45,7 @@ SMALL = [  # of a run that is started as a process
     "discriminator.norm=layer",
     "trainer.batch_size=8",
     "trainer.log_every=1",
+    "trainer.precision=fp32",  # ranks are compared with one process
 ]
 
 
