@@ -13,6 +13,7 @@ from gan.bench import data, games, gpu, limits, scale, steps, train
 from gan.bench.options import Options, parse
 from gan.bench.paired import LEAST, Goal, Paired, alternate, by, in_words, row, skipped
 from gan.commands import main
+from gan.commands.bench import compose
 from gan.registry import ConfigError
 
 FIELDS = {  # of every result
@@ -216,3 +217,8 @@ def test_each_case_says_what_it_reads(subject):
     assert subject.READS.keys() == subject.CASES.keys() >= {*subject.DEFAULT}
     known = {field.name for field in fields(Options)}
     assert all({*read.split()} < known for read in subject.READS.values())
+
+
+def test_what_a_preset_sets_for_a_part_that_is_chosen_away_is_left_out():
+    schedule = compose("model=r3gan", *games.COMMON)["schedule"]["generator"]
+    assert (schedule["name"], "end" in schedule) == ("constant", False)
