@@ -4,6 +4,7 @@ import json
 import os
 import signal
 from itertools import product
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from torch import nn
 
 from gan import checkpoint, distributed
 from gan.registry import create, entry, names
-from gan.run import diagnosis
+from gan.run import diagnosis, state
 from gan.step import guard
 from gan.step.guard import DivergedError
 
@@ -330,6 +331,19 @@ def test_weights_that_drift_apart_are_found_at_a_save(tmp_path, tried):
         assert "before saving: the processes differ in generator.0.bias" in said
     assert forked(lambda rank: work(rank, drift=False)) == [None, None]
     tried(2)
+
+
+def test_weights_are_compared_however_they_lie():
+    """Such as those of 1 x 1 pixels with channels last, and single numbers."""
+    network = nn.Conv2d(16, 2, 1).to(memory_format=torch.channels_last)
+    network.scale = nn.Parameter(torch.tensor(1.0))
+    run = SimpleNamespace(recipe=network)
+    before = state.fingerprints(run)
+    assert before.keys() == {"weight", "bias", "scale"}
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(1 + 1e-6)
+    assert all(before[name] != after for name, after in state.fingerprints(run).items())
 
 
 @pytest.mark.row("D8", "another configuration, store or step in a process is named at the start")

@@ -123,7 +123,7 @@ def _put_back(run: "Trainer", stored: checkpoint.Checkpoint, path: Path) -> dict
 def fingerprints(run: "Trainer") -> dict[str, int]:
     """A sum over the bits of every parameter by name: equal where the processes are in step."""
     return {
-        name: int(p.detach().contiguous().view(torch.uint8).sum(dtype=torch.int64).item())
+        name: int(p.detach().flatten().view(torch.uint8).sum(dtype=torch.int64).item())
         for name, p in run.recipe.named_parameters()
     }
 
