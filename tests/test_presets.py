@@ -9,6 +9,7 @@ from tiny_glyphs import TinyGlyphs
 
 from gan.build import build
 from gan.commands.train import conf_dir
+from gan.config import rehearsal
 from gan.config.check import check
 from gan.data.store import build as build_store
 
@@ -288,6 +289,15 @@ def shrunk(values):
         values[section] |= {key: n for key, n in TINY.items() if key in values[section]}
     values["trainer"] |= {"batch_size": 4, "steps": 2, "log_every": 1}
     return values
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_are_played_without_memory(composed, preset, monkeypatch):
+    """What the meta device cannot do would end a rehearsal early, and nobody would know."""
+    failed = []
+    monkeypatch.setattr(rehearsal, "_conclusive", failed.append)
+    check(shrunk(composed(f"model={preset}")))
+    assert not failed
 
 
 class LargerGlyphs(TinyGlyphs):

@@ -25,8 +25,8 @@ class PenalisedConv2d(nn.Conv2d):
 
 def convolved(images: Tensor, weight: Tensor, shape: Shape, bias: Tensor | None = None) -> Tensor:
     """`conv2d` of images [B, C, H, W] and weights [D, C / groups, K, K]."""
-    if torch.compiler.is_compiling() or torch.is_autocast_enabled(images.device.type):
-        return _maps(images, weight, shape, bias)  # penalties are neither compiled nor cast
+    if torch.compiler.is_compiling() or _cast(images):  # penalties are neither
+        return _maps(images, weight, shape, bias)
     maps: Tensor = _Convolve.apply(images, weight, bias, shape)
     return maps
 
@@ -74,6 +74,10 @@ class _Slopes(torch.autograd.Function):
             terms += [_maps(images, of_weight, shape)] if wanted[0] else []
             to_images, _ = _slopes(gradient, images, of_weight, shape, wanted[1], False)
         return sum(terms) if terms else None, to_images, to_weight, None, None
+
+
+def _cast(images: Tensor) -> bool:
+    return not images.is_meta and torch.is_autocast_enabled(images.device.type)
 
 
 def _maps(images: Tensor, weight: Tensor, shape: Shape, bias: Tensor | None = None) -> Tensor:
