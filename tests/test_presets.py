@@ -273,6 +273,14 @@ def test_experiments_at_published_size_have_the_published_numbers(composed, expe
     assert {path: at(values, path) for path in expected} == expected
 
 
+@pytest.mark.usefixtures("unrehearsed")
+def test_what_r3gans_preset_advises_is_taken(composed):
+    header = (conf_dir() / "model" / "r3gan.yaml").read_text().partition("defaults:")[0]
+    advised = re.findall(r"\b(?:recipe|data|augment)[\w.]*=[\w.]+", header)
+    assert len(advised) > 2
+    check(composed("model=r3gan", "data=folder", "data.path=x", *advised))
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets_name_themselves_and_cite_a_paper(composed, preset):
     assert composed(f"model={preset}")["model"] == preset
