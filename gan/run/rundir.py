@@ -67,10 +67,8 @@ LATER = {
     "recipe.turn": 0.0,
     "recipe.hollow": 0.0,
     "data.more": None,
-} | {
-    f"penalties.{name}.{key}": value
-    for name in ("wgan_gp", "wgan_gp_one_sided", "dragan", "r1", "r2")
-    for key, value in (("end", 1.0), ("images", 500_000))
+    "penalties.*.end": 1.0,  # of a user's own as well
+    "penalties.*.images": 500_000,
 }
 FOLDERS = "data.path", "data.more", "init"  # with or without a slash at their end
 
@@ -316,7 +314,13 @@ def run_id(values: Mapping[str, Any]) -> str:
 def fixed(values: Mapping[str, Any]) -> dict[str, Any]:
     """Dotted keys that a run is known by, with values; without later ones that change nothing."""
     every = [(k, _folder(v) if k in FOLDERS else v) for k, v in flat(values).items()]
-    return {k: v for k, v in every if k not in FREE and (k, v) not in LATER.items()}
+    return {k: v for k, v in every if k not in FREE and (general(k), v) not in LATER.items()}
+
+
+def general(key: str) -> str:
+    """A dotted key as `LATER` has it, whichever penalty's it is."""
+    kind, _, rest = key.partition(".")
+    return f"{kind}.*.{rest.partition('.')[2]}" if kind == "penalties" else key
 
 
 def _folder(value: Any) -> Any:

@@ -17,7 +17,7 @@ from gan.log import LINES
 from gan.metrics.report import FOLDER, NUMBERS
 from gan.metrics.scores import bootstrap
 from gan.run.ending import STOPPED
-from gan.run.rundir import FINISHED, LATER, fixed
+from gan.run.rundir import FINISHED, LATER, fixed, general
 from gan.runs import CLOCKS
 
 ASIDE = "seed", "data.split"  # what runs of one group may differ in, beside what is free to change
@@ -240,7 +240,7 @@ def grouped(records: Sequence[Record]) -> list[Group]:
     differing = [k for k in keys if len({repr(r.settings.get(k)) for r in records}) > 1]
     groups: dict[str, Group] = {}
     for record in records:
-        settings = {key: record.settings.get(key, LATER.get(key)) for key in differing}
+        settings = {key: record.settings.get(key, LATER.get(general(key))) for key in differing}
         group = groups.setdefault(repr(settings), Group(settings, {}))
         known = group.runs.get(record.repeat)
         if known is None or known.step < record.step:
