@@ -113,7 +113,7 @@ class Log:
     def close(self) -> None:
         """Flush and close everything."""
         if self.active:
-            self._try(BOARD, self._board.close)
+            self._try(BOARD, lambda: self._board.close())  # another one, if it has just begun
             self._try(LINES, self._lines.close)
             self._bar.close()
 
