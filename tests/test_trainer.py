@@ -456,7 +456,9 @@ def test_a_tiny_gan_finds_all_modes_of_a_ring(loss, tmp_path):
         )
         for name, mine, other in (("generator", *sides), ("discriminator", *sides[::-1]))
     ]
-    settings = Settings(steps=2000, batch_size=128, save_every=2000, log_every=2000)
+    settings = Settings(
+        steps=2000, batch_size=128, save_every=2000, log_every=2000, precision="fp32"
+    )  # as the players, which are built by hand
     average = Ema(recipe.generator, halflife=10_000.0)
     trainer = Trainer(
         recipe, *players, Ring(), {"ema": average}, settings, Monitor(tmp_path, 2000), seed=0
