@@ -207,6 +207,7 @@ def fault(name: str) -> Callable[[Scene], None]:
 def another_configuration(scene: Scene) -> None:
     values = test_configuration.check(test_configuration.presets()[0]).values
     disk.replace(scene.folder / CONFIG, yaml.safe_dump(values))
+    disk.replace(scene.folder / rundir.FINISHED, "{}")
     with pytest.raises(ConfigError, match="seed was 0 and is now 1"):
         rundir.previous(scene.folder, "auto", {**values, "seed": 1}, print)
 
@@ -347,8 +348,8 @@ POWER = {
         lambda s: test_ranks.test_weights_are_those_of_the_first_process(s.folder, s.tried),
     ),
     "G1": Power(
-        "gan.player.Player.trains",
-        lambda self, name, term: term.requires_grad,
+        "gan.step.gradients._moves",
+        lambda player, name, term, module: term.requires_grad,
         lambda s: test_player.test_loss_without_gradient_is_refused_by_name(),
     ),
     "G2": Power(

@@ -11,7 +11,7 @@ from gan.commands import main
 from gan.config.settings import exact
 
 SLOW = pytest.mark.slow
-QUICK = limits.Ceilings(1e-6, {torch.float32: 1e12}, 1e11)
+QUICK = limits.Ceilings(1e-6, {torch.float32: 1e12, torch.bfloat16: 1e12}, 1e11)
 
 
 @pytest.fixture
