@@ -55,37 +55,6 @@ def kept(folder):
     return sorted(int(path.name[5:]) for path in (folder / "checkpoints").glob("step-*"))
 
 
-def test_measures_and_reports_are_in_float32_alone(tmp_path, monkeypatch):
-    """A run plays with TF32 products and convolutions, where the device has them."""
-    seen = []
-
-    def noted(kind, returned):
-        def call(*given):
-            seen.append(
-                (kind, torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32)
-            )
-            return returned(*given)
-
-        return call
-
-    run = scripted(tmp_path, best=None, steps=1)
-    evaluation = run.monitor.evaluation
-    for kind in ("measure", "report"):
-        monkeypatch.setattr(evaluation, kind, noted(kind, getattr(evaluation, kind)))
-    monkeypatch.setattr(run, "play", noted("play", run.play))
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high")  # as `build` does
-    try:
-        run.train()
-    finally:
-        torch.set_float32_matmul_precision(before)
-    assert set(seen) == {
-        ("play", "high", True),
-        ("measure", "highest", False),
-        ("report", "highest", False),
-    }
-
-
 @pytest.mark.parametrize("best", ["metric/l1", "metric/ssim"])
 def test_rotation_keeps_the_best_which_falls_between_two_saves(tmp_path, best):
     scripted(tmp_path, best).train()

@@ -203,8 +203,8 @@ def _formulas(recipe: Any) -> tuple[Callable[[Tensor], Tensor], ...]:
     name = type(getattr(recipe, "adversarial", None)).__name__
     if "real" not in recipe.reads or name not in FORMULAS or recipe.penalties:
         raise ValueError(
-            "this loop by hand draws from noise and pays no penalty: choose model=dcgan, resnet or "
-            "sngan for this case"
+            "this loop by hand draws from noise and pays no penalty, with nonsaturating or hinge "
+            "losses: choose model=dcgan, resnet or sngan for this case"
         )
     return FORMULAS[name]
 

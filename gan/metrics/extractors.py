@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from gan.config.settings import exact
 from gan.metrics.judges import Judge
 from gan.recipe import Batch
 from gan.registry import create
@@ -50,8 +51,9 @@ class OfClassifier:
         self.key = weights_hash(self.network.state_dict())
 
     @torch.no_grad()
+    @exact()
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Features and logits."""
+        """Features and logits; in float32, whatever TF32 is set to."""
         found = []
         for part in torch.split(images, PORTION):
             code = self.network.embed(part)
@@ -79,8 +81,9 @@ class OfNothing:
         self.key = weights_hash(self.network.state_dict())
 
     @torch.no_grad()
+    @exact()
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Features, and no logits."""
+        """Features, in float32 likewise, and no logits."""
         parts = [self.network.embed(part).float().cpu() for part in torch.split(images, PORTION)]
         return torch.cat(parts), torch.empty(len(images), 0)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from gan.config.settings import exact
 from gan.networks.pretrained import (
     TorchvisionClassifier,
     installed,
@@ -51,8 +52,9 @@ class Lpips:
         return [stored[f"lin{n}.model.1.weight"].to(self._device) for n in range(count)]
 
     @torch.no_grad()
+    @exact()
     def __call__(self, image: Tensor, truth: Tensor) -> Tensor:
-        """Distances [N] of images and truths [N, 1 or 3, H, W] in [0, 1].
+        """Distances [N] of images and truths [N, 1 or 3, H, W] in [0, 1], without TF32.
 
         Raises:
             ValueError: images of less than 32 pixels, of which deep maps have none left.

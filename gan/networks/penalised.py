@@ -1,8 +1,8 @@
 """Convolutions for networks under gradient penalties, which differentiate them twice.
 
 A convolution is linear in its images and in its weights, so the derivatives of its derivatives are
-convolutions of its own shape (as Karras et al. 2020, arXiv:2006.06676, have them). Torch takes them
-with images as kernels instead, and groups one by one.
+convolutions of its own shape, as NVlabs/stylegan2-ada-pytorch has them too. Torch takes them with
+images as kernels instead, and groups one by one.
 """
 
 from typing import Any

@@ -79,10 +79,10 @@ class OfReference:
         return network.to(self._device)
 
     @torch.no_grad()
+    @exact()
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Features and logits; in float32, whatever TF32 is set to."""
-        with exact():
-            found = [self._seen(part) for part in torch.split(images, PORTION)]
+        found = [self._seen(part) for part in torch.split(images, PORTION)]
         features, logits = zip(*found, strict=True)
         return torch.cat(features), torch.cat(logits)
 

@@ -6,6 +6,7 @@ arXiv:1901.09321).
 """
 
 import math
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -48,10 +49,10 @@ class Generator(nn.Module):
         self.join = Latent(latent, classes)
         self.weigh = nn.Linear(self.join.width, inner[0], bias=False)
         self.maps = nn.Parameter(torch.empty(inner[0], 4, 4))
-        stages = [_stage(inner[0], blocks, expansion, group, slope)]
+        stage = partial(_stage, blocks, expansion, group, slope)
+        stages = [stage(inner[0])]
         for before, after in pairwise(inner):
-            stages += [*_matched(before, after), BilinearTwice(after)]
-            stages += [_stage(after, blocks, expansion, group, slope)]
+            stages += [*_matched(before, after), BilinearTwice(after), stage(after)]
         self.stages = nn.Sequential(*stages)
         self.image = nn.Conv2d(width, channels, 1, bias=False)
         _start(self)
@@ -88,10 +89,10 @@ class Discriminator(nn.Module):
         super().__init__()
         inner = widths(width, levels(size) - 1, cap)
         self.first = PenalisedConv2d(channels, width, 1, bias=False)
-        stages = [_stage(width, blocks, expansion, group, slope)]
+        stage = partial(_stage, blocks, expansion, group, slope)
+        stages = [stage(width)]
         for before, after in pairwise(inner):
-            stages += [BilinearHalf(before), *_matched(before, after)]
-            stages += [_stage(after, blocks, expansion, group, slope)]
+            stages += [BilinearHalf(before), *_matched(before, after), stage(after)]
         self.stages = nn.Sequential(*stages)
         self.gather = PenalisedConv2d(inner[-1], inner[-1], 4, groups=inner[-1], bias=False)
         self.critic = Critic(inner[-1], classes, condition)
@@ -125,7 +126,7 @@ class Block(nn.Module):
         return x + self.narrow(self.activate(self.convolve(self.activate(self.widen(x)))))
 
 
-def _stage(width: int, blocks: int, expansion: int, group: int, slope: float) -> nn.Module:
+def _stage(blocks: int, expansion: int, group: int, slope: float, width: int) -> nn.Module:
     return nn.Sequential(*(Block(width, expansion, group, slope) for _ in range(blocks)))
 
 
@@ -142,14 +143,13 @@ def _start(network: nn.Module) -> None:
     blocks = [module for module in network.modules() if isinstance(module, Block)]
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
-            nn.init.normal_(module.weight, std=1 / math.sqrt(module.weight[0].numel()))
+            nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Embedding):  # a linear layer of as many numbers, one of them 1
             nn.init.normal_(module.weight, std=1 / math.sqrt(module.num_embeddings))
     for block in blocks:
-        gain = math.sqrt(2 / (1 + block.activate.negative_slope**2)) * len(blocks) ** -0.25
+        gain = nn.init.calculate_gain("leaky_relu", block.activate.negative_slope)
         for layer in (block.widen, block.convolve):
-            with torch.no_grad():
-                layer.weight *= gain
+            layer.weight.data *= gain * len(blocks) ** -0.25
         nn.init.zeros_(block.narrow.weight)

@@ -14,7 +14,6 @@ import yaml
 from torch import Tensor, nn
 
 from gan import checkpoint, distributed, images
-from gan.config.settings import exact
 from gan.config.signature import flat
 from gan.log import Log
 from gan.metrics.report import plain
@@ -231,7 +230,7 @@ class Monitor:
         """Done by the first process, unless that is asked to stop meanwhile: then it is owed."""
 
         def done() -> None:
-            with stop.leaving(), exact():  # features as a process has them that has not trained
+            with stop.leaving():
                 work()
                 self.owed = False
 

@@ -237,17 +237,23 @@ def _host_randomness() -> list[object]:
 class Number:
     """An update's number while a turn is recorded: what is computed from it would be frozen in.
 
-    It can be shown, and handed on to a penalty; `value` is for what is part of a turn's kind, and
-    `tensor` is on the device, where replays read what it is by then.
+    It can be shown, and handed on to a penalty; `value` is for what is part of a turn's kind.
     """
 
     def __init__(self, value: int, device: torch.device | None = None) -> None:
-        self.value, self.tensor = value, torch.tensor(value, device=device)
+        self.value, self._tensor, self._read = value, torch.tensor(value, device=device), False
+
+    @property
+    def tensor(self) -> Tensor:
+        """The number on the device, where replays read what it is by then."""
+        self._read = True
+        return self._tensor
 
     def move(self, value: int) -> None:
         """From now on the number of another update."""
         self.value = value
-        self.tensor.fill_(value)
+        if self._read:  # a replay of most turns does not
+            self._tensor.fill_(value)
 
     def __str__(self) -> str:
         return str(self.value)

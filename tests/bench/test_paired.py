@@ -181,10 +181,8 @@ def test_the_command_measures_and_refuses(capsys, tmp_path):
 @pytest.mark.parametrize("case", ["defaults", "compile"])
 def test_a_game_without_a_usual_loop_is_refused(case, capsys):
     assert main(["bench", "step", f"case={case}", "model=tiny_wnet", "rounds=3"]) == 2
-    assert (
-        "this loop by hand draws from noise and pays no penalty: choose model=dcgan"
-        in capsys.readouterr().err
-    )
+    said = "this loop by hand draws from noise and pays no penalty, with nonsaturating or hinge"
+    assert f"{said} losses: choose model=dcgan" in capsys.readouterr().err
 
 
 def test_bf16_is_measured_beside_float32_whatever_this_machine_would_choose(monkeypatch, capsys):

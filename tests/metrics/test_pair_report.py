@@ -120,6 +120,12 @@ def weights(tmp_path, monkeypatch):
     return path, network
 
 
+def test_lpips_is_in_float32_where_a_run_plays_in_tf32(weights, precisions):
+    distance = Lpips(weights[0], CPU)
+    seen = precisions(distance.network, lambda: distance(*torch.rand(2, 2, 1, 40, 48)))
+    assert seen == {("highest", False)}
+
+
 def test_lpips_equals_torchmetrics(weights):
     path, network = weights
     library = _LPIPS(net="squeeze", pnet_rand=True)

@@ -273,6 +273,17 @@ def test_a_classifier_gives_its_last_features_and_logits():
     assert OfClassifier(Judge(other, {})).key != OfClassifier(Judge(network, {})).key
 
 
+def of_classifier():
+    network = create("classifier", "small", channels=1, classes={"label": 3}, width=2).eval()
+    return OfClassifier(Judge(network, {"label": 1.0}))
+
+
+@pytest.mark.parametrize("made", [of_classifier, lambda: OfNothing(1, CPU)])
+def test_features_are_in_float32_where_a_run_plays_in_tf32(made, precisions):
+    extractor = made()
+    assert precisions(extractor.network, lambda: extractor(pictures(3))) == {("highest", False)}
+
+
 def test_other_weights_have_no_right_to_the_name(tmp_path):
     with pytest.raises(ValueError, match="inception=.*nothing: there is no such file"):
         OfReference("inception", tmp_path / "nothing", CPU)

@@ -31,7 +31,8 @@ def derivatives(call, layer, x):
     first = torch.autograd.grad(out.sin().sum(), [x, *weights], create_graph=True)
     size = sum(g.square().sum() for g in first)
     slope = first[0].square().sum()
-    of_slope = torch.autograd.grad(slope, [x, *weights], retain_graph=True, allow_unused=True)
+    every = {"retain_graph": True, "allow_unused": True}  # `size` is differentiated after it
+    of_slope = torch.autograd.grad(slope, [x, *weights], **every)
     return [out, *first, *of_slope, *torch.autograd.grad(size, [x, *weights])]
 
 
